@@ -1,0 +1,155 @@
+"""Typed, bounded sections of params.yaml: the only place where a hyper-parameter has a value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML, YAMLError
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+Side = Annotated[int, Field(ge=8, le=8192)]
+Width = Annotated[int, Field(ge=1, le=4096)]
+
+
+class ParamsError(ValueError):
+    """A value in params.yaml is wrong; the message is one line that names key, file and cure."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Ingest(Section):
+    source: Literal["packages", "folder"]
+    set: Literal["deepsky"]
+    folder: str
+    min_side_px: Annotated[int, Field(ge=8)]
+    max_mpx: Annotated[float, Field(gt=0)]
+    animated: Literal["refuse", "first_frame"]
+    background: tuple[Byte, Byte, Byte]
+
+
+class Prepare(Section):
+    tile_px: Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
+    codec: Literal["deflate", "jpeg"]
+    jpeg_quality: Annotated[int, Field(ge=50, le=100)]
+
+
+class Network(Section):
+    z_dim: Width
+    w_dim: Width
+    mapping_layers: Annotated[int, Field(ge=1, le=16)]
+    channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=8)]
+    octaves: Annotated[int, Field(ge=1, le=24)]
+    features_per_octave: Annotated[int, Field(ge=2, le=256, multiple_of=2)]
+    d_channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=10)]
+
+
+class Loss(Section):
+    name: Literal["relativistic", "non_saturating"]
+    r1_gamma: Annotated[float, Field(ge=0)]
+    r2_gamma: Annotated[float, Field(ge=0)]
+    penalty_every: Annotated[int, Field(ge=1)]
+
+
+class Optimizer(Section):
+    g_lr: Annotated[float, Field(gt=0, le=1)]
+    d_lr: Annotated[float, Field(gt=0, le=1)]
+    beta1: Annotated[float, Field(ge=0, lt=1)]
+    beta2: Annotated[float, Field(ge=0, lt=1)]
+    ema_half_life_kimg: Annotated[float, Field(gt=0)]
+    warmup_kimg: Annotated[float, Field(ge=0)]
+
+
+class Train(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    method: Literal["continuum"]
+    kimg: Annotated[float, Field(gt=0)]
+    batch: Annotated[int, Field(ge=1)]
+    precision: Literal["auto", "no", "bf16"]
+    chart: Literal["frame", "plane", "cylinder"]
+    patch_px: tuple[Side, Side]
+    zoom_max: Annotated[float, Field(ge=1, le=2**16)]
+    period_law: Literal["log_uniform", "uniform_size"]
+    flip: Probability
+    network: Network
+    loss: Loss
+    optimizer: Optimizer
+    report_every_kimg: Annotated[float, Field(gt=0)]
+    sample_every_kimg: Annotated[float, Field(gt=0)]
+    checkpoint_every_kimg: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _patch_divides(self) -> Train:
+        cell = 2 ** (len(self.network.channels) - 1)
+        if any(side % cell for side in self.patch_px):
+            raise ValueError(f"patch_px {self.patch_px} must be multiples of {cell}, the pixels of a cell of the network")
+        return self
+
+
+class Evaluate(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    features: Literal["lite0"]
+    num_samples: Annotated[int, Field(ge=8)]
+    num_sweep_samples: Annotated[int, Field(ge=8)]
+    sizes: Annotated[tuple[Side, ...], Field(min_length=1)]
+    num_scenes: Annotated[int, Field(ge=1)]
+    bootstrap: Annotated[int, Field(ge=2)]
+
+
+class Export(Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    metric: Literal["patch_kid", "patch_fd"]
+    samples: Annotated[int, Field(ge=1, le=64)]
+
+
+class Params(Section):
+    """All sections, one per stage."""
+
+    ingest: Ingest
+    prepare: Prepare
+    train: Train
+    evaluate: Evaluate
+    export: Export
+
+    @classmethod
+    def load(cls, path: str | Path = "params.yaml") -> Params:
+        """Read and check `path` (YAML 1.2).
+
+        Raises ParamsError, one line, on a missing file, bad YAML, an unknown key, a wrong type or bound.
+        """
+        path = Path(path)
+        try:
+            values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ParamsError(f"{path}: no such file; run from the folder that holds params.yaml") from None
+        except (YAMLError, UnicodeDecodeError) as error:
+            raise ParamsError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(values, dict):
+            raise ParamsError(f"{path}: expected sections {', '.join(cls.model_fields)}, found {type(values).__name__}")
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ParamsError(f"{path}: {describe(error)}") from None
+
+
+def describe(error: ValidationError) -> str:
+    """Put the problems of a validation error in one line: key, what is wrong, value, cure."""
+    return "; ".join(_problem(item) for item in error.errors())
+
+
+def _problem(item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"]) or "(whole file)"
+    match item["type"]:
+        case "extra_forbidden":
+            return f"{key}: unknown key; remove it or correct its spelling"
+        case "missing":
+            return f"{key}: missing; add it"
+        case _:
+            message = item["msg"].removeprefix("Value error, ")
+            value = item["input"]
+            shown = "" if isinstance(value, dict) else f" (found {value!r})"
+            return f"{key}: {message[0].lower() + message[1:]}{shown}"

@@ -1,0 +1,130 @@
+"""Counter-based fields: noise that is a pure function of (seed, stream, place on the plane).
+
+A tile needs no neighbour, the order of tiles does not matter, and nothing grows with the canvas.
+The generator is splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
+OOPSLA 2014): its finaliser over a key that each coordinate advances by an odd constant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anyres.plane.chart import Chart
+from anyres.plane.window import Window
+
+
+def _signed(value: int) -> int:
+    return value - 2**64 if value >= 2**63 else value
+
+
+GAMMA = _signed(0x9E3779B97F4A7C15)
+GAMMA_X = _signed(0xD1B54A32D192ED03)
+GAMMA_Y = _signed(0x8CB92BA72F3D8DD7)
+MIX_1 = _signed(0xBF58476D1CE4E5B9)
+MIX_2 = _signed(0x94D049BB133111EB)
+
+
+def mix(x: Tensor) -> Tensor:
+    """The finaliser of splitmix64 on int64, wrapping as unsigned arithmetic does."""
+    x = (x ^ _shift(x, 30)) * MIX_1
+    x = (x ^ _shift(x, 27)) * MIX_2
+    return x ^ _shift(x, 31)
+
+
+def key(seeds: Tensor, stream: int) -> Tensor:
+    """One key per seed (int64, any shape) and stream: streams are independent fields of one seed."""
+    return mix(mix(seeds * GAMMA + GAMMA) + _signed(((stream + 1) * 0xA0761D6478BD642F) % 2**64))
+
+
+def lattice_bits(keys: Tensor, ix: Tensor, iy: Tensor) -> Tensor:
+    """64 random bits, int64 (b, h, w), for keys (b,), columns ix (b, w) and rows iy (b, h), int64."""
+    columns = mix(keys[:, None] + ix * GAMMA_X)
+    return mix(columns[:, None, :] + iy[:, :, None] * GAMMA_Y)
+
+
+def normal_from_bits(bits: Tensor) -> Tensor:
+    """Standard normals, float32, from 64 random bits each (Box and Muller 1958, the cosine branch)."""
+    upper, lower = _shift(bits, 32), bits & 0xFFFFFFFF
+    radius = torch.sqrt(-2.0 * torch.log((upper.to(torch.float64) + 0.5) * 2.0**-32).to(torch.float32))
+    return radius * torch.cos(lower.to(torch.float32) * (2.0 * math.pi * 2.0**-32))
+
+
+def latent(seeds: Sequence[int] | Tensor, dim: int) -> Tensor:
+    """Standard normal z (b, dim): the same for a seed on every machine."""
+    seeds = torch.as_tensor(seeds, dtype=torch.int64)
+    index = torch.arange(dim, dtype=torch.int64, device=seeds.device)
+    return normal_from_bits(mix(key(seeds, -1)[:, None] + index * GAMMA_X))
+
+
+def octave_of(spacing: float) -> float:
+    """The real octave of samples `spacing` apart: lattices of octave k have cells of side 2^-k."""
+    return -math.log2(spacing)
+
+
+def sample(
+    seeds: Tensor,
+    stream: int,
+    windows: Sequence[Window],
+    chart: Chart,
+) -> Tensor:
+    """Sample the field of each seed (b,) at its window's pixel centres: float32 (b, h, w), mean 0, variance 1.
+
+    The lattices of the two octaves about the sampling rate are interpolated linearly, each with its variance
+    restored, and blended by cosine and sine of the fractional octave: continuous in position and in scale.
+    """
+    if len({window.size for window in windows}) != 1:
+        raise ValueError("windows of one batch must have one size")
+    real_octaves = [octave_of(window.period) for window in windows]
+    total = None
+    for upper in (0, 1):
+        octaves = [math.floor(octave) + upper for octave in real_octaves]
+        fraction = [octave - math.floor(octave) for octave in real_octaves]
+        angle = [math.pi / 2 * (f if upper else 1 - f) for f in fraction]
+        weight = torch.tensor([math.sin(a) for a in angle], dtype=torch.float32, device=seeds.device)
+        part = _lattice_field(seeds, stream, windows, octaves, chart) * weight[:, None, None]
+        total = part if total is None else total + part
+    assert total is not None
+    return total
+
+
+def _lattice_field(seeds: Tensor, stream: int, windows: Sequence[Window], octaves: list[int], chart: Chart) -> Tensor:
+    """Interpolate lattice normals of one octave a window, float32 (b, h, w)."""
+    x = np.stack([window.axes()[0] * 2.0**octave for window, octave in zip(windows, octaves, strict=True)])
+    y = np.stack([window.axes()[1] * 2.0**octave for window, octave in zip(windows, octaves, strict=True)])
+    columns, across = _interpolation(x)
+    rows, down = _interpolation(y)
+    for index, octave in enumerate(octaves):
+        cells = chart.wrap_cells(octave)
+        if cells is not None:
+            columns[index] %= cells
+    device = seeds.device
+    keys = key(seeds + torch.tensor(octaves, device=device) * GAMMA_Y, stream)
+    bits = lattice_bits(keys, torch.from_numpy(columns).to(device), torch.from_numpy(rows).to(device))
+    values = normal_from_bits(bits)
+    return torch.from_numpy(down).to(device) @ values @ torch.from_numpy(across).to(device).transpose(1, 2)
+
+
+def _interpolation(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lattice indices (b, n) and linear weights (b, m, n) of unit row norm, for positions (b, m) in cells."""
+    low = np.floor(positions)
+    start = low[:, :1]
+    count = int((low[:, -1] - low[:, 0]).max()) + 2
+    place = (low - start).astype(np.int64)
+    fraction = positions - low
+    # Two independent normals weighted (1-f, f) have variance (1-f)^2 + f^2: divide it out.
+    norm = np.sqrt((1 - fraction) ** 2 + fraction**2)
+    weights = np.zeros((*positions.shape, count), dtype=np.float32)
+    batch, sample_index = np.indices(positions.shape)
+    weights[batch, sample_index, place] = (1 - fraction) / norm
+    weights[batch, sample_index, place + 1] = fraction / norm
+    return start.astype(np.int64) + np.arange(count), weights
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

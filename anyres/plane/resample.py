@@ -1,0 +1,110 @@
+"""`render_real`: the one antialiased resampler from a photograph to a window.
+
+Training, metrics, teacher and viewer all call it, and its kernel's name stands in every metric's name.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from anyres.plane.chart import CIRCUMFERENCE, Chart
+from anyres.plane.window import Window
+
+KERNEL = "lanczos3"
+LOBES = 3
+# Relative slack on the native period: float64 rounding, not upsampling.
+PERIOD_SLACK = 1e-6
+FRAME = Chart("frame")
+
+
+def native_period(size: tuple[int, int]) -> float:
+    """Plane units per pixel of a photograph of `size` = (h, w): its short side spans [-1, 1]."""
+    return 2.0 / min(size)
+
+
+def render_real(image: np.ndarray, window: Window, chart: Chart = FRAME) -> np.ndarray:
+    """Sample a photograph at a window, antialiased.
+
+    `image` is (H, W, C), any real dtype, its whole frame; returns float32 (h, w, C) in the same range, which a
+    kernel with negative lobes may exceed slightly. Raises ValueError where the window is finer than the
+    photograph (this never upsamples) or reaches outside it; on a cylinder x wraps instead.
+    """
+    height, width = image.shape[:2]
+    period = native_period((height, width))
+    corner = (-period * width / 2, -period * height / 2)
+    return resample(image, window, corner, period, chart)
+
+
+def resample(
+    image: np.ndarray,
+    window: Window,
+    corner: tuple[float, float],
+    period: float,
+    chart: Chart = FRAME,
+) -> np.ndarray:
+    """Sample a grid of pixels `period` apart whose top left corner lies at plane position `corner` = (x, y).
+
+    The general form of `render_real`, for the levels of a pyramid; same returns and errors.
+    """
+    height, width = image.shape[:2]
+    if window.period < period * (1 - PERIOD_SLACK):
+        raise ValueError(f"window period {window.period:g} is finer than the photograph's {period:g}; this never upsamples")
+    ratio = max(window.period / period, 1.0)
+    x, y = window.axes()
+    wraps = chart.name == "cylinder"
+    if wraps and abs(width * period - CIRCUMFERENCE) > 1e-6 * CIRCUMFERENCE:
+        raise ValueError(f"a cylinder's picture must span x in [-1, 1), found a width of {width * period:g} plane units")
+    columns, across = _taps((x - corner[0]) / period, ratio, width, wraps)
+    rows, down = _taps((y - corner[1]) / period, ratio, height, wraps=False)
+    source = image[rows[0] : rows[-1] + 1]
+    source = source.take(columns, axis=1, mode="wrap") if wraps else source[:, columns[0] : columns[-1] + 1]
+    source = source.astype(np.float32)
+    # Two small dense matrix products; rows first keeps the larger intermediate contiguous.
+    halfway = np.tensordot(down, source, axes=(1, 0))
+    return np.ascontiguousarray(np.tensordot(halfway, across, axes=(1, 1)).transpose(0, 2, 1))
+
+
+def footprint(window: Window, corner: tuple[float, float], period: float, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Pixels (top, left, bottom, right) of a grid that `resample` reads for a window, clipped to `size` = (h, w)."""
+    ratio = max(window.period / period, 1.0)
+    x, y = window.axes()
+    left, right = _span((x - corner[0]) / period, ratio)
+    top, bottom = _span((y - corner[1]) / period, ratio)
+    return max(top, 0), max(left, 0), min(bottom, size[0]), min(right, size[1])
+
+
+def lanczos(t: np.ndarray) -> np.ndarray:
+    """The Lanczos-3 window: sinc(t) sinc(t/3) for |t| < 3, else 0."""
+    return np.where(np.abs(t) < LOBES, np.sinc(t) * np.sinc(t / LOBES), 0.0)
+
+
+def _span(positions: np.ndarray, ratio: float) -> tuple[int, int]:
+    """First and one past the last source pixel under the kernel; positions in source pixels from the corner."""
+    reach = LOBES * ratio
+    return int(np.ceil(positions[0] - reach - 0.5)), int(np.floor(positions[-1] + reach - 0.5)) + 1
+
+
+def _taps(positions: np.ndarray, ratio: float, count: int, wraps: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Source indices (n,) and a float32 weight matrix (outputs, n)."""
+    half = ratio / 2
+    if not wraps and (positions[0] - half < -1e-3 * ratio or positions[-1] + half > count + 1e-3 * ratio):
+        raise ValueError(
+            f"window covers source pixels {positions[0] - half:.3f} to {positions[-1] + half:.3f}, outside the photograph's 0 to {count}"
+        )
+    first, last = _span(positions, ratio)
+    if not wraps:
+        first, last = max(first, 0), min(last, count)
+    index = np.arange(first, last)
+    offset = index[None, :] + 0.5 - positions[:, None]
+    weights = lanczos(offset / ratio)
+    weights /= weights.sum(axis=1, keepdims=True)
+    # A truncated sinc keeps constants only; adding the term that cancels the first moment makes it keep ramps
+    # too, so that no patch is shifted against its coordinates. At the border the kernel is cut: constants only.
+    reach = LOBES * ratio
+    whole = (positions - reach >= 0) & (positions + reach <= count) if not wraps else np.ones(len(positions), bool)
+    moment = (weights * offset).sum(axis=1, keepdims=True)
+    spread = np.abs(weights)
+    centred = offset - (spread * offset).sum(axis=1, keepdims=True) / spread.sum(axis=1, keepdims=True)
+    slope = moment / (spread * centred * offset).sum(axis=1, keepdims=True)
+    weights = np.where(whole[:, None], weights - slope * spread * centred, weights)
+    return index, weights.astype(np.float32)
