@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML, YAMLError
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -121,6 +120,9 @@ class Params(Section):
 
         Raises ParamsError, one line, on a missing file, bad YAML, an unknown key, a wrong type or bound.
         """
+        # Imported here: a consumer of an exported generator types its params without a YAML reader.
+        from ruamel.yaml import YAML, YAMLError
+
         path = Path(path)
         try:
             values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
