@@ -1,0 +1,190 @@
+"""Any picture file -> sRGB, 8 bits, upright: judged by its header before a pixel is decoded.
+
+libvips decodes and converts (ICC through LittleCMS, 16 bits, CMYK); Pillow opens the formats that libvips's wheel lacks.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyvips
+from PIL import Image, ImageOps
+
+# Other loaders of libvips read things that are no photographs (SVG, PDF, CSV).
+LOADERS = ("jpegload", "pngload", "webpload", "gifload", "tiffload", "ppmload", "jp2kload", "jxlload", "heifload")
+ANIMATIONS = ("pngload", "webpload", "gifload", "heifload")
+DEPTHS = {"uchar": 8, "ushort": 16}
+DEFAULT_BACKGROUND = (0, 0, 0)
+
+
+class Refused(Exception):
+    """A file is set aside; the message is the reason, in one line."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """`pixels` (h, w, 3) sRGB uint8; `mode` is how the file stored them; `converted` what was done, in order."""
+
+    pixels: np.ndarray
+    mode: str
+    converted: tuple[str, ...]
+
+
+def decode_srgb(content: Path | bytes, background: tuple[int, int, int] = DEFAULT_BACKGROUND, animated: str = "refuse") -> np.ndarray:
+    """Return the upright sRGB picture, uint8 (h, w, 3), of a path or bytes. Raises Refused with the reason."""
+    return decode(content if isinstance(content, bytes) else content.read_bytes(), background, animated).pixels
+
+
+def decode(
+    data: bytes,
+    background: tuple[int, int, int] = DEFAULT_BACKGROUND,
+    animated: str = "refuse",
+    min_side_px: int = 1,
+    max_mpx: float = float("inf"),
+) -> Decoded:
+    """Decode a picture file.
+
+    Orientation by EXIF; colours by the embedded profile, else taken for sRGB (CMYK: libvips's own profile);
+    16 bits rounded down to 8; transparency laid over `background` (sRGB). `animated` is "refuse" or "first_frame".
+    The limits (short side in pixels, megapixels) are held against the header, before decoding.
+    Raises Refused with the reason for anything else, a broken file included.
+    """
+    if not data:
+        raise Refused("empty file")
+    try:
+        header = _open(data)
+        height, width = header.size
+        if min(height, width) < min_side_px:
+            raise Refused(f"too small: {width}x{height}, short side under {min_side_px}")
+        if height * width > max_mpx * 1e6:
+            raise Refused(f"too large: {width}x{height}, over {max_mpx:g} megapixels")
+        if header.moves and animated == "refuse":
+            raise Refused("animated")
+        return _to_srgb(header, background)
+    except (pyvips.Error, OSError, SyntaxError, EOFError) as error:
+        raise Refused(f"broken: {_first_line(error)}") from None
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a file says of itself; `load` decodes it."""
+
+    size: tuple[int, int]  # (height, width) as stored
+    frames: int
+    moves: bool
+    mode: str
+    load: Callable[[], pyvips.Image]
+
+
+def _open(data: bytes) -> _Header:
+    try:
+        image = pyvips.Image.new_from_buffer(data, "", fail_on="truncated")
+        loader = str(image.get("vips-loader")).removesuffix("_buffer")
+    except pyvips.Error as error:
+        if "known format" not in str(error):
+            raise
+        loader = ""
+    if loader not in LOADERS:
+        return _open_with_pillow(data)
+    frames = _field(image, "n-pages", 1)
+    moves = loader in ANIMATIONS and frames > 1
+    if loader == "pngload":  # libvips reads an APNG as its first frame; the chunk acTL precedes the data
+        moves = b"acTL" in data[: data.find(b"IDAT")]
+    return _Header((image.height, image.width), frames, moves, _mode(image), lambda: image)
+
+
+def _open_with_pillow(data: bytes) -> _Header:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            picture = Image.open(io.BytesIO(data))
+        except Image.DecompressionBombError as error:
+            raise Refused(f"too large: {_first_line(error)}") from None
+        except (OSError, SyntaxError, ValueError):
+            raise Refused("not a picture file that can be read here") from None
+    mode = f"{picture.format} {picture.mode}"
+    if picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
+        raise Refused(f"{mode} samples are not supported")
+    frames = getattr(picture, "n_frames", 1)
+
+    def load() -> pyvips.Image:
+        upright = ImageOps.exif_transpose(picture)
+        clear = upright.has_transparency_data
+        image = pyvips.Image.new_from_array(np.asarray(upright.convert("RGBA" if clear else "RGB")), interpretation="srgb")
+        profile = picture.info.get("icc_profile")
+        if profile and picture.mode in ("RGB", "RGBA"):
+            image = image.copy()
+            image.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
+        return image
+
+    return _Header((picture.height, picture.width), frames, frames > 1, mode, load)
+
+
+def _to_srgb(header: _Header, background: tuple[int, int, int]) -> Decoded:
+    image, converted = header.load(), []
+    if header.frames > 1 or header.moves:
+        converted.append(f"first of {header.frames} frames" if header.frames > 1 else "first frame")
+    if image.format not in DEPTHS:
+        raise Refused(f"{image.format} samples are not supported")
+    orientation = _field(image, "orientation", 1)
+    if orientation != 1:
+        image = image.autorot()
+        converted.append(f"orientation {orientation}")
+    if header.mode.startswith("palette"):
+        converted.append("palette to rgb")
+    image, how = _colours(image)
+    converted.extend(how)
+    if image.hasalpha():
+        image = image.flatten(background=list(background))
+        converted.append(f"transparency over {background}")
+    if image.bands != 3 or image.format != "uchar":
+        raise Refused(f"{header.mode} with {image.bands} channels is not supported")
+    return Decoded(np.ascontiguousarray(image.numpy()), header.mode, tuple(converted))
+
+
+def _colours(image: pyvips.Image) -> tuple[pyvips.Image, list[str]]:
+    """Convert to sRGB with 8 bits, transparency kept."""
+    cmyk = image.interpretation == "cmyk"
+    deep = ["16 to 8 bits"] if image.format == "ushort" else []
+    grey = ["grey to rgb"] if image.interpretation in ("b-w", "grey16") else []
+    if "icc-profile-data" in image.get_fields() or cmyk:
+        own = "icc-profile-data" in image.get_fields()
+        try:
+            after = image.icc_transform(
+                "srgb", embedded=own, input_profile="cmyk" if cmyk else "srgb", intent="relative", black_point_compensation=True, depth=8
+            )
+            # The transform is lazy; a profile that does not fit the pixels shows on the first of them.
+            after.crop(0, 0, 1, 1).numpy()
+        except pyvips.Error:
+            if cmyk:
+                raise
+            image = image.copy()
+            image.remove("icc-profile-data")
+            after, how = _colours(image)
+            return after, ["icc profile unusable, taken for sRGB", *how]
+        return after, [*deep, *grey, "icc profile to sRGB" if own else "cmyk by the default profile"]
+    if image.interpretation != "srgb" or deep:
+        image = image.colourspace("srgb")
+    return image, [*deep, *grey]
+
+
+def _mode(image: pyvips.Image) -> str:
+    """Name how the file stores its pixels: rgb8, grey16+alpha, palette8, cmyk8."""
+    depth = _field(image, "bits-per-sample", DEPTHS.get(image.format, 0)) or image.format
+    if _field(image, "palette", 0) or "palette-bit-depth" in image.get_fields():
+        return f"palette{_field(image, 'palette-bit-depth', depth)}" + ("+alpha" if image.hasalpha() else "")
+    kind = {"b-w": "grey", "grey16": "grey", "srgb": "rgb", "rgb16": "rgb"}.get(image.interpretation, image.interpretation)
+    return f"{kind}{depth}" + ("+alpha" if image.hasalpha() else "")
+
+
+def _field(image: pyvips.Image, name: str, default: int) -> int:
+    return int(image.get(name)) if name in image.get_fields() else default
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,106 @@
+"""Training patches: which window of which photograph, a pure function of (seed, n)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from anyres.data.store import Picture, Store
+from anyres.plane.window import Window
+
+PeriodLaw = Literal["log_uniform", "uniform_size"]
+# Windows that fill the frame are rounded to lie in it.
+FIT_SLACK = 1e-9
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One sample: `window` of picture `picture` of the store, or of its mirror image (x -> -x) where `flip`."""
+
+    picture: int
+    window: Window
+    flip: bool
+
+
+class PatchSampler:
+    """Draws windows of `patch_px` = (h, w) pixels that lie within the frame of a photograph.
+
+    Pictures are drawn uniformly. The period lies between the photograph's native one and the coarsest at which the
+    patch still fits its frame, with zoom = base / period <= zoom_max and base = 2 / min(patch_px). Law of the
+    period: "log_uniform" in zoom, or "uniform_size", uniform in the short side 2 / period of the whole picture
+    (Chai et al. 2022, section 3.2). `skipped` counts pictures that offer no such window; `usable` are the indices
+    of the others. Raises ValueError, one line, where none is usable.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        patch_px: tuple[int, int],
+        zoom_max: float,
+        period_law: PeriodLaw,
+        flip: float,
+        seed: int,
+    ) -> None:
+        self.store = store
+        self.patch_px = patch_px
+        self.base = 2 / min(patch_px)
+        self.zoom_max = zoom_max
+        self.period_law = period_law
+        self.flip = flip
+        self.seed = seed
+        ranges = {index: self.periods(picture) for index, picture in enumerate(store.pictures)}
+        self.usable = [index for index, (finest, coarsest) in ranges.items() if finest <= coarsest]
+        self.skipped = len(store) - len(self.usable)
+        if not self.usable:
+            height, width = patch_px
+            raise ValueError(
+                f"none of {len(store)} pictures holds a patch of {height}x{width} pixels (height x width) at a zoom of "
+                f"{zoom_max:g} or less; lower train.patch_px, raise train.zoom_max or add larger pictures"
+            )
+
+    def periods(self, picture: Picture) -> tuple[float, float]:
+        """Finest and coarsest period at which a picture offers a window; finest > coarsest where it offers none."""
+        height, width = self.patch_px
+        half_width, half_height = picture.half_extent
+        coarsest = min(2 * half_width / width, 2 * half_height / height)
+        return max(picture.period, self.base / self.zoom_max), coarsest * (1 + FIT_SLACK)
+
+    def draw(self, n: int) -> Draw:
+        """Return sample `n` >= 0: the same for a seed, whatever was drawn before."""
+        # The lowest word counts the blocks of one sample; n stands in the next, so that samples share none.
+        rng = np.random.Generator(np.random.Philox(key=self.seed, counter=n << 64))
+        # All numbers at once: a law that uses more or fewer of them leaves the others as they were.
+        which, scale, x, y, mirrored = rng.random(5)
+        index = self.usable[int(which * len(self.usable))]
+        picture = self.store.pictures[index]
+        period = self._period(picture, scale)
+        half_width, half_height = picture.half_extent
+        height, width = self.patch_px
+        slack_x, slack_y = max(half_width - period * width / 2, 0.0), max(half_height - period * height / 2, 0.0)
+        window = Window(((2 * x - 1) * slack_x, (2 * y - 1) * slack_y), period, self.patch_px)
+        return Draw(index, window, bool(mirrored < self.flip))
+
+    def read(self, draw: Draw) -> np.ndarray:
+        """Return the pixels of a draw, uint8 (h, w, 3), sRGB."""
+        window = draw.window
+        if draw.flip:
+            x, y = window.center
+            window = Window((-x, y), window.period, window.size)
+        pixels = np.clip(np.rint(self.store.read(draw.picture, window)), 0, 255).astype(np.uint8)
+        return pixels[:, ::-1] if draw.flip else pixels
+
+    def batch(self, n0: int, count: int) -> tuple[np.ndarray, list[Window]]:
+        """Return samples n0 to n0 + count - 1: uint8 (count, h, w, 3) and their windows."""
+        draws = [self.draw(n) for n in range(n0, n0 + count)]
+        return np.stack([self.read(draw) for draw in draws]), [draw.window for draw in draws]
+
+    def _period(self, picture: Picture, scale: float) -> float:
+        finest, coarsest = self.periods(picture)
+        if self.period_law == "log_uniform":
+            period = math.exp(math.log(coarsest) + scale * (math.log(finest) - math.log(coarsest)))
+        else:
+            period = 1 / (1 / coarsest + scale * (1 / finest - 1 / coarsest))
+        return min(max(period, finest), coarsest)

@@ -1,0 +1,21 @@
+"""Where pictures come from. Each source lists records; the intake judges them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anyres.data.sources import folder, packages
+from anyres.data.sources.record import IntakeError, Record
+from anyres.params import Ingest
+
+__all__ = ["IntakeError", "Record", "open_source"]
+
+
+def open_source(params: Ingest, cache_dir: Path, progress: bool = True) -> list[Record]:
+    """List the records of the source that `params` names; packages are kept in `cache_dir`.
+
+    Raises IntakeError, one line with the cure, where there is nothing to list.
+    """
+    if params.source == "folder":
+        return folder.records(Path(params.folder))
+    return packages.records(packages.SETS[params.set], cache_dir, progress)

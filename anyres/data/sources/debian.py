@@ -1,0 +1,132 @@
+"""Pinned Debian packages: fetched by apt, checked by SHA-256, read without installing and without root."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from anyres.data.progress import progress_bar
+from anyres.data.sources.record import IntakeError
+
+# Without this apt warns that its sandbox user cannot write to our folder.
+APT = ("apt-get", "-o", "APT::Sandbox::User=root", "-q")
+AR_MAGIC = b"!<arch>\n"
+AR_HEADER_BYTES = 60
+
+
+@dataclass(frozen=True)
+class Package:
+    """One exact package file."""
+
+    name: str
+    version: str
+    architecture: str
+    sha256: str
+    size: int  # bytes
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}_{self.version}_{self.architecture}.deb"
+
+
+def fetch(package: Package, cache_dir: Path, may_update: bool | None = None, progress: bool = True) -> Path:
+    """Return the package file in `cache_dir`, downloading it where it is missing; verified by SHA-256 each time.
+
+    `may_update`: whether package lists may be fetched where apt does not know the package (default: as root).
+    Raises IntakeError with the command to type or the file to put there.
+    """
+    path = cache_dir / package.file
+    if not path.exists():
+        _download(package, cache_dir, os.geteuid() == 0 if may_update is None else may_update, progress)
+    found = _sha256(path)
+    if found != package.sha256:
+        raise IntakeError(f"{path}: SHA-256 is {found}, expected {package.sha256}; delete this file and try again")
+    return path
+
+
+def members(package_file: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield (path, bytes) of the regular files in a .deb, in its order; needs no dpkg.
+
+    Raises IntakeError where the file is no Debian package or uses a compression Python lacks.
+    """
+    with open(package_file, "rb") as stream:
+        if stream.read(len(AR_MAGIC)) != AR_MAGIC:
+            raise IntakeError(f"{package_file}: not a Debian package")
+        # A .deb is an ar archive: headers of 60 bytes, name in the first 16, size in bytes 48 to 58, even alignment.
+        while len(header := stream.read(AR_HEADER_BYTES)) == AR_HEADER_BYTES:
+            name, size = header[:16].decode("ascii").strip().rstrip("/"), int(header[48:58])
+            if name.startswith("data.tar"):
+                break
+            stream.seek(size + size % 2, os.SEEK_CUR)
+        else:
+            raise IntakeError(f"{package_file}: a Debian package without data")
+        try:
+            with tarfile.open(fileobj=stream, mode="r|*") as archive:
+                for member in archive:
+                    content = archive.extractfile(member) if member.isreg() else None
+                    if content is not None:
+                        yield member.name.removeprefix("./"), content.read()
+        except tarfile.TarError as error:
+            raise IntakeError(f"{package_file}: {name} cannot be unpacked: {error}") from None
+
+
+def _download(package: Package, cache_dir: Path, may_update: bool, progress: bool) -> None:
+    by_hand = f"put {package.file} (SHA-256 {package.sha256}) into {cache_dir}"
+    if shutil.which("apt-get") is None:
+        raise IntakeError(f"no apt-get on this machine to fetch Debian's {package.name} {package.version}: {by_hand}")
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_dir, prefix=".download-") as folder:
+        failure = _apt_download(package, Path(folder), progress)
+        if failure and not _listed(package):
+            if not may_update:
+                raise IntakeError(f"apt knows no {package.name} {package.version}: type `sudo apt-get update` and try again, or {by_hand}")
+            subprocess.run([*APT, "update"], capture_output=True, check=False)
+            failure = _apt_download(package, Path(folder), progress)
+        if failure:
+            raise IntakeError(f"apt-get download {package.name}={package.version}: {failure}; or {by_hand}")
+        os.replace(Path(folder, package.file), cache_dir / package.file)
+
+
+def _listed(package: Package) -> bool:
+    """Whether the package lists of this machine hold the exact version."""
+    shown = subprocess.run(["apt-cache", "madison", package.name], capture_output=True, text=True, check=False)
+    return any(package.version in line for line in shown.stdout.splitlines())
+
+
+def _apt_download(package: Package, folder: Path, progress: bool) -> str:
+    """Download into `folder`; return what went wrong, in one line, or an empty string."""
+    command = [*APT, "download", f"{package.name}={package.version}"]
+    path, seen = folder / package.file, 0
+    with (
+        tempfile.TemporaryFile("w+") as output,
+        progress_bar(f"fetching {package.name}", round(package.size / 1e6), "MB", progress) as advance,
+        subprocess.Popen(command, cwd=folder, stdout=output, stderr=subprocess.STDOUT) as process,
+    ):
+        try:
+            while process.poll() is None:
+                time.sleep(0.1)
+                size = sum(part.stat().st_size for part in folder.iterdir() if part.is_file())
+                advance((size - seen) // 10**6)
+                seen += (size - seen) // 10**6 * 10**6
+        except BaseException:
+            process.kill()
+            raise
+        output.seek(0)
+        said = [line.strip() for line in output.read().splitlines() if line.strip()]
+    if process.returncode == 0 and path.is_file():
+        return ""
+    errors = [line.removeprefix("E: ") for line in said if line.startswith("E: ")] or said[-1:]
+    return "; ".join(errors) or f"ended with status {process.returncode}"
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

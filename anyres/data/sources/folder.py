@@ -1,0 +1,34 @@
+"""Source `folder`: every file of a tree, in sorted order. What is no picture is for the intake to say."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from anyres.data.sources.record import IntakeError, Record
+
+
+def records(folder: Path) -> list[Record]:
+    """List the files under `folder`, names that begin with a dot left out, ids being paths below it.
+
+    Raises IntakeError where the folder is missing, is no folder, cannot be read or holds no file.
+    """
+    if not folder.exists():
+        raise IntakeError(f"ingest.folder: {str(folder)!r}: no such folder; name one that holds pictures")
+    if not folder.is_dir():
+        raise IntakeError(f"ingest.folder: {str(folder)!r} is a file; name the folder that holds it")
+    try:
+        os.listdir(folder)
+    except OSError as error:
+        raise IntakeError(f"ingest.folder: {str(folder)!r} cannot be read: {error.strerror}") from None
+    found: list[Record] = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            path = Path(parent, name)
+            if not name.startswith(".") and (path.is_file() or path.is_symlink()):
+                key = path.relative_to(folder).as_posix().encode("utf-8", "replace").decode()
+                found.append(Record(id=key, content=path, name=key))
+    if not found:
+        raise IntakeError(f"ingest.folder: {str(folder)!r} is empty; put pictures there or name another folder")
+    return sorted(found, key=lambda record: record.id)

@@ -1,0 +1,129 @@
+"""Pictures and credits of Debian's stellarium-data: textures.json says who made each, CREDITS.md under which licence."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anyres.data.sources.debian import members
+from anyres.data.sources.record import IntakeError, Record
+
+FOLDER = "usr/share/stellarium/nebulae/default/"
+CREDITS = "usr/share/doc/stellarium-data/CREDITS.md.gz"
+UNSTATED = "not stated per picture; package GPL-2.0-or-later"
+
+# File stems of the set -> the catalogue names that CREDITS.md uses.
+CATALOGUES = {"m": "M", "n": "NGC", "ic": "IC", "p": "PGC", "u": "UGC", "sh2-": "SH2-"}
+
+
+@dataclass(frozen=True)
+class Credit:
+    """One entry of section 4 of CREDITS.md."""
+
+    objects: str
+    author: str
+    licence: str
+
+
+def records(package_file: Path) -> list[Record]:
+    """Read the deep sky pictures of the package, sorted by name, each with author, page and licence."""
+    files: dict[str, bytes] = {}
+    textures: dict[str, dict[str, str]] | None = None
+    for path, content in members(package_file):
+        if path == CREDITS or path.startswith(FOLDER):
+            files[path] = content
+        if path == FOLDER + "textures.json":
+            textures = parse_textures(content.decode("utf-8", "replace"))
+        if textures and CREDITS in files and all(FOLDER + name in files for name in textures):
+            break  # the package is much larger than the set
+    names = sorted(path.removeprefix(FOLDER) for path in files if path.startswith(FOLDER) and path.endswith(".png"))
+    if not names:
+        raise IntakeError(f"{package_file}: holds no picture in {FOLDER}")
+    credits = parse_credits(gzip.decompress(files[CREDITS]).decode("utf-8", "replace")) if CREDITS in files else []
+    found = []
+    for name in names:
+        texture = (textures or {}).get(name, {})
+        author = texture.get("short", "")
+        licence = licence_of(name, author, credits)
+        found.append(Record(name, files[FOLDER + name], name, author=author, licence=licence, page=texture.get("infourl", "")))
+    return found
+
+
+def parse_textures(text: str) -> dict[str, dict[str, str]]:
+    """Return the credits by picture name, keys in lower case, of a textures.json.
+
+    Lenient where the file is: numbers such as -.97, trailing commas, keys in any case, tiles nested in tiles.
+    Raises IntakeError where it is beyond that.
+    """
+    text = re.sub(r"(?<=[\[\s,:])([-+]?)\.(?=\d)", r"\g<1>0.", text)
+    text = re.sub(r",(\s*[\]}])", r"\1", text)
+    try:
+        tree = json.loads(text, strict=False)
+    except json.JSONDecodeError as error:
+        raise IntakeError(f"textures.json: not readable: {error}") from None
+    return {name: credit for name, credit in _textures(tree)}
+
+
+def _textures(tile: Any) -> Iterator[tuple[str, dict[str, str]]]:
+    if not isinstance(tile, dict):
+        return
+    if isinstance(tile.get("imageUrl"), str):
+        credit = tile.get("imageCredits")
+        items = credit.items() if isinstance(credit, dict) else ()
+        yield tile["imageUrl"], {str(key).lower(): " ".join(str(value).split()) for key, value in items}
+    for part in tile.get("subTiles", ()):
+        yield from _textures(part)
+
+
+def parse_credits(text: str) -> list[Credit]:
+    """Return the entries "4.n Images of OBJECTS from AUTHOR [page] [License: LICENCE]" of a CREDITS.md."""
+    entries = re.findall(r"^[ \t]*4\.\d+\w*[ \t]+(.*?)(?=^[ \t]*4\.\d+|^```|\Z)", text, re.MULTILINE | re.DOTALL)
+    credits = []
+    for entry in entries:
+        words = " ".join(entry.split())
+        found = re.match(r"(?:All messiers |Images? of |M31 pictures )(.*?) (?:come )?from (.*?)(?: https?:\S+)?(?: License: *(.*))?$", words)
+        if found:
+            credits.append(Credit(found[1].upper(), found[2], short_licence(found[3] or "")))
+    return credits
+
+
+def licence_of(name: str, author: str, credits: list[Credit]) -> str:
+    """Return the licence CREDITS.md states for a picture: the entry of its author that names its object, else
+    the one licence all entries of this author share, else UNSTATED."""
+    own = [credit for credit in credits if _letters(author) == _letters(credit.author)]
+    own = own or [credit for credit in credits if _one_holds_the_other(author, credit.author)]
+    named = [credit for credit in own if _names(name, credit.objects)]
+    licences = {credit.licence for credit in named or own}
+    return licences.pop() if len(licences) == 1 and "" not in licences else UNSTATED
+
+
+def short_licence(text: str) -> str:
+    """Abbreviate the Creative Commons licences as SPDX does; other words stay, up to the first sentence."""
+    if found := re.search(r"Creative Commons Attribution(-Share ?Alike)? (\d\.\d)(?: (Germany))?", text):
+        return f"CC-BY{'-SA' if found[1] else ''}-{found[2]}{'-DE' if found[3] else ''}"
+    if "CC0" in text:
+        return "CC0-1.0"
+    if "Free Documentation License" in text:
+        return "GFDL-1.2-or-later"
+    return re.split(r"[;.](?:\s|$)", text)[0].strip()
+
+
+def _letters(author: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", author.lower())
+
+
+def _one_holds_the_other(author: str, credited: str) -> bool:
+    a, b = _letters(author), _letters(credited)
+    return min(len(a), len(b)) > 4 and (a in b or b in a)
+
+
+def _names(file_name: str, objects: str) -> bool:
+    found = re.match(r"(sh2-|ic|m|n|p|u)(\d+)", file_name)
+    if not found:
+        return False
+    return re.search(rf"\b{CATALOGUES[found[1]]}{found[2]}\b", objects) is not None
