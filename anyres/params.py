@@ -41,6 +41,7 @@ class Network(Section):
     z_dim: Width
     w_dim: Width
     mapping_layers: Annotated[int, Field(ge=1, le=16)]
+    stem_layers: Annotated[int, Field(ge=0, le=16)]
     channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=8)]
     octaves: Annotated[int, Field(ge=1, le=24)]
     features_per_octave: Annotated[int, Field(ge=2, le=256, multiple_of=2)]

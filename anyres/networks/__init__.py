@@ -1,0 +1,22 @@
+"""Networks. A generator is a module: forward(scene, windows) -> pictures in [-1, 1], plus its declared geometry."""
+
+from __future__ import annotations
+
+from anyres.networks.continuum import Continuum
+from anyres.networks.discriminator import Discriminator
+from anyres.networks.scene import Scene
+from anyres.params import Train
+
+__all__ = ["Continuum", "Discriminator", "Scene", "build_discriminator", "build_generator"]
+
+GENERATORS = {"continuum": Continuum}
+
+
+def build_generator(params: Train, half_extent: tuple[float, float] = (1.0, 1.0)) -> Continuum:
+    """Construct the generator of `params.method`; `half_extent` bounds the frame of its data."""
+    return GENERATORS[params.method](params, half_extent)
+
+
+def build_discriminator(params: Train) -> Discriminator:
+    """Construct the discriminator that every method shares."""
+    return Discriminator(params.network.d_channels)

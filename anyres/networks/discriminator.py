@@ -1,0 +1,67 @@
+"""The residual discriminator of StyleGAN2, with adaptive pooling so that one network judges any patch size.
+
+Karras et al., CVPR 2020, section 4.1; minibatch deviation: Karras et al., ICLR 2018, section 3; adaptive pooling:
+Ntavelis et al., CVPR 2022, section 3.3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anyres.networks.layers import GAIN, LEAK, Conv, Linear
+
+POOLED = 2
+GROUP = 4
+
+
+class Block(nn.Module):
+    """Two convolutions and a halving beside a linear skip: (b, in, h, w) -> (b, out, h/2, w/2)."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.conv = Conv(inputs, inputs, gain=GAIN)
+        # Both branches meet with the variance of one.
+        self.down = Conv(inputs, outputs, gain=GAIN / math.sqrt(2))
+        self.skip = Conv(inputs, outputs, kernel=1, gain=1 / math.sqrt(2), bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Averaging before the convolution halves the rate where it is cheapest, and keeps aliases out.
+        y = F.avg_pool2d(F.leaky_relu(self.conv(x), LEAK), 2)
+        return F.leaky_relu(self.down(y), LEAK) + self.skip(F.avg_pool2d(x, 2))
+
+
+class Discriminator(nn.Module):
+    """Pictures (b, 3, h, w) in [-1, 1] -> logits (b,). `channels` run from the finest level to the coarsest."""
+
+    def __init__(self, channels: Sequence[int]):
+        super().__init__()
+        self.from_rgb = Conv(3, channels[0], kernel=1, gain=GAIN)
+        self.blocks = nn.ModuleList(Block(a, b) for a, b in zip(channels, channels[1:], strict=False))
+        last = channels[-1]
+        self.conv = Conv(last + 1, last, gain=GAIN)
+        self.hidden = Linear(last * POOLED**2, last, gain=GAIN)
+        self.logit = Linear(last, 1)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        x = pictures.contiguous(memory_format=torch.channels_last)
+        x = F.leaky_relu(self.from_rgb(x), LEAK)
+        for block in self.blocks:
+            x = block(x)
+        x = torch.cat([x, deviation(x)], dim=1)
+        x = F.adaptive_avg_pool2d(F.leaky_relu(self.conv(x), LEAK), POOLED)
+        return self.logit(F.leaky_relu(self.hidden(x.flatten(1)), LEAK)).squeeze(1).float()
+
+
+def deviation(x: Tensor) -> Tensor:
+    """Mean standard deviation over groups of pictures, one map: (b, c, h, w) -> (b, 1, h, w)."""
+    batch, _, height, width = x.shape
+    group = math.gcd(batch, GROUP)
+    # Neighbours form a group, so that splitting a batch over processes leaves the groups as they are.
+    grouped = x.reshape(batch // group, group, -1)
+    spread = (grouped.var(dim=1, unbiased=False) + 1e-8).sqrt().mean(dim=1)
+    return spread.repeat_interleave(group)[:, None, None, None].expand(batch, 1, height, width)

@@ -1,0 +1,124 @@
+"""Leaf layers: equalised linear and convolutional weights, modulation, resampling folded into the weights.
+
+Equalised learning rate: Karras et al., "Progressive Growing of GANs", ICLR 2018, section 4.1.
+Modulation and demodulation: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN",
+CVPR 2020, equations 1 and 3.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LEAK = 0.2
+# Keeps the variance of a unit normal through leaky ReLU; folded into weights instead of costing a pass.
+GAIN = math.sqrt(2 / (1 + LEAK**2))
+
+
+class Linear(nn.Module):
+    """Affine map with equalised learning rate: (b, in) -> (b, out)."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: float = 0.0, gain: float = 1.0, lr: float = 1.0, zero: bool = False):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(outputs, inputs) if zero else torch.randn(outputs, inputs) / lr)
+        self.bias = nn.Parameter(torch.full((outputs,), bias / lr))
+        self.scale = gain * lr / math.sqrt(inputs)
+        self.lr = lr
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.scale, self.bias * self.lr)
+
+
+class Conv(nn.Module):
+    """Convolution with equalised learning rate, zero-padded to keep the size: (b, in, h, w) -> (b, out, h, w)."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 3, *, gain: float = 1.0, bias: bool = True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.scale = gain / math.sqrt(inputs * kernel**2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = (self.weight * self.scale).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(x, weight, self.bias, padding=self.weight.shape[-1] // 2)
+
+
+def polyphase_weight(weight: Tensor) -> Tensor:
+    """Fold bilinear doubling into a 3x3 kernel: (out, in, 3, 3) -> (4 out, in, 3, 3), phase-minor for pixel shuffle.
+
+    Doubling without its clamped border, u[2i] = 3/4 x[i] + 1/4 x[i+1] and u[2i+1] = 1/4 x[i] + 3/4 x[i+1], then a
+    valid 3-tap kernel, reads three low-rate samples per output whichever its parity: one kernel per phase.
+    """
+    # fold[phase, high-rate tap, low-rate tap]
+    fold = weight.new_tensor(
+        [
+            [[0.75, 0.25, 0.0], [0.25, 0.75, 0.0], [0.0, 0.75, 0.25]],
+            [[0.25, 0.75, 0.0], [0.0, 0.75, 0.25], [0.0, 0.25, 0.75]],
+        ]
+    )
+    phases = torch.einsum("oiyx,pya,qxb->opqiab", weight, fold, fold)
+    return phases.reshape(-1, weight.shape[1], 3, 3)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Bilinear doubling (half-pixel centres) without its clamped border: (b, c, h, w) -> (b, c, 2h-2, 2w-2)."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)[:, :, 1:-1, 1:-1]
+
+
+class ModulatedConv(nn.Module):
+    """Convolution whose input channels are scaled by a style, valid (no padding), demodulated.
+
+    (b, in, h, w), (b, style) -> (b, out, h', w') with h' = h - kernel + 1, or 2h - 2 - kernel + 1 where it doubles.
+    The style scales the input and demodulation the output, so that all samples share one dense convolution;
+    `per_sample` is the plain form with a weight of its own for each sample. Demodulation carries the gain of the
+    leaky ReLU that follows.
+    """
+
+    def __init__(self, inputs: int, outputs: int, style_dim: int, kernel: int = 3, *, doubles: bool = False, demodulates: bool = True):
+        super().__init__()
+        if doubles and kernel != 3:
+            raise ValueError(f"doubling is folded into kernels of 3, found {kernel}")
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.style = Linear(style_dim, inputs, bias=1.0)
+        self.scale = 1 / math.sqrt(inputs * kernel**2)
+        self.doubles = doubles
+        self.demodulates = demodulates
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        style = self.style(style)
+        weight = self.weight * self.scale
+        x = x * style[:, :, None, None].to(x.dtype)
+        dense = polyphase_weight(weight) if self.doubles else weight
+        y = F.conv2d(x, dense.to(x.dtype).contiguous(memory_format=torch.channels_last))
+        y = F.pixel_shuffle(y, 2) if self.doubles else y
+        if self.demodulates:
+            power = F.linear(style.square(), weight.square().sum(dim=(2, 3)))
+            y = y * (GAIN * torch.rsqrt(power + 1e-8))[:, :, None, None].to(x.dtype)
+        return y
+
+    def per_sample(self, x: Tensor, style: Tensor) -> Tensor:
+        """The textbook form of `forward`, kept as its reference."""
+        style = self.style(style)
+        weight = self.weight[None] * self.scale * style[:, None, :, None, None]
+        if self.demodulates:
+            weight = weight * (GAIN * torch.rsqrt(weight.square().sum(dim=(2, 3, 4), keepdim=True) + 1e-8))
+        x = upsample(x) if self.doubles else x
+        return torch.cat([F.conv2d(x[i : i + 1], weight[i]) for i in range(len(x))])
+
+
+class Mapping(nn.Module):
+    """z (b, z_dim) -> w (b, w_dim): pixel norm, then layers at a hundredth of the learning rate."""
+
+    def __init__(self, z_dim: int, w_dim: int, layers: int):
+        super().__init__()
+        sizes = [z_dim] + [w_dim] * layers
+        self.layers = nn.ModuleList(Linear(a, b, gain=GAIN, lr=0.01) for a, b in zip(sizes, sizes[1:], strict=False))
+
+    def forward(self, z: Tensor) -> Tensor:
+        w = z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8)
+        for layer in self.layers:
+            w = F.leaky_relu(layer(w), LEAK)
+        return w

@@ -1,0 +1,5 @@
+"""Synthesis: from a generator and a window to pixels."""
+
+from anyres.synthesis.render import render, render_many, to_uint8
+
+__all__ = ["render", "render_many", "to_uint8"]

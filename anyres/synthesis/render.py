@@ -1,0 +1,131 @@
+"""Render windows of any size, tile by tile, at constant memory of the network.
+
+Tiles are anchored to the plane, not to the picture: the cells of a generator lie on multiples of its lattice of the
+plane's own pixel grid, so any two windows of one period and one pixel phase agree where they overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anyres.networks.scene import Scene
+from anyres.plane.geometry import Geometry
+from anyres.plane.tiling import Tile, batches, plan
+from anyres.plane.window import Window
+
+# Seeds of scenes: counters of training start above.
+SEED_LIMIT = 1 << 40
+# Tiles drawn in one pass are together about this large: caches of a CPU, and enough work for an accelerator.
+BATCH_PX = 1 << 18
+
+
+class Generator(Protocol):
+    """What every generator offers; see shared contracts in `anyres.networks`."""
+
+    geometry: Geometry
+    z_dim: int
+
+    def __call__(self, scene: Scene, windows: Sequence[Window], psi: float = 1.0) -> Tensor: ...
+
+
+def to_uint8(pictures: Tensor) -> np.ndarray:
+    """(b, 3, h, w) in [-1, 1] -> uint8 (b, h, w, 3); values beyond are clipped."""
+    scaled = (pictures.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+    return np.ascontiguousarray(scaled.permute(0, 2, 3, 1).cpu().numpy())
+
+
+def render(generator: Generator, seed: int, window: Window, psi: float = 1.0, tile: int = 512) -> np.ndarray:
+    """Draw the scene of `seed` at a window of any size: uint8 (h, w, 3).
+
+    `psi` truncates styles towards their mean (1: not at all). `tile` is the side in pixels of the largest
+    pass. Raises ValueError where the window leaves the generator's chart, or psi or tile are out of bounds.
+    """
+    out = np.empty((*window.size, 3), dtype=np.uint8)
+    for tile_at, pixels in render_tiles(generator, seed, window, psi, tile):
+        out[tile_at.top : tile_at.top + tile_at.size[0], tile_at.left : tile_at.left + tile_at.size[1]] = to_uint8(pixels[None])[0]
+    return out
+
+
+@torch.inference_mode()
+def render_tiles(
+    generator: Generator, seed: int, window: Window, psi: float = 1.0, tile: int = 512
+) -> Iterator[tuple[Tile, Tensor]]:
+    """Yield (tile, its pixels (3, h, w) in about [-1, 1]) in the order of the plan, until the window is covered."""
+    check_scene(seed, psi)
+    generator.geometry.chart.check(window)
+    lattice = generator.geometry.lattice_px
+    if tile < lattice:
+        raise ValueError(f"tile must be at least the generator's lattice, {lattice} pixels, found {tile}")
+    aligned, top, left = align(window, lattice)
+    scene = Scene.of([seed], generator.z_dim, device_of(generator))
+    tiles = plan(aligned.size, tile // lattice * lattice, lattice)
+    count = max(1, BATCH_PX // (tiles[0].size[0] * tiles[0].size[1]))
+    for group in batches(tiles, count):
+        windows = [aligned.crop(part.top, part.left, part.size) for part in group]
+        repeated = Scene(scene.z.expand(len(group), -1), scene.seeds.expand(len(group)))
+        for part, pixels in zip(group, generator(repeated, windows, psi=psi), strict=True):
+            wanted = _clip(part, top, left, window.size)
+            if wanted is not None:
+                at, rows, columns = wanted
+                yield at, pixels[:, rows, columns]
+
+
+@torch.inference_mode()
+def render_many(
+    generator: Generator, seeds: Sequence[int], windows: Sequence[Window], psi: float = 1.0, batch: int = 32
+) -> np.ndarray:
+    """Draw one scene a window, all of one size, as training does: uint8 (n, h, w, 3).
+
+    Each window anchors its own cells, so no pixel is drawn and thrown away when its sides are multiples of the
+    lattice. For pieces of one picture that must agree with each other, use `render`.
+    """
+    if len(seeds) != len(windows):
+        raise ValueError(f"one seed a window, found {len(seeds)} seeds and {len(windows)} windows")
+    lattice = generator.geometry.lattice_px
+    out = []
+    for start in range(0, len(windows), batch):
+        part = windows[start : start + batch]
+        height, width = part[0].size
+        padded = (-(-height // lattice) * lattice, -(-width // lattice) * lattice)
+        scene = Scene.of(seeds[start : start + batch], generator.z_dim, device_of(generator))
+        pictures = generator(scene, [window.crop(0, 0, padded) for window in part], psi=psi)
+        out.append(to_uint8(pictures[:, :, :height, :width]))
+    return np.concatenate(out)
+
+
+def align(window: Window, lattice: int) -> tuple[Window, int, int]:
+    """Grow a window to whole cells of the plane's lattice: (grown window, top, left of the old one in it)."""
+    (index_x, index_y), _ = window.phase()
+    left, top = index_x % lattice, index_y % lattice
+    height, width = window.size
+    size = (-(-(top + height) // lattice) * lattice, -(-(left + width) // lattice) * lattice)
+    return window.crop(-top, -left, size), top, left
+
+
+def check_scene(seed: int, psi: float) -> None:
+    """Refuse seeds and truncations that stand for nothing, by name."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < SEED_LIMIT:
+        raise ValueError(f"seed must be a whole number from 0 to 2^40 - 1, found {seed!r}")
+    if not 0.0 <= psi <= 2.0:
+        raise ValueError(f"psi must be from 0 to 2, found {psi!r}")
+
+
+def device_of(generator: Generator) -> torch.device:
+    """Where a generator's parameters live."""
+    return next(iter(generator.parameters())).device  # type: ignore[attr-defined]
+
+
+def _clip(part: Tile, top: int, left: int, size: tuple[int, int]) -> tuple[Tile, slice, slice] | None:
+    """Where a tile of the aligned canvas falls in the wanted picture, and which of its rows and columns."""
+    first_row, first_column = max(part.top, top), max(part.left, left)
+    last_row = min(part.top + part.size[0], top + size[0])
+    last_column = min(part.left + part.size[1], left + size[1])
+    if first_row >= last_row or first_column >= last_column:
+        return None
+    at = Tile(first_row - top, first_column - left, (last_row - first_row, last_column - first_column))
+    return at, slice(first_row - part.top, last_row - part.top), slice(first_column - part.left, last_column - part.left)

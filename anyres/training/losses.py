@@ -1,0 +1,48 @@
+"""Adversarial losses and gradient penalties, as functions of logits and pictures.
+
+Non-saturating logistic loss: Goodfellow et al., NeurIPS 2014. Relativistic pairing: Jolicoeur-Martineau, ICLR 2019,
+in the form of R3GAN (Huang et al., NeurIPS 2024, equation 2). R1 and R2: Mescheder et al., ICML 2018, section 4.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# (logits of real, logits of fake), both (b,) -> the loss of one player, scalar.
+PairLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+def relativistic_d(real: Tensor, fake: Tensor) -> Tensor:
+    return F.softplus(-(real - fake)).mean()
+
+
+def relativistic_g(real: Tensor, fake: Tensor) -> Tensor:
+    return F.softplus(-(fake - real)).mean()
+
+
+def non_saturating_d(real: Tensor, fake: Tensor) -> Tensor:
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def non_saturating_g(real: Tensor, fake: Tensor) -> Tensor:
+    """`real` plays no part; it is there so that both losses are called alike."""
+    return F.softplus(-fake).mean()
+
+
+LOSSES: dict[str, tuple[PairLoss, PairLoss]] = {
+    "relativistic": (relativistic_d, relativistic_g),
+    "non_saturating": (non_saturating_d, non_saturating_g),
+}
+
+
+def gradient_penalty(pictures: Tensor, logits: Tensor) -> Tensor:
+    """Mean squared norm of the gradient of `logits` (b,) by `pictures` (b, ...), differentiable: R1 on real, R2 on fake.
+
+    Its loss term is gamma / 2 times this.
+    """
+    (gradient,) = torch.autograd.grad(logits.sum(), pictures, create_graph=True)
+    return gradient.square().flatten(1).sum(dim=1).mean()

@@ -1,0 +1,98 @@
+"""What a checkpoint holds: networks, optimizers and the count of images seen. One safetensors file, nothing pickled."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from anyres.networks import build_discriminator, build_generator
+from anyres.params import Train
+
+FORMAT = "anyres-train-state-1"
+
+
+@dataclass
+class TrainState:
+    """Everything that training changes. `nimg` is the clock: images seen, over all processes together."""
+
+    g: nn.Module
+    d: nn.Module
+    g_ema: nn.Module
+    g_opt: Optimizer
+    d_opt: Optimizer
+    nimg: int = 0
+
+    @classmethod
+    def fresh(cls, params: Train, half_extent: tuple[float, float], device: torch.device) -> TrainState:
+        """Build networks from `params.seed` alone, the same on every process and whatever was drawn before."""
+        with torch.random.fork_rng():
+            torch.manual_seed(params.seed)
+            g, d = build_generator(params, half_extent), build_discriminator(params)
+        g_ema = build_generator(params, half_extent)
+        g_ema.load_state_dict(g.state_dict())
+        g, d, g_ema = g.to(device), d.to(device), g_ema.to(device).eval().requires_grad_(False)
+        betas = (params.optimizer.beta1, params.optimizer.beta2)
+        return cls(
+            g=g,
+            d=d,
+            g_ema=g_ema,
+            g_opt=Adam(g.parameters(), lr=params.optimizer.g_lr, betas=betas, eps=1e-8),
+            d_opt=Adam(d.parameters(), lr=params.optimizer.d_lr, betas=betas, eps=1e-8),
+        )
+
+    def save(self, path: Path, **meta: object) -> None:
+        """Write atomically: under a temporary name in the same folder, flushed, then renamed."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors()}
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        save_file(tensors, aside, metadata={"format": FORMAT, "nimg": str(self.nimg), "meta": json.dumps(meta)})
+        with aside.open("rb") as handle:
+            os.fsync(handle.fileno())
+        aside.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Fill this state from a file of `save`; raises ValueError, one line, where it does not fit."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path}: not a checkpoint ({error}); remove it to start again") from None
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"{path}: not a checkpoint of this version ({metadata.get('format')}); remove it to start again")
+        for name, module in self._modules():
+            part = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+            module.load_state_dict(part)
+        for name, optimizer, module in self._optimizers():
+            for index, parameter in enumerate(module.parameters()):
+                prefix = f"{name}.{index}."
+                moments = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+                if moments:
+                    # Adam keeps its step count on the host, its moments beside the parameter.
+                    moved = {key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()}
+                    optimizer.state[parameter] = moved
+        self.nimg = int(metadata["nimg"])
+
+    def _modules(self) -> Iterator[tuple[str, nn.Module]]:
+        yield from (("g", self.g), ("d", self.d), ("g_ema", self.g_ema))
+
+    def _optimizers(self) -> Iterator[tuple[str, Optimizer, nn.Module]]:
+        yield from (("g_opt", self.g_opt, self.g), ("d_opt", self.d_opt, self.d))
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for name, module in self._modules():
+            for key, value in module.state_dict().items():
+                yield f"{name}.{key}", value
+        for name, optimizer, module in self._optimizers():
+            for index, parameter in enumerate(module.parameters()):
+                for key, value in optimizer.state.get(parameter, {}).items():
+                    yield f"{name}.{index}.{key}", value
