@@ -1,0 +1,1 @@
+"""Export: the bundle that a generator leaves the house in, and the model that is registered."""

@@ -1,0 +1,165 @@
+"""The bundle: a folder with everything that is needed to draw from a generator, and nothing that is unpickled.
+
+generator.safetensors, generator.json, samples.png, README.md (model card), CREDITS.md where the pictures have any.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from anyres.export.weights import read_safetensors
+from anyres.networks import build_generator
+from anyres.params import Train
+from anyres.plane.geometry import Geometry
+from anyres.plane.window import Window, frame_window
+from anyres.synthesis.render import render
+
+FORMAT = 1
+WEIGHTS = "generator.safetensors"
+META = "generator.json"
+SAMPLES = "samples.png"
+CARD = "README.md"
+CREDITS = "CREDITS.md"
+
+PSI = 0.7
+SAMPLE_SHORT_PX = 128
+
+
+class Model:
+    """A generator ready to draw from. `meta` is generator.json: method, params, data hash, git commit, metrics."""
+
+    def __init__(self, generator: torch.nn.Module, meta: Mapping[str, Any]) -> None:
+        self.generator = generator
+        self.meta = meta
+
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry.from_json(self.meta["geometry"])
+
+    def render(self, seed: int, window: Window, psi: float = PSI) -> np.ndarray:
+        """Draw `window` of the picture that `seed` names: uint8 (h, w, 3), sRGB. psi 0 is the average, 1 no truncation."""
+        return render(self.generator, seed, window, psi=psi)
+
+
+def load(folder: str | Path, device: str = "cpu") -> Model:
+    """Open a bundle. Raises ValueError, one line, where something is missing, of another format or inconsistent."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such bundle folder; export one with `dvc repro` or correct the path")
+    for name in (META, WEIGHTS):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder}: no {name} in it; this is no complete bundle, export it again")
+    try:
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
+        version = meta["format"]
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+        raise ValueError(f"{folder / META}: not the description of a bundle; export it again") from None
+    if version != FORMAT:
+        raise ValueError(
+            f"{folder / META}: bundle format {version!r}, this version of anyres reads {FORMAT}; update anyres or export again"
+        )
+    geometry = Geometry.from_json(meta["geometry"])
+    generator = build_generator(Train.model_validate(meta["params"]["train"]), geometry.chart.half_extent)
+    weights = read_safetensors(folder / WEIGHTS)
+    try:
+        generator.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{folder}: {WEIGHTS} does not fit {META}: {reason}") from None
+    return Model(generator.to(device).eval().requires_grad_(False), meta)
+
+
+def write_bundle(
+    folder: Path,
+    weights: Path,
+    meta: Mapping[str, Any],
+    num_samples: int,
+    credits: Path | None = None,
+) -> Model:
+    """Fill the empty `folder` and return the model as read back from it.
+
+    `meta` needs method, params (all sections, resolved), geometry, data_hash, git_commit, nimg, metrics; JSON types.
+    """
+    shutil.copyfile(weights, folder / WEIGHTS)
+    complete = {"format": FORMAT, **meta, "weights_sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()}
+    (folder / META).write_text(json.dumps(complete, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if credits is not None:
+        shutil.copyfile(credits, folder / CREDITS)
+    model = load(folder)
+    sample_grid(model, num_samples).save(folder / SAMPLES, optimize=True)
+    (folder / CARD).write_text(model_card(complete, credits is not None), encoding="utf-8")
+    return model
+
+
+def bundle_hash(folder: Path) -> str:
+    """SHA-256 over names and contents of a bundle's files: what makes two bundles the same."""
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        total.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+def sample_grid(model: Model, num_samples: int) -> Image.Image:
+    """Whole frames of seeds 0 to n - 1, truncated, row by row."""
+    half_width, half_height = model.geometry.chart.half_extent
+    window = frame_window(half_width / half_height, SAMPLE_SHORT_PX)
+    columns = math.ceil(math.sqrt(num_samples))
+    height, width = window.size
+    grid = np.zeros((math.ceil(num_samples / columns) * height, columns * width, 3), np.uint8)
+    for seed in range(num_samples):
+        top, left = seed // columns * height, seed % columns * width
+        grid[top : top + height, left : left + width] = model.render(seed, window)
+    return Image.fromarray(grid)
+
+
+def model_card(meta: Mapping[str, Any], has_credits: bool) -> str:
+    """README.md of a bundle, in Markdown."""
+    train = meta["params"]["train"]
+    numbers = {name: value for name, value in sorted(meta["metrics"].items()) if isinstance(value, int | float)}
+    table = "\n".join(f"| {name} | {value:.6g} |" for name, value in numbers.items())
+    rights = (
+        f"The pictures it learned from, with licence and author of each, are listed in {CREDITS}. Their licences may bind\n"
+        "what you publish: give these credits beside published pictures."
+        if has_credits
+        else "The pictures it learned from came from a folder without credits: their rights are yours to know."
+    )
+    height, width = train["patch_px"]
+    return f"""# Generator ({meta["method"]})
+
+Draws pictures at any resolution and at any place of its canvas. Made by anyres.
+
+![samples](samples.png)
+
+```python
+import anyres
+model = anyres.load("FOLDER")
+picture = model.render(seed=7, window=anyres.Window(center=(0.0, 0.0), period=2 / 256, size=(256, 256)))
+```
+
+- Trained on {meta["nimg"]} windows of {height} x {width} px, seed {train["seed"]}
+- Data hash `{meta["data_hash"]}`
+- Code at git commit `{meta["git_commit"]}`
+- Weights SHA-256 `{meta["weights_sha256"]}`
+
+## Measured
+
+| quantity | value |
+|---|---|
+{table}
+
+How each is measured, with sample counts and kernel, stands in the evaluation of the run.
+
+## Rights
+
+{rights}
+"""

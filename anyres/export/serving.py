@@ -1,0 +1,61 @@
+"""The registered model: rows of numbers in, PNG pictures out. MLflow runs this file by itself ("models from code")."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import mlflow
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_SIDE_PX = 4096
+
+
+class Row(BaseModel):
+    """One picture to draw: which (seed), which part of the plane (center, period in plane units), how many pixels."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    seed: int = Field(ge=0, lt=2**63)
+    center_x: float = Field(default=0.0, allow_inf_nan=False)
+    center_y: float = Field(default=0.0, allow_inf_nan=False)
+    period: float = Field(gt=0, allow_inf_nan=False)
+    height: int = Field(ge=1, le=MAX_SIDE_PX)
+    width: int = Field(ge=1, le=MAX_SIDE_PX)
+    psi: float = Field(default=0.7, ge=0, le=1.5)
+
+
+class Picture(BaseModel):
+    """A PNG file in base64, and its size."""
+
+    png: str
+    mime: str
+    height: int
+    width: int
+
+
+class AnyresModel(mlflow.pyfunc.PythonModel):
+    """`predict` draws one PNG a row."""
+
+    def load_context(self, context: Any) -> None:
+        from anyres.export.bundle import load
+
+        self.model = load(context.artifacts["bundle"])
+
+    def predict(self, model_input: list[Row]) -> list[Picture]:
+        return [self._draw(row) for row in model_input]
+
+    def _draw(self, row: Row) -> Picture:
+        from PIL import Image
+
+        from anyres.plane.window import Window
+
+        window = Window((row.center_x, row.center_y), row.period, (row.height, row.width))
+        file = io.BytesIO()
+        Image.fromarray(self.model.render(row.seed, window, psi=row.psi)).save(file, "PNG")
+        png = base64.b64encode(file.getvalue()).decode("ascii")
+        return Picture(png=png, mime="image/png", height=row.height, width=row.width)
+
+
+mlflow.models.set_model(AnyresModel())

@@ -1,0 +1,1 @@
+"""Orchestration: one thin module per stage, the outer flow, tracking, and the facts of this machine."""

@@ -1,0 +1,74 @@
+"""Facts of this machine, from ANYRES_* variables. A value that changes a result stands in params.yaml instead."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "ANYRES_"
+
+# Each tool has its own switch; MLflow accepts only the literal `true` for DO_NOT_TRACK.
+QUIET = {
+    "DO_NOT_TRACK": "true",
+    "DVC_NO_ANALYTICS": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+
+
+class EnvironmentProblem(ValueError):
+    """An ANYRES_* variable is wrong; the message is one line that names the variable and the cure."""
+
+
+class Environment(BaseSettings):
+    """Machine facts.
+
+    tracking_uri: MLflow's store. artifact_root: where a local store keeps its files; a server has its own.
+    cache_dir: downloads. num_processes: training processes. accelerate_config: a file of `accelerate config`,
+    used in place of num_processes. device: cpu keeps training off an accelerator.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    tracking_uri: Annotated[str, Field(min_length=1)] = "sqlite:///mlflow.db"
+    artifact_root: Path = Path("mlartifacts")
+    cache_dir: Path = Path(".anyres/cache")
+    num_processes: Annotated[int, Field(ge=1, le=1024)] = 1
+    accelerate_config: Path | None = None
+    device: Literal["auto", "cpu"] = "auto"
+
+    @classmethod
+    def read(cls) -> Environment:
+        """Read os.environ; raise EnvironmentProblem, one line, on an unknown name, a wrong type or bound."""
+        known = {PREFIX + name.upper(): name for name in cls.model_fields}
+        # pydantic-settings ignores prefixed variables that match no field.
+        unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+        if unknown:
+            raise EnvironmentProblem(f"{unknown[0]}: unknown variable; unset it or use one of {', '.join(sorted(known))}")
+        try:
+            environment = cls()
+        except ValidationError as error:
+            item = error.errors()[0]
+            variable = PREFIX + str(item["loc"][0]).upper().removeprefix(PREFIX)
+            message = item["msg"][0].lower() + item["msg"][1:]
+            raise EnvironmentProblem(f"{variable}: {message} (found {item['input']!r}); correct or unset it") from None
+        config = environment.accelerate_config
+        if config is not None and not config.is_file():
+            raise EnvironmentProblem(f"{PREFIX}ACCELERATE_CONFIG: no such file: {config}; correct or unset it")
+        return environment
+
+
+def silence_telemetry(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Switch off the usage reports of Prefect, MLflow and DVC; call before they are imported."""
+    environ.update(QUIET)
+
+
+def interpreter_path() -> str:
+    """PATH with this interpreter's folder first, so that `python` in dvc.yaml is the one that runs now."""
+    return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

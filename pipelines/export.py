@@ -1,0 +1,37 @@
+"""Stage export: the bundle in out/export/generator, registered as a model."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from anyres.params import Params
+from pipelines.environment import Environment
+from pipelines.registration import ensure_registered
+from pipelines.stage import BUNDLE, EVALUATION, INGESTED, TRAINED, main, replaced
+
+TOLD = ("git_commit", "data_hash", "geometry", "method", "nimg")
+
+
+def export(params: Params, environment: Environment) -> None:
+    """Write the bundle, then register it. A registry that is away costs one line: the bundle stands."""
+    from anyres.export.bundle import write_bundle
+
+    trained = json.loads((TRAINED / "train.json").read_text(encoding="utf-8"))
+    metrics = json.loads((EVALUATION / "metrics.json").read_text(encoding="utf-8"))
+    meta = {key: trained[key] for key in TOLD} | {"params": params.model_dump(mode="json"), "metrics": metrics}
+    with replaced(BUNDLE) as folder:
+        write_bundle(folder, TRAINED / "generator.safetensors", meta, params.export.samples, INGESTED / "credits.md")
+    from pipelines.tracking import TrackingError
+
+    try:
+        print(ensure_registered(params, environment))
+    except TrackingError as error:
+        print(
+            f"export: not registered ({error}); the bundle is complete, `python -m pipelines.flow` registers it later",
+            file=sys.stderr,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main("export", export))

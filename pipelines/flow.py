@@ -1,0 +1,173 @@
+"""The whole pipeline: one Prefect task per DVC stage, in the order of DVC's graph. `python -m pipelines.flow`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from anyres.params import Params
+from pipelines.environment import Environment, interpreter_path, silence_telemetry
+from pipelines.leash import end_on_signals, leashed
+from pipelines.locks import LockedError, last_held, locked
+from pipelines.stage import BUNDLE, REPORT, StageError, checked
+
+# DVC's remarks on its own bookkeeping, of no use in the middle of a run.
+CHATTER = (
+    "Running stage ",
+    "> python -m ",
+    "Generating lock file",
+    "Updating lock file",
+    "To track the changes with git",
+    "\tgit add ",
+    "To enable auto staging",
+    "\tdvc config core.autostage",
+    "Use `dvc push`",
+    "Data and pipelines are up to date",
+    "Stage '",
+)
+
+_speaking = threading.Lock()
+
+
+def main() -> int:
+    """Run what is out of date, register the result, say where to look. Returns the exit code."""
+    params, environment = checked()
+    silence_telemetry()
+    end_on_signals()
+    try:
+        check_source(params)
+        with locked("flow", wait_s=0.0):
+            graph, changed = read_graph()
+            if changed:
+                run_stages(graph)
+            else:
+                say("nothing has changed since the last run")
+            verdict = register(params, environment, quiet=not changed)
+        print(where_to_look(params, environment, verdict))
+    except (StageError, LockedError) as error:
+        print(f"flow: {error}", file=sys.stderr)
+        return getattr(error, "code", 1)
+    except KeyboardInterrupt:
+        print("flow: interrupted; run again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def check_source(params: Params) -> None:
+    """Raise StageError where the user's folder is missing: DVC would speak of a missing dependency."""
+    if not Path(params.ingest.folder).is_dir():
+        raise StageError(f"params.yaml: ingest.folder: no such folder: {params.ingest.folder}; create it or correct the path", 2)
+
+
+def read_graph() -> tuple[dict[str, list[str]], bool]:
+    """Return the stages with those that each needs, from dvc.yaml, and whether anything is out of date."""
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(".") as repo:
+            graph = repo.index.graph
+            # Edges point from a stage to those it needs.
+            needs = {stage.addressing: [other.addressing for other in graph.successors(stage)] for stage in graph}
+            return needs, bool(repo.status())
+    except DvcException as error:
+        raise StageError(" ".join(str(error).split())) from error
+
+
+def run_stages(needs: Mapping[str, list[str]]) -> None:
+    """Run every stage after those that it needs, independent ones side by side; raise StageError where one fails."""
+    from pipelines.private_api import ensure_prefect_api
+
+    ensure_prefect_api()
+    from prefect import flow, task
+    from prefect.cache_policies import NO_CACHE
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    @task(task_run_name="{name}", cache_policy=NO_CACHE)
+    def stage(name: str) -> None:
+        reproduce(name)
+
+    @flow(name="anyres", task_runner=ThreadPoolTaskRunner(max_workers=len(needs)))
+    def anyres() -> None:
+        futures: dict[str, Any] = {}
+        for name in in_order(needs):
+            futures[name] = stage.submit(name, wait_for=[futures[other] for other in needs[name]])
+        for future in futures.values():
+            future.wait()
+        # A stage that failed says so; those behind it never ran and would hide it.
+        for future in futures.values():
+            if future.state.is_failed() or future.state.is_crashed():
+                future.result()
+
+    anyres()
+
+
+def in_order(needs: Mapping[str, list[str]]) -> list[str]:
+    """Stages so that each stands behind those it needs."""
+    order: list[str] = []
+    while len(order) < len(needs):
+        order += sorted(name for name in needs if name not in order and all(other in order for other in needs[name]))
+    return order
+
+
+def reproduce(name: str) -> None:
+    """`dvc repro` one stage, its words and progress bars on our terminal; raise StageError where it fails."""
+    environ = {**os.environ, "PATH": interpreter_path(), "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "dvc", "repro", "--single-item", name]
+    started, before = time.monotonic(), last_held(name)
+    with leashed(command, environ, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        say(f"{name}: started")
+        for line in process.stdout:
+            text = line.decode("utf-8", "replace").rstrip("\n")
+            if text and not text.startswith(CHATTER):
+                say(text)
+        code = process.wait()
+    seconds = time.monotonic() - started
+    if code:
+        raise StageError(f"stage {name} ended with code {code} after {seconds:.0f} s; its message stands above", code)
+    # A stage that runs takes its lock; one that DVC finds unchanged or in its cache does not.
+    say(f"{name}: {'done' if last_held(name) > before else 'cached'} in {seconds:.0f} s")
+
+
+def register(params: Params, environment: Environment, quiet: bool) -> str:
+    """Make sure that the bundle is registered; return a line that says so."""
+    from pipelines.registration import ensure_registered
+    from pipelines.tracking import TrackingError
+
+    try:
+        return ensure_registered(params, environment)
+    except TrackingError as error:
+        raise StageError(f"the bundle in {BUNDLE} is complete but not registered: {error}") from error
+
+
+def where_to_look(params: Params, environment: Environment, verdict: str) -> str:
+    """What a person does next, as lines of text."""
+    mlflow = os.path.relpath(Path(sys.executable).with_name("mlflow"))
+    return f"""
+{verdict}
+
+report   {REPORT}/index.html
+runs     {mlflow} ui --backend-store-uri {environment.tracking_uri}
+model    mlflow.pyfunc.load_model("models:/{params.export.name}@champion"), or from here:
+
+         import anyres
+         model = anyres.load("{BUNDLE}")
+         picture = model.render(seed=7, window=anyres.Window(center=(0.0, 0.0), period=2 / 512, size=(512, 512)))
+"""
+
+
+def say(line: str) -> None:
+    """Print one line, whole also where stages run side by side."""
+    with _speaking:
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""Run a command that cannot outlive its owner, however the owner ends.
+
+The owner holds the write end of a pipe; a small process in a session of its own holds the read end and starts the
+command in yet another. When the pipe closes (the owner closed it, returned, or was killed with SIGKILL), the
+command's whole group is told to end, given its grace, then killed. A process of its own, because a process that
+is killed with SIGKILL can clean up nothing, and PR_SET_PDEATHSIG exists on Linux only and follows threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+GRACE_S = 20.0
+
+_held: set[subprocess.Popen[bytes]] = set()
+
+
+def leash(
+    command: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    grace_s: float = GRACE_S,
+    stdout: int | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start `command`, which ends when the returned process' input is closed, at the latest with this process.
+
+    Its standard streams are ours, except for an empty input; the return code is the command's, 128 + n for signal n.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-P", __file__, str(grace_s), *command],
+        stdin=subprocess.PIPE,
+        stdout=stdout,
+        env=env,
+        start_new_session=True,
+    )
+
+
+@contextlib.contextmanager
+def leashed(
+    command: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    grace_s: float = GRACE_S,
+    stdout: int | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start `command` as `leash` does; it has ended when this block has, and a signal to us ends it."""
+    process = leash(command, env, grace_s, stdout)
+    _held.add(process)
+    try:
+        yield process
+    finally:
+        release(process)
+        try:
+            process.wait(grace_s + 5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        _held.discard(process)
+
+
+def release(process: subprocess.Popen[bytes]) -> None:
+    """Tell a leashed command to end, without waiting for it."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.close()
+
+
+def release_all() -> None:
+    """Tell every leashed command of this process to end: for signal handlers, since threads may be waiting."""
+    for process in list(_held):
+        release(process)
+
+
+def end_on_signals() -> None:
+    """Make SIGTERM exit with 143 and Ctrl-C with KeyboardInterrupt, each releasing every leashed command first."""
+
+    def end(signum: int, frame: object) -> None:
+        release_all()
+        if signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + signum)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+
+
+def hold(grace_s: float, command: Sequence[str]) -> int:
+    """The leash itself: run `command` until it ends or our input closes; return its code, 128 + n for signal n."""
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    ending = threading.Event()
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        ending.set()
+
+    signal.signal(signal.SIGTERM, lambda signum, frame: ending.set())
+    threading.Thread(target=watch, daemon=True).start()
+    while child.poll() is None and not ending.is_set():
+        ending.wait(0.05)
+    # Also after a command that ended by itself: what it started and left behind ends with it.
+    _end_group(child, grace_s)
+    code = child.wait()
+    return code if code >= 0 else 128 - code
+
+
+def _end_group(child: subprocess.Popen[bytes], grace_s: float) -> None:
+    """SIGTERM to the child's group; after the grace SIGKILL to it and to descendants that left the group."""
+    import psutil
+
+    def alive(one: psutil.Process) -> bool:
+        try:
+            return one.is_running() and one.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def members() -> list[psutil.Process]:
+        found = []
+        for one in psutil.process_iter():
+            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+                if os.getpgid(one.pid) == child.pid:
+                    found.append(one)
+        return found
+
+    def strays() -> list[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return psutil.Process(child.pid).children(recursive=True)
+        return []
+
+    processes = list({*members(), *(strays() if child.poll() is None else [])})
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    while time.monotonic() < deadline and (child.poll() is None or any(alive(one) for one in processes)):
+        time.sleep(0.05)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    for one in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+
+
+if __name__ == "__main__":
+    sys.exit(hold(float(sys.argv[1]), sys.argv[2:]))

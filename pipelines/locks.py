@@ -1,0 +1,43 @@
+"""Locks between processes of one checkout, released by the system however their holder ends."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+FOLDER = Path(".anyres/locks")
+
+
+class LockedError(RuntimeError):
+    """Another process holds the lock; the message names it."""
+
+
+@contextlib.contextmanager
+def locked(name: str, wait_s: float) -> Iterator[None]:
+    """Hold the lock `name`; raise LockedError, one line, where another process still holds it after `wait_s`."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + wait_s
+    with open(FOLDER / name, "a+", encoding="utf-8") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    file.seek(0)
+                    raise LockedError(f"{name} is already running here (process {file.read().strip()}); wait or end it") from None
+                time.sleep(0.1)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def last_held(name: str) -> float:
+    """When the lock `name` was last taken: seconds since the epoch, 0 for never."""
+    path = FOLDER / name
+    return path.stat().st_mtime if path.exists() else 0.0

@@ -1,0 +1,104 @@
+"""What every stage shares: checks first, then one Prefect flow with one task over a plain function."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from anyres.params import Params, ParamsError
+from pipelines.environment import Environment, EnvironmentProblem, silence_telemetry
+from pipelines.leash import end_on_signals
+from pipelines.locks import LockedError, locked
+
+Work = Callable[[Params, Environment], None]
+
+# Where stages meet on disk; dvc.yaml names the same places.
+INGESTED = Path("data/ingested")
+STORE = Path("data/store")
+TRAINED = Path("out/train")
+RUNS = Path("out/runs")
+EVALUATION = Path("out/evaluation")
+REPORT = Path("out/report")
+BUNDLE = Path("out/export/generator")
+
+# Time for a stage that is just being killed to let go.
+STAGE_LOCK_WAIT_S = 30.0
+
+
+class StageError(RuntimeError):
+    """A stage cannot go on; the message is one line for a person. `code` becomes the exit code."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def checked() -> tuple[Params, Environment]:
+    """Read params.yaml and ANYRES_*; where one is wrong, print one line and exit with 2, nothing written."""
+    try:
+        return Params.load(), Environment.read()
+    except (ParamsError, EnvironmentProblem) as problem:
+        print(problem, file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def main(name: str, work: Work) -> int:
+    """Run stage `name` as a process: `work` in one Prefect flow. Returns the exit code."""
+    params, environment = checked()
+    silence_telemetry()
+    end_on_signals()
+    from pipelines.private_api import ensure_prefect_api
+
+    try:
+        with locked(name, STAGE_LOCK_WAIT_S):
+            ensure_prefect_api()
+            run_as_flow(name, work, params, environment)
+    except StageError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return error.code
+    except (ValueError, LockedError) as error:
+        # The library's errors for users are ValueErrors of one line; ANYRES-developers see the whole with DEBUG.
+        if os.environ.get("PREFECT_LOGGING_LEVEL") == "DEBUG" or "\n" in str(error):
+            raise
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_as_flow(name: str, work: Work, params: Params, environment: Environment) -> None:
+    """Run `work` as the one task of a Prefect flow called `name`; exceptions pass through."""
+    from prefect import flow, task
+    from prefect.cache_policies import NO_CACHE
+
+    # DVC alone decides what is out of date: a cached task would skip files that DVC has just deleted.
+    @task(name=name, cache_policy=NO_CACHE)
+    def step() -> None:
+        work(params, environment)
+
+    @flow(name=name)
+    def stage() -> None:
+        step()
+
+    stage()
+
+
+@contextlib.contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `folder` when the block ends well, and vanishes otherwise."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(part, folder)
