@@ -35,7 +35,9 @@ class Decoded:
     converted: tuple[str, ...]
 
 
-def decode_srgb(content: Path | bytes, background: tuple[int, int, int] = DEFAULT_BACKGROUND, animated: str = "refuse") -> np.ndarray:
+def decode_srgb(
+    content: Path | bytes, background: tuple[int, int, int] = DEFAULT_BACKGROUND, animated: str = "refuse"
+) -> np.ndarray:
     """Return the upright sRGB picture, uint8 (h, w, 3), of a path or bytes. Raises Refused with the reason."""
     return decode(content if isinstance(content, bytes) else content.read_bytes(), background, animated).pixels
 
@@ -84,11 +86,11 @@ class _Header:
 def _open(data: bytes) -> _Header:
     try:
         image = pyvips.Image.new_from_buffer(data, "", fail_on="truncated")
-        loader = str(image.get("vips-loader")).removesuffix("_buffer")
     except pyvips.Error as error:
-        if "known format" not in str(error):
-            raise
-        loader = ""
+        if "known format" in str(error):
+            return _open_with_pillow(data)
+        raise
+    loader = str(image.get("vips-loader")).removesuffix("_buffer")
     if loader not in LOADERS:
         return _open_with_pillow(data)
     frames = _field(image, "n-pages", 1)
@@ -156,7 +158,12 @@ def _colours(image: pyvips.Image) -> tuple[pyvips.Image, list[str]]:
         own = "icc-profile-data" in image.get_fields()
         try:
             after = image.icc_transform(
-                "srgb", embedded=own, input_profile="cmyk" if cmyk else "srgb", intent="relative", black_point_compensation=True, depth=8
+                "srgb",
+                embedded=own,
+                input_profile="cmyk" if cmyk else "srgb",
+                intent="relative",
+                black_point_compensation=True,
+                depth=8,
             )
             # The transform is lazy; a profile that does not fit the pixels shows on the first of them.
             after.crop(0, 0, 1, 1).numpy()
@@ -175,15 +182,16 @@ def _colours(image: pyvips.Image) -> tuple[pyvips.Image, list[str]]:
 
 def _mode(image: pyvips.Image) -> str:
     """Name how the file stores its pixels: rgb8, grey16+alpha, palette8, cmyk8."""
-    depth = _field(image, "bits-per-sample", DEPTHS.get(image.format, 0)) or image.format
+    depth = _field(image, "bits-per-sample", DEPTHS.get(str(image.format), 0)) or image.format
+    kind = str(image.interpretation)
+    kind = {"b-w": "grey", "grey16": "grey", "srgb": "rgb", "rgb16": "rgb"}.get(kind, kind)
     if _field(image, "palette", 0) or "palette-bit-depth" in image.get_fields():
-        return f"palette{_field(image, 'palette-bit-depth', depth)}" + ("+alpha" if image.hasalpha() else "")
-    kind = {"b-w": "grey", "grey16": "grey", "srgb": "rgb", "rgb16": "rgb"}.get(image.interpretation, image.interpretation)
+        kind, depth = "palette", _field(image, "palette-bit-depth", 8)
     return f"{kind}{depth}" + ("+alpha" if image.hasalpha() else "")
 
 
 def _field(image: pyvips.Image, name: str, default: int) -> int:
-    return int(image.get(name)) if name in image.get_fields() else default
+    return int(str(image.get(name))) if name in image.get_fields() else default
 
 
 def _first_line(error: Exception) -> str:

@@ -80,10 +80,14 @@ def picture_path(sha256: str, data: bytes) -> str:
 
 def credits_page(rows: list[Row]) -> str:
     """A page of credits in Markdown, one line per picture."""
-    lines = [f"- {row.name}: {row.author or 'author not stated'}, {row.licence or 'licence not stated'}{row.page and f', <{row.page}>'}" for row in rows]
+    lines = [
+        f"- {row.name}: {row.author or 'author not stated'}, {row.licence or 'licence not stated'}{row.page and f', <{row.page}>'}"
+        for row in rows
+    ]
     return "# Credits\n\n" + "\n".join(lines) + "\n"
 
 
 def _row(values: dict[str, Any]) -> Row:
-    red, green, blue = values["background"]
-    return Row(**{**values, "converted": tuple(values["converted"]), "background": (red, green, blue)})
+    values["converted"] = tuple(values["converted"])
+    values["background"] = tuple(values["background"])
+    return Row(**values)

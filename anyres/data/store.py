@@ -16,7 +16,7 @@ import numpy as np
 
 from anyres.data.manifest import Row
 from anyres.data.tiff import DamagedTiff, Level, decode_tile, read_levels
-from anyres.plane.chart import EDGE_TOLERANCE_PX, Chart
+from anyres.plane.chart import Chart
 from anyres.plane.resample import FRAME, PERIOD_SLACK, footprint, native_period, resample
 from anyres.plane.window import Window
 

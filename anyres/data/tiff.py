@@ -62,8 +62,9 @@ def write_pyramid(stream: BinaryIO, levels: Iterable[np.ndarray], tile_px: int, 
         written.append(Level((pixels.shape[0], pixels.shape[1]), tile_px, codec, *places))
     stream.write(b"\0" * (-stream.tell() % 8))
     first = stream.tell()
-    for index, level in enumerate(written):
-        stream.write(_page(level, stream.tell(), reduced=index > 0, last=index == len(written) - 1))
+    stream.writelines(
+        _page(level, stream.tell(), reduced=index > 0, last=index == len(written) - 1) for index, level in enumerate(written)
+    )
     stream.seek(0)
     stream.write(HEADER.pack(b"II", 43, 8, 0, first))
     return written
@@ -84,7 +85,7 @@ def read_levels(stream: BinaryIO) -> list[Level]:
 def encode_tile(tile: np.ndarray, codec: Codec, jpeg_quality: int) -> bytes:
     """Compress one tile, uint8 (t, t, 3)."""
     if codec == "deflate":
-        return zlib.compress(np.ascontiguousarray(tile), DEFLATE_LEVEL)
+        return zlib.compress(tile.tobytes(), DEFLATE_LEVEL)
     stream = io.BytesIO()
     Image.fromarray(tile).save(stream, "JPEG", quality=jpeg_quality, subsampling="4:4:4")
     return stream.getvalue()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from anyres.data.sources import folder, packages
+from anyres.data.sources.folder import records as folder_records
+from anyres.data.sources.packages import SETS
+from anyres.data.sources.packages import records as package_records
 from anyres.data.sources.record import IntakeError, Record
 from anyres.params import Ingest
 
@@ -17,5 +19,5 @@ def open_source(params: Ingest, cache_dir: Path, progress: bool = True) -> list[
     Raises IntakeError, one line with the cure, where there is nothing to list.
     """
     if params.source == "folder":
-        return folder.records(Path(params.folder))
-    return packages.records(packages.SETS[params.set], cache_dir, progress)
+        return folder_records(Path(params.folder))
+    return package_records(SETS[params.set], cache_dir, progress)

@@ -87,7 +87,9 @@ def _download(package: Package, cache_dir: Path, may_update: bool, progress: boo
         failure = _apt_download(package, Path(folder), progress)
         if failure and not _listed(package):
             if not may_update:
-                raise IntakeError(f"apt knows no {package.name} {package.version}: type `sudo apt-get update` and try again, or {by_hand}")
+                raise IntakeError(
+                    f"apt knows no {package.name} {package.version}: type `sudo apt-get update` and try again, or {by_hand}"
+                )
             subprocess.run([*APT, "update"], capture_output=True, check=False)
             failure = _apt_download(package, Path(folder), progress)
         if failure:

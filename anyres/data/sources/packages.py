@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from anyres.data.sources import stellarium
 from anyres.data.sources.debian import Package, fetch
 from anyres.data.sources.record import Record
+from anyres.data.sources.stellarium import records as stellarium_records
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ SETS = {
             sha256="45aaebf39a814acbd6dcccea058c2f5651bcb5635599da03a215feeb51f4d5a5",
             size=246_289_432,
         ),
-        stellarium.records,
+        stellarium_records,
     ),
 }
 

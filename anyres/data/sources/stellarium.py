@@ -86,7 +86,9 @@ def parse_credits(text: str) -> list[Credit]:
     credits = []
     for entry in entries:
         words = " ".join(entry.split())
-        found = re.match(r"(?:All messiers |Images? of |M31 pictures )(.*?) (?:come )?from (.*?)(?: https?:\S+)?(?: License: *(.*))?$", words)
+        found = re.match(
+            r"(?:All messiers |Images? of |M31 pictures )(.*?) (?:come )?from (.*?)(?: https?:\S+)?(?: License: *(.*))?$", words
+        )
         if found:
             credits.append(Credit(found[1].upper(), found[2], short_licence(found[3] or "")))
     return credits

@@ -1,0 +1,32 @@
+"""Stores built in the test's own folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anyres.data.intake import intake
+from anyres.data.pyramid import Store, prepare
+from anyres.data.sources.folder import records
+
+from .pictures import encoded, ingest_params, prepare_params
+
+Build = Callable[..., Store]
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Build:
+    """Build a store of pictures given by name as arrays; keywords are prepare parameters."""
+
+    def make(pictures: dict[str, np.ndarray], folder: str = "store", **changes: object) -> Store:
+        source = tmp_path / f"{folder}-pictures"
+        source.mkdir()
+        for name, pixels in pictures.items():
+            (source / f"{name}.png").write_bytes(encoded(pixels, "PNG", compress_level=1))
+        intake(records(source), ingest_params(), tmp_path / f"{folder}-ingested", progress=False)
+        return prepare(tmp_path / f"{folder}-ingested", prepare_params(**changes), tmp_path / folder, progress=False)
+
+    return make
