@@ -77,7 +77,9 @@ class ModulatedConv(nn.Module):
     leaky ReLU that follows.
     """
 
-    def __init__(self, inputs: int, outputs: int, style_dim: int, kernel: int = 3, *, doubles: bool = False, demodulates: bool = True):
+    def __init__(
+        self, inputs: int, outputs: int, style_dim: int, kernel: int = 3, *, doubles: bool = False, demodulates: bool = True
+    ):
         super().__init__()
         if doubles and kernel != 3:
             raise ValueError(f"doubling is folded into kernels of 3, found {kernel}")

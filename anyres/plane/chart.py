@@ -38,7 +38,9 @@ class Chart:
         outside_x = left < -half_width - slack or right > half_width + slack
         outside_y = top < -half_height - slack or bottom > half_height + slack
         if (self.name == "frame" and (outside_x or outside_y)) or (self.name == "cylinder" and outside_y):
-            domain = f"x within ±{half_width:g}, y within ±{half_height:g}" if self.name == "frame" else f"y within ±{half_height:g}"
+            domain = (
+                f"x within ±{half_width:g}, y within ±{half_height:g}" if self.name == "frame" else f"y within ±{half_height:g}"
+            )
             raise ValueError(
                 f"window spans x {left:g}..{right:g}, y {top:g}..{bottom:g}, outside the {self.name} ({domain}); "
                 "move its center or shrink its size or period"

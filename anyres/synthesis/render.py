@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anyres.networks.pixels import to_uint8
 from anyres.networks.scene import Scene
 from anyres.plane.geometry import Geometry
 from anyres.plane.tiling import Tile, batches, plan
@@ -33,12 +34,6 @@ class Generator(Protocol):
     def __call__(self, scene: Scene, windows: Sequence[Window], psi: float = 1.0) -> Tensor: ...
 
 
-def to_uint8(pictures: Tensor) -> np.ndarray:
-    """(b, 3, h, w) in [-1, 1] -> uint8 (b, h, w, 3); values beyond are clipped."""
-    scaled = (pictures.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
-    return np.ascontiguousarray(scaled.permute(0, 2, 3, 1).cpu().numpy())
-
-
 def render(generator: Generator, seed: int, window: Window, psi: float = 1.0, tile: int = 512) -> np.ndarray:
     """Draw the scene of `seed` at a window of any size: uint8 (h, w, 3).
 
@@ -47,7 +42,9 @@ def render(generator: Generator, seed: int, window: Window, psi: float = 1.0, ti
     """
     out = np.empty((*window.size, 3), dtype=np.uint8)
     for tile_at, pixels in render_tiles(generator, seed, window, psi, tile):
-        out[tile_at.top : tile_at.top + tile_at.size[0], tile_at.left : tile_at.left + tile_at.size[1]] = to_uint8(pixels[None])[0]
+        out[tile_at.top : tile_at.top + tile_at.size[0], tile_at.left : tile_at.left + tile_at.size[1]] = to_uint8(pixels[None])[
+            0
+        ]
     return out
 
 

@@ -106,7 +106,9 @@ def optimize(loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, 
     if accelerator.num_processes > 1:
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
         flat = accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
-        torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(flat.split([g.numel() for g in gradients]), gradients, strict=True)])
+        torch._foreach_copy_(
+            gradients, [part.view_as(g) for part, g in zip(flat.split([g.numel() for g in gradients]), gradients, strict=True)]
+        )
     optimizer.step()
 
 

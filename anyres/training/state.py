@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -59,8 +60,8 @@ class TrainState:
             os.fsync(handle.fileno())
         aside.replace(path)
 
-    def load(self, path: Path) -> None:
-        """Fill this state from a file of `save`; raises ValueError, one line, where it does not fit."""
+    def load(self, path: Path) -> dict[str, Any]:
+        """Fill this state from a file of `save` and return its `meta`; raises ValueError, one line, where it does not fit."""
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -81,6 +82,7 @@ class TrainState:
                     moved = {key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()}
                     optimizer.state[parameter] = moved
         self.nimg = int(metadata["nimg"])
+        return json.loads(metadata["meta"])
 
     def _modules(self) -> Iterator[tuple[str, nn.Module]]:
         yield from (("g", self.g), ("d", self.d), ("g_ema", self.g_ema))

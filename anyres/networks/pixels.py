@@ -1,0 +1,18 @@
+"""The range of pictures: networks speak [-1, 1], files and metrics speak bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def to_uint8(pictures: Tensor) -> np.ndarray:
+    """(b, 3, h, w) in [-1, 1] -> uint8 (b, h, w, 3); values beyond are clipped."""
+    scaled = (pictures.float() * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+    return np.ascontiguousarray(scaled.permute(0, 2, 3, 1).cpu().numpy())
+
+
+def from_uint8(pixels: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """uint8 (b, h, w, 3) -> float32 (b, 3, h, w) in [-1, 1] on `device`."""
+    return torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -1,0 +1,270 @@
+"""A training run on disk: resume, reports, sample pictures, checkpoints, and the generator that comes out."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from safetensors.torch import save
+
+from anyres.data.atomic import write_atomic
+from anyres.data.patches import PatchSampler, Prefetch
+from anyres.data.progress import progress_bar
+from anyres.data.store import Store
+from anyres.networks import Scene, build_generator
+from anyres.networks.pixels import from_uint8, to_uint8
+from anyres.params import Train
+from anyres.plane.window import Window
+from anyres.training.loop import Batch, Report, training_loop
+from anyres.training.state import TrainState
+
+# The newest checkpoint and the one before it.
+KEPT_CHECKPOINTS = 2
+SAMPLE_SCENES = 8
+SAMPLE_ZOOMS = (1, 2, 4, 8)
+
+
+class Diverged(ValueError):
+    """A loss is no number any more."""
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, and saved itself first."""
+
+
+def train(params: Train, store: Store, out: Path, runs: Path, accelerator: Accelerator) -> None:
+    """Train on the pictures of `store`, or go on where an interrupted run of the same identity stopped.
+
+    Fills `out` (generator.safetensors, generator_init.safetensors, train.json, history.jsonl, samples/) and keeps
+    checkpoints in `runs`/<fingerprint>. Raises ValueError, one line, for params that do not fit data or machine,
+    Diverged where a loss is no number, and Interrupted after a SIGTERM or SIGINT, its checkpoint written.
+    """
+    if params.batch % accelerator.num_processes:
+        raise ValueError(
+            f"params.yaml: train.batch: {params.batch} must be a multiple of the {accelerator.num_processes} processes"
+        )
+    run = Run(params, store, out, runs / fingerprint(params, store.hash), accelerator)
+    with _stop_signals() as stopped:
+        run.start()
+        run.follow(stopped)
+    run.finish()
+
+
+def fingerprint(params: Train, data_hash: str) -> str:
+    """Name what determines a run: 16 hexadecimal digits of its params and its data."""
+    identity = {"train": params.model_dump(mode="json"), "data": data_hash}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Run:
+    """One training and its files. The main process alone writes them."""
+
+    def __init__(self, params: Train, store: Store, out: Path, folder: Path, accelerator: Accelerator):
+        self.params, self.store, self.out, self.folder, self.accelerator = params, store, out, folder, accelerator
+        self.sampler = PatchSampler(store, params.patch_px, params.zoom_max, params.period_law, params.flip, params.seed)
+        extents = [store.pictures[index].half_extent for index in self.sampler.usable]
+        half_extent = (max(e[0] for e in extents), max(e[1] for e in extents))
+        self.state = TrainState.fresh(params, half_extent, accelerator.device)
+        self.writes = accelerator.is_main_process
+        self.seconds = 0.0
+        self.interval: dict[str, list[torch.Tensor]] = {}
+
+    def start(self) -> None:
+        """Load the newest checkpoint, drop what was reported after it, and write the untrained generator."""
+        newest = max(self.folder.glob("*.safetensors"), default=None)
+        if newest is not None:
+            self.seconds = float(self.state.load(newest).get("seconds", 0.0))
+        if self.writes:
+            (self.out / "samples").mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for stale in [*self.folder.glob(".*"), *self._samples_after(self.state.nimg)]:
+                stale.unlink()
+            kept = [line for line in self._history() if json.loads(line)["nimg"] <= self.state.nimg]
+            write_atomic(self.out / "history.jsonl", "".join(f"{line}\n" for line in kept).encode())
+            untrained = TrainState.fresh(self.params, self._half_extent, torch.device("cpu")).g
+            write_generator(untrained, self.out / "generator_init.safetensors")
+            if self.state.nimg == 0:
+                self._sample()
+
+    def follow(self, stopped: threading.Event) -> None:
+        """Train to the end, reporting, sampling and saving at the intervals of the params."""
+        params, state = self.params, self.state
+        local = params.batch // self.accelerator.num_processes
+        total = round(params.kimg * 1000)
+        began = last = time.monotonic()
+        before, last_nimg = self.seconds, state.nimg
+        title = f"train {params.method}"
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        with (
+            Prefetch(self.sampler, state.nimg, local, rank, world) as reader,
+            progress_bar(title, total, "img", shown=self.writes) as advance,
+        ):
+            advance(state.nimg)
+            for report in training_loop(state, params, self._batches(reader), self.accelerator):
+                advance(params.batch)
+                self._collect(report)
+                if _crosses(report.nimg, params.batch, params.report_every_kimg) or report.nimg >= total:
+                    now = time.monotonic()
+                    self._report(report.nimg, (report.nimg - last_nimg) / (now - last), before + now - began)
+                    last, last_nimg = now, report.nimg
+                if self.writes and _crosses(report.nimg, params.batch, params.sample_every_kimg):
+                    self._sample()
+                if _crosses(report.nimg, params.batch, params.checkpoint_every_kimg) or self._all_stop(stopped):
+                    self.seconds = before + time.monotonic() - began
+                    self._checkpoint()
+                    if self._all_stop(stopped):
+                        raise Interrupted(f"stopped at {report.nimg} images; its checkpoint is in {self.folder}")
+        self.seconds = before + time.monotonic() - began
+
+    def finish(self) -> None:
+        """Write the EMA generator and what is to be known of it."""
+        if not self.writes:
+            return
+        self._checkpoint()
+        self._sample()
+        write_generator(self.state.g_ema, self.out / "generator.safetensors")
+        record = {
+            "method": self.params.method,
+            "params": self.params.model_dump(mode="json"),
+            "geometry": self.state.g_ema.geometry.to_json(),  # type: ignore[union-attr]
+            "half_extent": self._half_extent,
+            "data_hash": self.store.hash,
+            "fingerprint": self.folder.name,
+            "nimg": self.state.nimg,
+            "pictures": len(self.sampler.usable),
+            "pictures_skipped": self.sampler.skipped,
+            "parameters": {
+                "g": sum(p.numel() for p in self.state.g.parameters()),
+                "d": sum(p.numel() for p in self.state.d.parameters()),
+            },
+            "seconds": round(self.seconds, 1),
+            "img_per_s": round(self.state.nimg / self.seconds, 1) if self.seconds else None,
+            "device": str(self.accelerator.device),
+            "num_processes": self.accelerator.num_processes,
+            "torch": torch.__version__,
+        }
+        write_atomic(self.out / "train.json", f"{json.dumps(record, indent=2)}\n".encode())
+
+    @property
+    def _half_extent(self) -> tuple[float, float]:
+        return self.state.g.geometry.chart.half_extent  # type: ignore[union-attr]
+
+    def _batches(self, reader: Prefetch) -> Iterator[Batch]:
+        device = self.accelerator.device
+        for pixels, windows in reader:
+            yield from_uint8(pixels, device), windows
+
+    def _collect(self, report: Report) -> None:
+        for name, value in report.values.items():
+            self.interval.setdefault(name, []).append(value)
+
+    def _report(self, nimg: int, img_per_s: float, seconds: float) -> None:
+        """Append one line to the history: means over the interval."""
+        values = {name: float(torch.stack(parts).mean()) for name, parts in self.interval.items()}
+        self.interval = {}
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            cure = "lower train.optimizer.g_lr and d_lr or raise train.loss.r1_gamma"
+            raise Diverged(f"training diverged at {nimg} images ({', '.join(bad)} not finite); {cure}")
+        if not self.writes:
+            return
+        line: dict[str, Any] = {"nimg": nimg, **values, "perf/img_per_s": img_per_s, "perf/seconds": seconds}
+        with (self.out / "history.jsonl").open("a", encoding="utf-8") as file:
+            file.write(f"{json.dumps(line)}\n")
+
+    @torch.inference_mode()
+    def _sample(self) -> None:
+        """Write a grid of the same scenes at growing zoom, one row a zoom."""
+        g, size = self.state.g_ema, self.params.patch_px
+        scene = Scene.of(range(SAMPLE_SCENES), self.params.network.z_dim, self.accelerator.device)
+        rows = []
+        for zoom in SAMPLE_ZOOMS:
+            if zoom <= self.params.zoom_max:
+                # Off the centre, where a zoom shows the texture of an object rather than its core.
+                window = Window((0.0, 0.0) if zoom == 1 else (0.12, -0.08), 2.0 / min(size) / zoom, size)
+                rows.append(np.concatenate(list(to_uint8(g(scene, [window] * SAMPLE_SCENES))), axis=1))
+        buffer = io.BytesIO()
+        Image.fromarray(np.concatenate(rows)).save(buffer, format="png")
+        write_atomic(self._sample_path(self.state.nimg), buffer.getvalue())
+
+    def _checkpoint(self) -> None:
+        """Save the whole state, then drop the checkpoints that are older than the kept ones."""
+        if not self.writes:
+            return
+        self.state.save(self.folder / f"{self.state.nimg:012d}.safetensors", seconds=self.seconds)
+        for old in sorted(self.folder.glob("*.safetensors"))[:-KEPT_CHECKPOINTS]:
+            old.unlink()
+
+    def _all_stop(self, stopped: threading.Event) -> bool:
+        """Whether any process was asked to stop: all leave at the same step."""
+        if self.accelerator.num_processes == 1:
+            return stopped.is_set()
+        flag = torch.tensor([int(stopped.is_set())], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, reduction="sum").item())  # type: ignore[union-attr]
+
+    def _history(self) -> list[str]:
+        path = self.out / "history.jsonl"
+        if not path.exists():
+            return []
+        # A line that a kill cut short has no end.
+        return [line[:-1] for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+
+    def _samples_after(self, nimg: int) -> list[Path]:
+        return [path for path in (self.out / "samples").glob("*.png") if int(path.stem) * 1000 > nimg]
+
+    def _sample_path(self, nimg: int) -> Path:
+        return self.out / "samples" / f"{nimg // 1000:06d}.png"
+
+
+def write_generator(generator: torch.nn.Module, path: Path) -> None:
+    """Write the weights of a generator as safetensors, atomically."""
+    write_atomic(path, save({name: value.detach().cpu().contiguous() for name, value in generator.state_dict().items()}))
+
+
+def load_generator(folder: Path, weights: str = "generator.safetensors") -> torch.nn.Module:
+    """Build the generator that a finished training left in `folder`, in eval mode, its parameters frozen."""
+    from safetensors.torch import load_file
+
+    record = json.loads((folder / "train.json").read_text(encoding="utf-8"))
+    half_width, half_height = record["half_extent"]
+    generator = build_generator(Train.model_validate(record["params"]), (half_width, half_height))
+    generator.load_state_dict(load_file(folder / weights))
+    return generator.eval().requires_grad_(False)
+
+
+def _crosses(nimg: int, step: int, every_kimg: float) -> bool:
+    """Whether the step that ended at `nimg` passed a multiple of `every_kimg` thousand images."""
+    every = every_kimg * 1000
+    return math.floor(nimg / every) > math.floor((nimg - step) / every)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Turn SIGTERM and SIGINT into an event; a second one ends the process as usual."""
+    stopped = threading.Event()
+    previous: dict[int, Any] = {}
+
+    def stop(number: int, _frame: object) -> None:
+        stopped.set()
+        signal.signal(number, previous[number])
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        previous[number] = signal.signal(number, stop)
+    try:
+        yield stopped
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
