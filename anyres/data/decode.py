@@ -97,7 +97,13 @@ def _open(data: bytes) -> _Header:
     moves = loader in ANIMATIONS and frames > 1
     if loader == "pngload":  # libvips reads an APNG as its first frame; the chunk acTL precedes the data
         moves = b"acTL" in data[: data.find(b"IDAT")]
-    return _Header((image.height, image.width), frames, moves, _mode(image), lambda: image)
+
+    def load() -> pyvips.Image:
+        if loader == "tiffload":
+            _check_reach(data)
+        return image
+
+    return _Header((image.height, image.width), frames, moves, _mode(image), load)
 
 
 def _open_with_pillow(data: bytes) -> _Header:
@@ -125,6 +131,17 @@ def _open_with_pillow(data: bytes) -> _Header:
         return image
 
     return _Header((picture.height, picture.width), frames, frames > 1, mode, load)
+
+
+def _check_reach(data: bytes) -> None:
+    """Refuse a TIFF whose strips or tiles end behind the end of the file: libtiff fills them with what it likes."""
+    try:
+        tags = Image.open(io.BytesIO(data)).tag_v2  # type: ignore[attr-defined]
+    except (OSError, SyntaxError, ValueError, AttributeError):
+        return  # a variant that Pillow cannot open
+    ends = [at + count for at, count in zip(tags.get(273) or tags.get(324), tags.get(279) or tags.get(325), strict=False)]
+    if max(ends) > len(data):
+        raise Refused(f"broken: {max(ends) - len(data)} bytes are missing")
 
 
 def _to_srgb(header: _Header, background: tuple[int, int, int]) -> Decoded:

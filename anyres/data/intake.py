@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,8 @@ def intake(records: Iterable[Record], params: Ingest, out: Path, progress: bool 
     records = list(records)
     if not records:
         raise IntakeError("the source holds no file; name one that holds pictures")
+    # libvips warns of every oddity of a file; what matters of it is in the manifest.
+    logging.getLogger("pyvips").setLevel(logging.ERROR)
     with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar("intake", len(records), "pictures", progress) as advance:
         judged = []
         for row in pool.map(lambda record: _judge(record, params), records):

@@ -208,7 +208,13 @@ def test_damage_inside_a_png_is_refused() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"just some text\n", b"a,b\n1,2\n", b"\x00" * 500, b'<svg xmlns="http://www.w3.org/2000/svg" width="99" height="99"/>', b"%PDF-1.4\n"],
+    [
+        b"just some text\n",
+        b"a,b\n1,2\n",
+        b"\x00" * 500,
+        b'<svg xmlns="http://www.w3.org/2000/svg" width="99" height="99"/>',
+        b"%PDF-1.4\n",
+    ],
     ids=["text", "csv", "zeros", "svg", "pdf"],
 )
 def test_what_is_no_photograph_is_refused(data: bytes) -> None:
