@@ -25,9 +25,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with os.fdopen(handle, "wb") as stream:
             yield stream
         if path.is_file() and filecmp.cmp(temporary, path, shallow=False):
-            os.unlink(temporary)
+            Path(temporary).unlink()
         else:
-            os.replace(temporary, path)
+            Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -22,7 +22,7 @@ DEPTHS = {"uchar": 8, "ushort": 16}
 DEFAULT_BACKGROUND = (0, 0, 0)
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A file is set aside; the message is the reason, in one line."""
 
 
@@ -38,7 +38,7 @@ class Decoded:
 def decode_srgb(
     content: Path | bytes, background: tuple[int, int, int] = DEFAULT_BACKGROUND, animated: str = "refuse"
 ) -> np.ndarray:
-    """Return the upright sRGB picture, uint8 (h, w, 3), of a path or bytes. Raises Refused with the reason."""
+    """Return the upright sRGB picture, uint8 (h, w, 3), of a path or bytes. Raises RefusedError with the reason."""
     return decode(content if isinstance(content, bytes) else content.read_bytes(), background, animated).pixels
 
 
@@ -54,22 +54,22 @@ def decode(
     Orientation by EXIF; colours by the embedded profile, else taken for sRGB (CMYK: libvips's own profile);
     16 bits rounded down to 8; transparency laid over `background` (sRGB). `animated` is "refuse" or "first_frame".
     The limits (short side in pixels, megapixels) are held against the header, before decoding.
-    Raises Refused with the reason for anything else, a broken file included.
+    Raises RefusedError with the reason for anything else, a broken file included.
     """
     if not data:
-        raise Refused("empty file")
+        raise RefusedError("empty file")
     try:
         header = _open(data)
         height, width = header.size
         if min(height, width) < min_side_px:
-            raise Refused(f"too small: {width}x{height}, short side under {min_side_px}")
+            raise RefusedError(f"too small: {width}x{height}, short side under {min_side_px}")
         if height * width > max_mpx * 1e6:
-            raise Refused(f"too large: {width}x{height}, over {max_mpx:g} megapixels")
+            raise RefusedError(f"too large: {width}x{height}, over {max_mpx:g} megapixels")
         if header.moves and animated == "refuse":
-            raise Refused("animated")
+            raise RefusedError("animated")
         return _to_srgb(header, background)
     except (pyvips.Error, OSError, SyntaxError, EOFError) as error:
-        raise Refused(f"broken: {_first_line(error)}") from None
+        raise RefusedError(f"broken: {_first_line(error)}") from None
 
 
 @dataclass(frozen=True)
@@ -112,12 +112,12 @@ def _open_with_pillow(data: bytes) -> _Header:
         try:
             picture = Image.open(io.BytesIO(data))
         except Image.DecompressionBombError as error:
-            raise Refused(f"too large: {_first_line(error)}") from None
+            raise RefusedError(f"too large: {_first_line(error)}") from None
         except (OSError, SyntaxError, ValueError):
-            raise Refused("not a picture file that can be read here") from None
+            raise RefusedError("not a picture file that can be read here") from None
     mode = f"{picture.format} {picture.mode}"
     if picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
-        raise Refused(f"{mode} samples are not supported")
+        raise RefusedError(f"{mode} samples are not supported")
     frames = getattr(picture, "n_frames", 1)
 
     def load() -> pyvips.Image:
@@ -141,7 +141,7 @@ def _check_reach(data: bytes) -> None:
         return  # a variant that Pillow cannot open
     ends = [at + count for at, count in zip(tags.get(273) or tags.get(324), tags.get(279) or tags.get(325), strict=False)]
     if max(ends) > len(data):
-        raise Refused(f"broken: {max(ends) - len(data)} bytes are missing")
+        raise RefusedError(f"broken: {max(ends) - len(data)} bytes are missing")
 
 
 def _to_srgb(header: _Header, background: tuple[int, int, int]) -> Decoded:
@@ -149,7 +149,7 @@ def _to_srgb(header: _Header, background: tuple[int, int, int]) -> Decoded:
     if header.frames > 1 or header.moves:
         converted.append(f"first of {header.frames} frames" if header.frames > 1 else "first frame")
     if image.format not in DEPTHS:
-        raise Refused(f"{image.format} samples are not supported")
+        raise RefusedError(f"{image.format} samples are not supported")
     orientation = _field(image, "orientation", 1)
     if orientation != 1:
         image = image.autorot()
@@ -162,7 +162,7 @@ def _to_srgb(header: _Header, background: tuple[int, int, int]) -> Decoded:
         image = image.flatten(background=list(background))
         converted.append(f"transparency over {background}")
     if image.bands != 3 or image.format != "uchar":
-        raise Refused(f"{header.mode} with {image.bands} channels is not supported")
+        raise RefusedError(f"{header.mode} with {image.bands} channels is not supported")
     return Decoded(np.ascontiguousarray(image.numpy()), header.mode, tuple(converted))
 
 

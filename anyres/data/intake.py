@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from anyres.data.atomic import write_atomic
-from anyres.data.decode import Refused, decode, decode_srgb
+from anyres.data.decode import RefusedError, decode, decode_srgb
 from anyres.data.manifest import CREDITS, Manifest, Row, credits_page, picture_path
 from anyres.data.progress import progress_bar
 from anyres.data.sources import IntakeError, Record
@@ -66,7 +66,7 @@ def _judge(record: Record, params: Ingest) -> Row:
     row = replace(row, sha256=hashlib.sha256(data).hexdigest())
     try:
         decoded = decode(data, params.background, params.animated, params.min_side_px, params.max_mpx)
-    except Refused as refusal:
+    except RefusedError as refusal:
         return replace(row, reason=str(refusal))
     height, width, _ = decoded.pixels.shape
     pixels = hashlib.sha256(f"{height}x{width}:".encode())

@@ -78,12 +78,14 @@ def picture_path(sha256: str, data: bytes) -> str:
     return f"pictures/{sha256[:2]}/{sha256}.{SUFFIXES.get(data[:2], 'img')}"
 
 
+def credit_line(name: str, author: str, licence: str) -> str:
+    """Name, author and licence in one line."""
+    return f"{name}: {author or 'author not stated'}, {licence or 'licence not stated'}"
+
+
 def credits_page(rows: list[Row]) -> str:
     """A page of credits in Markdown, one line per picture."""
-    lines = [
-        f"- {row.name}: {row.author or 'author not stated'}, {row.licence or 'licence not stated'}{row.page and f', <{row.page}>'}"
-        for row in rows
-    ]
+    lines = [f"- {credit_line(row.name, row.author, row.licence)}{row.page and f', <{row.page}>'}" for row in rows]
     return "# Credits\n\n" + "\n".join(lines) + "\n"
 
 

@@ -166,6 +166,7 @@ class Prefetch(Iterator[Batch]):
     def _put(self, batch: Batch | Exception) -> None:
         while not self._closing.is_set():
             try:
-                return self._ready.put(batch, timeout=0.1)
+                self._ready.put(batch, timeout=0.1)
             except queue.Full:
                 continue
+            return

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from anyres.data.manifest import Row
-from anyres.data.tiff import DamagedTiff, Level, decode_tile, read_levels
+from anyres.data.manifest import Row, credit_line
+from anyres.data.tiff import DamagedTiffError, Level, decode_tile, read_levels
 from anyres.plane.chart import Chart
 from anyres.plane.resample import FRAME, PERIOD_SLACK, footprint, native_period, resample
 from anyres.plane.window import Window
@@ -64,7 +64,7 @@ class Picture:
     @property
     def credit(self) -> str:
         """Name, author and licence in one line."""
-        return f"{self.name}: {self.author or 'author not stated'}, {self.licence or 'licence not stated'}"
+        return credit_line(self.name, self.author, self.licence)
 
     @classmethod
     def of(cls, row: Row, path: str) -> Picture:
@@ -107,8 +107,8 @@ class Store:
         """Return picture `index` at a window as `render_real` would, float32 (h, w, 3) in 0..255.
 
         From the coarsest level finer than the window by LEVEL_MARGIN, or the native one. Kernels have negative
-        lobes: values may leave 0..255 slightly. Raises ValueError where the window is finer than the picture or leaves its frame, or the
-        stored file is damaged.
+        lobes: values may leave 0..255 slightly. Raises ValueError where the window is finer than the picture or
+        leaves its frame, or the stored file is damaged.
         """
         picture = self.pictures[index]
         if window.period < picture.period * (1 - PERIOD_SLACK):
@@ -141,9 +141,9 @@ class Store:
         levels = self._cache.get((index,))
         if levels is None:
             try:
-                with open(self.path / self.pictures[index].path, "rb", buffering=0) as stream:
+                with (self.path / self.pictures[index].path).open("rb", buffering=0) as stream:
                     levels = read_levels(stream)
-            except (OSError, DamagedTiff) as error:
+            except (OSError, DamagedTiffError) as error:
                 raise self._damaged(index, error) from None
             self._cache.put((index,), levels, sum(level.offsets.nbytes + level.counts.nbytes for level in levels))
         return levels
@@ -181,7 +181,7 @@ class Store:
                         tiles[place] = tile
                 finally:
                     os.close(handle)
-            except (OSError, DamagedTiff) as error:
+            except (OSError, DamagedTiffError) as error:
                 raise self._damaged(index, error) from None
         return [tiles[place] for place in places]
 

@@ -27,7 +27,7 @@ SHORT, LONG, LONG8 = 3, 4, 16
 WIDTHS = {SHORT: "H", LONG: "I", LONG8: "Q"}
 
 
-class DamagedTiff(ValueError):
+class DamagedTiffError(ValueError):
     """A file is not what this module writes."""
 
 
@@ -71,15 +71,15 @@ def write_pyramid(stream: BinaryIO, levels: Iterable[np.ndarray], tile_px: int, 
 
 
 def read_levels(stream: BinaryIO) -> list[Level]:
-    """Read the pages of a file of `write_pyramid`, two reads in all. Raises DamagedTiff for any other file."""
+    """Read the pages of a file of `write_pyramid`, two reads in all. Raises DamagedTiffError for any other file."""
     try:
         magic, version, width, _, first = HEADER.unpack(stream.read(HEADER.size))
         if (magic, version, width) != (b"II", 43, 8):
-            raise DamagedTiff("not a BigTIFF in little-endian order")
+            raise DamagedTiffError("not a BigTIFF in little-endian order")
         stream.seek(first)
         return list(_parse(stream.read(), first))
     except (struct.error, KeyError, IndexError, ValueError) as error:
-        raise DamagedTiff(f"damaged page table: {error}") from None
+        raise DamagedTiffError(f"damaged page table: {error}") from None
 
 
 def encode_tile(tile: np.ndarray, codec: Codec, jpeg_quality: int) -> bytes:
@@ -92,13 +92,13 @@ def encode_tile(tile: np.ndarray, codec: Codec, jpeg_quality: int) -> bytes:
 
 
 def decode_tile(data: bytes, tile_px: int, codec: Codec) -> np.ndarray:
-    """Return a tile, uint8 (t, t, 3), read-only. Raises DamagedTiff where the data is no tile."""
+    """Return a tile, uint8 (t, t, 3), read-only. Raises DamagedTiffError where the data is no tile."""
     try:
         if codec == "jpeg":
             return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).reshape(tile_px, tile_px, 3)
         return np.frombuffer(zlib.decompress(data), np.uint8).reshape(tile_px, tile_px, 3)
     except (zlib.error, OSError, ValueError) as error:
-        raise DamagedTiff(f"damaged tile: {error}") from None
+        raise DamagedTiffError(f"damaged tile: {error}") from None
 
 
 def _cut(pixels: np.ndarray, tile_px: int) -> Iterator[np.ndarray]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -61,7 +60,8 @@ def package(tmp_path: Path) -> PackageSet:
     (root / "usr/share/stellarium/other.txt").write_text("not a picture of the set")
     (root / "DEBIAN").mkdir()
     (root / "DEBIAN/control").write_text(
-        "Package: stellarium-data\nVersion: 0.1-1\nArchitecture: all\nMaintainer: nobody <nobody@pictures.example>\nDescription: test\n"
+        "Package: stellarium-data\nVersion: 0.1-1\nArchitecture: all\n"
+        "Maintainer: nobody <nobody@pictures.example>\nDescription: test\n"
     )
     (tmp_path / "cache").mkdir()
     built = tmp_path / "cache" / "stellarium-data_0.1-1_all.deb"
@@ -138,7 +138,7 @@ def test_missing_package_lists_name_the_one_command(tmp_path: Path, no_network: 
 
 def test_missing_package_lists_are_fetched_where_that_is_allowed(package: PackageSet, tmp_path: Path, no_network: Path) -> None:
     archive = tmp_path / "archive.deb"
-    os.replace(tmp_path / "cache" / package.package.file, archive)
+    (tmp_path / "cache" / package.package.file).replace(archive)
     lists = tmp_path / "lists"
     # apt-get as far as it is used here: `download` knows packages only after `update`.
     program(

@@ -57,7 +57,7 @@ def members(package_file: Path) -> Iterator[tuple[str, bytes]]:
 
     Raises IntakeError where the file is no Debian package or uses a compression Python lacks.
     """
-    with open(package_file, "rb") as stream:
+    with package_file.open("rb") as stream:
         if stream.read(len(AR_MAGIC)) != AR_MAGIC:
             raise IntakeError(f"{package_file}: not a Debian package")
         # A .deb is an ar archive: headers of 60 bytes, name in the first 16, size in bytes 48 to 58, even alignment.
@@ -94,7 +94,7 @@ def _download(package: Package, cache_dir: Path, may_update: bool, progress: boo
             failure = _apt_download(package, Path(folder), progress)
         if failure:
             raise IntakeError(f"apt-get download {package.name}={package.version}: {failure}; or {by_hand}")
-        os.replace(Path(folder, package.file), cache_dir / package.file)
+        Path(folder, package.file).replace(cache_dir / package.file)
 
 
 def _listed(package: Package) -> bool:
@@ -130,5 +130,5 @@ def _apt_download(package: Package, folder: Path, progress: bool) -> str:
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
+    with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

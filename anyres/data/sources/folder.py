@@ -18,7 +18,7 @@ def records(folder: Path) -> list[Record]:
     if not folder.is_dir():
         raise IntakeError(f"ingest.folder: {str(folder)!r} is a file; name the folder that holds it")
     try:
-        os.listdir(folder)
+        next(folder.iterdir(), None)
     except OSError as error:
         raise IntakeError(f"ingest.folder: {str(folder)!r} cannot be read: {error.strerror}") from None
     found: list[Record] = []

@@ -66,7 +66,7 @@ def parse_textures(text: str) -> dict[str, dict[str, str]]:
         tree = json.loads(text, strict=False)
     except json.JSONDecodeError as error:
         raise IntakeError(f"textures.json: not readable: {error}") from None
-    return {name: credit for name, credit in _textures(tree)}
+    return dict(_textures(tree))
 
 
 def _textures(tile: Any) -> Iterator[tuple[str, dict[str, str]]]:

@@ -1,0 +1,246 @@
+"""The store gives what `render_real` gives, from the tiles a patch needs, and its files open in other tools."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pyvips
+from PIL import Image
+
+from anyres.data.pyramid import Store, halve, prepare, pyramid
+from anyres.data.tiff import DamagedTiffError, decode_tile, encode_tile, read_levels, write_pyramid
+from anyres.plane import Chart, Window
+from anyres.plane.resample import render_real
+
+from .conftest import Build
+from .pictures import encoded, photograph, prepare_params
+
+
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / max(np.mean((a.astype(np.float64) - b) ** 2), 1e-9)))
+
+
+def ramp(height: int, width: int) -> np.ndarray:
+    """Red grows with x, green with y, by at most 255 over the longer side; blue is a constant."""
+    y, x = np.mgrid[:height, :width] + 0.5
+    return np.rint(np.dstack([x, y, np.full_like(x, 77)]) * [255 / width, 255 / height, 1]).astype(np.uint8)
+
+
+@pytest.mark.parametrize("size", [(96, 160), (97, 161), (101, 163), (255, 130)])
+def test_levels_halve_about_the_corner(size: tuple[int, int]) -> None:
+    """Pixel k of level l has its centre at 2^l (k + 0.5) from the corner, to 0.05 native pixels, odd sides too."""
+    height, width = size
+    # A blob of known centre, moved over the picture; its centroid is where the level says it is.
+    for x0, y0 in ((48.3, 41.6), (60.0, 52.25), (55.5, 48.5)):
+        y, x = np.mgrid[:height, :width] + 0.5
+        blob = 250 * np.exp(-((x - x0) ** 2 + (y - y0) ** 2) / (2 * 6.0**2))
+        levels = list(pyramid(np.rint(np.dstack([blob] * 3)).astype(np.uint8)))
+        for depth, level in enumerate(levels[:3]):
+            assert level.shape[:2] == (-(-height // 2**depth), -(-width // 2**depth))
+            weight = level[..., 0].astype(np.float64)
+            rows, columns = (np.arange(count) + 0.5 for count in weight.shape)
+            centre = weight.sum(0) @ columns / weight.sum() * 2**depth, weight.sum(1) @ rows / weight.sum() * 2**depth
+            assert centre == pytest.approx((x0, y0), abs=0.05)
+
+
+def test_halving_is_render_real_at_twice_the_period() -> None:
+    picture = photograph(128, 200, seed=5)
+    expected = render_real(picture, Window((0, 0), 2 * 2 / 128, (64, 100)))
+    difference = np.abs(halve(picture) - np.clip(expected, 0, 255))
+    assert difference[3:-3, 3:-3].max() <= 0.51  # rounding to 8 bits; at the border the kernels are cut differently
+
+
+def test_levels_end_at_a_few_pixels() -> None:
+    sizes = [level.shape[:2] for level in pyramid(np.zeros((100, 260, 3), np.uint8))]
+    assert sizes == [(100, 260), (50, 130), (25, 65), (13, 33)]
+
+
+@pytest.mark.parametrize("tile_px", [16, 64, 128])
+def test_native_windows_equal_render_real(build: Build, tile_px: int) -> None:
+    picture = photograph(151, 233, seed=1)
+    store = build({"a": picture}, tile_px=tile_px)
+    period = 2 / 151
+    for center, size in (((0, 0), (151, 233)), ((0.31, -0.17), (40, 72)), ((-1.2, 0.6), (33, 17))):
+        for ratio in (1.0, 1.3):
+            if max(size) * ratio > 151 and ratio > 1:
+                continue
+            window = Window(center, period * ratio, size)
+            assert np.abs(store.read(0, window) - render_real(picture, window)).max() <= 1 / 255
+
+
+@pytest.mark.parametrize("ratio", [1.6, 2.0, 3.0, 3.7, 4.0, 6.0, 9.5])
+@pytest.mark.parametrize("codec", ["deflate", "jpeg"])
+def test_coarser_windows_agree_with_render_real(build: Build, ratio: float, codec: str) -> None:
+    picture = photograph(401, 603, seed=2)
+    store = build({"a": picture}, codec=codec)
+    size = (24, 40)
+    period = 2 / 401 * ratio
+    slack_x, slack_y = 603 / 401 - period * 20, 1 - period * 12
+    for x, y in ((0, 0), (-1, -1), (1, 1), (0.37, -0.81)):  # the corners too
+        window = Window((x * slack_x, y * slack_y), period, size)
+        assert psnr(store.read(0, window), render_real(picture, window)) >= (40 if codec == "deflate" else 35)
+
+
+def test_a_picture_of_its_coordinates_reads_as_the_windows_coordinates(build: Build) -> None:
+    height, width = 301, 455
+    store = build({"a": ramp(height, width)})
+    half_width, half_height = store.pictures[0].half_extent
+    for ratio, center in ((1.0, (0.2, -0.1)), (1.4, (-0.4, 0.3)), (2.9, (0.11, 0.07)), (3.3, (0, 0)), (6.1, (-0.2, 0.1))):
+        window = Window(center, 2 / 301 * ratio, (28, 36))
+        read = store.read(0, window)
+        x, y = window.coords()[..., 0], window.coords()[..., 1]
+        expected = np.dstack([(x + half_width) / (2 * half_width), (y + half_height) / (2 * half_height)]) * 255
+        # Half a level of rounding in the file and in each level made from it: in the mean it cancels, so that a
+        # shift of the whole patch by 0.05 native pixels (0.03 levels here) would show.
+        assert np.abs(read[..., :2] - expected).max() <= 1.3
+        assert np.abs((read[..., :2] - expected).mean((0, 1))).max() <= 0.05
+        assert np.abs(read[..., 2] - 77).max() <= 1e-3
+
+
+def test_reading_never_upsamples_nor_leaves_the_frame(build: Build) -> None:
+    store = build({"a": photograph(101, 153)})
+    with pytest.raises(ValueError, match=r"finer than the 0\.0198\d+ of a\.png; this never upsamples"):
+        store.read(0, Window((0, 0), 0.0197, (8, 9)))
+    with pytest.raises(ValueError, match="outside the frame"):
+        store.read(0, Window((0, 0.97), 0.04, (8, 9)))
+    # The coarser levels of odd sides reach beyond the picture; windows may not.
+    with pytest.raises(ValueError, match="outside the frame"):
+        store.read(0, Window((0, 0), 2.01 / 8, (8, 9)))
+
+
+def test_a_cylinder_wraps(build: Build) -> None:
+    panorama = photograph(90, 60, seed=4)
+    store = build({"a": panorama})
+    chart = Chart("cylinder", (1.0, 1.5))
+    window = Window((0.97, 0.2), 2 / 60 * 1.7, (12, 10))
+    assert np.abs(store.read(0, window, chart) - render_real(panorama, window, chart)).max() <= 1 / 255
+
+
+def test_other_tools_open_the_files(build: Build) -> None:
+    picture = photograph(201, 303, seed=6)
+    for codec in ("deflate", "jpeg"):
+        store = build({"a": picture}, folder=codec, codec=codec)
+        path = store.path / store.pictures[0].path
+        for page, level in enumerate(pyramid(picture)):
+            by_vips = pyvips.Image.new_from_file(str(path), page=page, fail_on="warning").numpy()
+            with Image.open(path) as by_pillow:
+                by_pillow.seek(page)
+                pillow_pixels = np.asarray(by_pillow.convert("RGB"))
+            if codec == "deflate":
+                assert np.array_equal(by_vips, level)
+                assert np.array_equal(pillow_pixels, level)
+            else:
+                assert psnr(by_vips, level) > 35
+                assert psnr(pillow_pixels, level) > 35
+
+
+def test_tiles_are_cached_within_the_limit_and_change_no_pixel(build: Build) -> None:
+    built = build({"a": photograph(301, 455), "b": photograph(303, 250, seed=1)}, tile_px=32)
+    tile = 32 * 32 * 3
+    stores = [Store.open(built.path, cache_bytes) for cache_bytes in (0, 5 * tile, 2**30)]
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        window = Window((rng.uniform(-0.35, 0.35), rng.uniform(-0.4, 0.4)), rng.uniform(0.0101, 0.03), (24, 30))
+        index = int(rng.integers(2))
+        reads = [store.read(index, window) for store in stores]
+        assert all(np.array_equal(reads[0], read) for read in reads)
+        assert all(store._cache.size <= store._cache.limit for store in stores)
+    assert stores[0]._cache.size == 0
+    assert stores[2]._cache.size > 5 * tile
+
+
+def test_the_cost_of_a_patch_does_not_grow_with_the_photograph(build: Build) -> None:
+    """128-px patches of a 1 and a 50 megapixel photograph, no cached tile, within 1.5x; medians of one run."""
+    detail = photograph(1000, 1000, seed=7)
+    pictures = {"large": np.tile(detail, (7, 8, 1))[:, :7150], "small": detail}
+    store = Store.open(build(pictures, tile_px=128).path, cache_bytes=0)
+    assert [round(p.width * p.height / 1e6) for p in store.pictures] == [50, 1]
+    rng = np.random.default_rng(0)
+    seconds: dict[tuple[int, float], list[float]] = {}
+    for _ in range(60):
+        for ratio in (1.0, 3.3):  # native, and through a coarser level
+            place = rng.uniform(-1, 1, 2)
+            for index, picture in enumerate(store.pictures):
+                period = picture.period * ratio
+                slack = 1 - 64 * period
+                start = time.perf_counter()
+                store.read(index, Window((place[0] * slack, place[1] * slack), period, (128, 128)))
+                seconds.setdefault((index, ratio), []).append(time.perf_counter() - start)
+    for ratio in (1.0, 3.3):
+        assert statistics.median(seconds[0, ratio]) <= 1.5 * statistics.median(seconds[1, ratio])
+
+
+def test_preparing_again_touches_nothing(build: Build, tmp_path: Path) -> None:
+    store = build({"a": photograph(61, 83), "b": photograph(40, 50, seed=1)})
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in store.path.rglob("*") if path.is_file()}
+    prepare(tmp_path / "store-ingested", prepare_params(), store.path, progress=False)
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in store.path.rglob("*") if path.is_file()} == before
+
+
+def test_the_hash_follows_pixels_and_parameters(build: Build) -> None:
+    pictures = {"a": photograph(61, 83), "b": photograph(40, 50, seed=1)}
+    first = build(pictures, folder="first")
+    assert first.figures["hash"] == first.hash
+    assert build({"x": pictures["a"], "y": pictures["b"]}, folder="renamed").hash == first.hash
+    assert build(pictures, folder="unused", jpeg_quality=80).hash == first.hash
+    assert build(pictures, folder="tiles", tile_px=32).hash != first.hash
+    assert build({"a": pictures["a"]}, folder="fewer").hash != first.hash
+    assert build({"a": pictures["b"], "b": pictures["a"]}, folder="order").hash != first.hash
+    jpegs = [build(pictures, folder=f"q{quality}", codec="jpeg", jpeg_quality=quality).hash for quality in (80, 90)]
+    assert len({first.hash, *jpegs}) == 3
+
+
+def test_figures_of_the_set(build: Build) -> None:
+    figures = build({"a": photograph(161, 283), "b": photograph(40, 50, seed=1), "c": photograph(90, 40, seed=2)}).figures
+    assert figures["pictures"] == 3
+    assert figures["refused"] == 0
+    assert figures["megapixels"] == pytest.approx((161 * 283 + 40 * 50 + 90 * 40) / 1e6, abs=5e-4)
+    assert figures["short_side"] == {"min": 40, "median": 40.0, "max": 161, "pictures": {"under_128": 2, "from_128": 1}}
+
+
+def test_missing_and_damaged_stores_name_the_stage(build: Build, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"index\.json: no such file; run the stage prepare first"):
+        Store.open(tmp_path)
+    store = build({"a": photograph(101, 153)})
+    window = Window((0, 0), 2 / 101, (20, 30))
+    path = store.path / store.pictures[0].path
+    data = path.read_bytes()
+    path.write_bytes(data[:4000] + bytes(3000) + data[7000:])
+    with pytest.raises(ValueError, match=r"\.tif: damaged tile: .*; run the stage prepare again"):
+        store.read(0, window)
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=r"\.tif: damaged page table: .*; run the stage prepare again"):
+        Store.open(store.path).read(0, window)
+    (store.path / "index.json").write_text("{")
+    with pytest.raises(ValueError, match=r"index\.json: damaged"):
+        Store.open(store.path)
+
+
+def test_an_original_that_changed_since_the_intake_is_named(build: Build, tmp_path: Path) -> None:
+    build({"a": photograph(61, 83)})
+    ingested = tmp_path / "store-ingested"
+    next(ingested.glob("pictures/*/*")).write_bytes(encoded(photograph(61, 83, seed=9), "PNG"))
+    with pytest.raises(ValueError, match="changed since the intake; run the stage ingest again"):
+        prepare(ingested, prepare_params(), tmp_path / "again", progress=False)
+
+
+def test_tiff_round_trip(tmp_path: Path) -> None:
+    levels = list(pyramid(photograph(70, 133)))
+    with (tmp_path / "a.tif").open("w+b") as stream:
+        written = write_pyramid(stream, levels, 32, "deflate", 90)
+        stream.seek(0)
+        read = read_levels(stream)
+    assert [level.size for level in read] == [(70, 133), (35, 67), (18, 34), (9, 17)]
+    for one, other in zip(written, read, strict=True):
+        assert np.array_equal(one.offsets, other.offsets)
+        assert np.array_equal(one.counts, other.counts)
+    tile = np.ascontiguousarray(levels[0][:32, :32])
+    assert np.array_equal(decode_tile(encode_tile(tile, "deflate", 90), 32, "deflate"), tile)
+    with pytest.raises(DamagedTiffError, match="damaged tile"):
+        decode_tile(b"x", 32, "deflate")
+    with pytest.raises(DamagedTiffError, match="damaged tile"):
+        decode_tile(b"x", 32, "jpeg")
