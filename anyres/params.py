@@ -46,6 +46,7 @@ class Network(Section):
     octaves: Annotated[int, Field(ge=1, le=24)]
     features_per_octave: Annotated[int, Field(ge=2, le=256, multiple_of=2)]
     d_channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=10)]
+    d_attention_heads: Annotated[int, Field(ge=0, le=64)]
 
 
 class Loss(Section):
@@ -83,10 +84,13 @@ class Train(Section):
     checkpoint_every_kimg: Annotated[float, Field(gt=0)]
 
     @model_validator(mode="after")
-    def _patch_divides(self) -> Train:
+    def _fits_together(self) -> Train:
         cell = 2 ** (len(self.network.channels) - 1)
         if any(side % cell for side in self.patch_px):
             raise ValueError(f"patch_px {self.patch_px} must be multiples of {cell}, the pixels of a cell of the network")
+        heads, width = self.network.d_attention_heads, self.network.d_channels[-1]
+        if heads and width % heads:
+            raise ValueError(f"network.d_attention_heads {heads} must divide the last of network.d_channels, {width}")
         return self
 
 

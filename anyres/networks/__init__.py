@@ -19,4 +19,4 @@ def build_generator(params: Train, half_extent: tuple[float, float] = (1.0, 1.0)
 
 def build_discriminator(params: Train) -> Discriminator:
     """Construct the discriminator that every method shares."""
-    return Discriminator(params.network.d_channels)
+    return Discriminator(params.network.d_channels, params.network.d_attention_heads)

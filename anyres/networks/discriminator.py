@@ -6,6 +6,7 @@ Ntavelis et al., CVPR 2022, section 3.3.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anyres.networks.attention import SelfAttention
 from anyres.networks.layers import GAIN, LEAK, Conv, Linear
 
 POOLED = 2
@@ -36,22 +38,28 @@ class Block(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Pictures (b, 3, h, w) in [-1, 1] -> logits (b,). `channels` run from the finest level to the coarsest."""
+    """Pictures (b, 3, h, w) in [-1, 1] -> logits (b,). `channels` run from the finest level to the coarsest.
 
-    def __init__(self, channels: Sequence[int]):
+    With `heads` the coarsest map attends to itself; a caller that differentiates logits by pictures twice says so.
+    """
+
+    def __init__(self, channels: Sequence[int], heads: int = 0):
         super().__init__()
         self.from_rgb = Conv(3, channels[0], kernel=1, gain=GAIN)
-        self.blocks = nn.ModuleList(Block(a, b) for a, b in zip(channels, channels[1:], strict=False))
+        self.blocks = nn.ModuleList(Block(a, b) for a, b in itertools.pairwise(channels))
         last = channels[-1]
+        self.attention = SelfAttention(last, heads) if heads else None
         self.conv = Conv(last + 1, last, gain=GAIN)
         self.hidden = Linear(last * POOLED**2, last, gain=GAIN)
         self.logit = Linear(last, 1)
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, pictures: Tensor, *, twice_differentiable: bool = False) -> Tensor:
         x = pictures.contiguous(memory_format=torch.channels_last)
         x = F.leaky_relu(self.from_rgb(x), LEAK)
         for block in self.blocks:
             x = block(x)
+        if self.attention is not None:
+            x = self.attention(x, twice_differentiable=twice_differentiable)
         x = torch.cat([x, deviation(x)], dim=1)
         x = F.adaptive_avg_pool2d(F.leaky_relu(self.conv(x), LEAK), POOLED)
         return self.logit(F.leaky_relu(self.hidden(x.flatten(1)), LEAK)).squeeze(1).float()

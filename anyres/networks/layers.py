@@ -7,6 +7,7 @@ CVPR 2020, equations 1 and 3.
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -117,7 +118,7 @@ class Mapping(nn.Module):
     def __init__(self, z_dim: int, w_dim: int, layers: int):
         super().__init__()
         sizes = [z_dim] + [w_dim] * layers
-        self.layers = nn.ModuleList(Linear(a, b, gain=GAIN, lr=0.01) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(Linear(a, b, gain=GAIN, lr=0.01) for a, b in itertools.pairwise(sizes))
 
     def forward(self, z: Tensor) -> Tensor:
         w = z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8)

@@ -8,13 +8,14 @@ The last level keeps 2 of the 6, the margin that its own two convolutions need.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anyres.networks.layers import GAIN, LEAK, ModulatedConv, upsample
+from anyres.networks.layers import LEAK, ModulatedConv, upsample
 from anyres.plane import fields
 from anyres.plane.chart import Chart
 from anyres.plane.window import Window
@@ -51,9 +52,9 @@ class Trunk(nn.Module):
         super().__init__()
         self.levels = len(channels) - 1
         widths = [inputs] + [channels[0]] * stem_layers
-        self.stem = nn.ModuleList(StyledConv(a, b, style_dim, kernel=1) for a, b in zip(widths, widths[1:], strict=False))
+        self.stem = nn.ModuleList(StyledConv(a, b, style_dim, kernel=1) for a, b in itertools.pairwise(widths))
         self.first = StyledConv(widths[-1], channels[0], style_dim)
-        pairs = list(zip(channels, channels[1:], strict=False))
+        pairs = list(itertools.pairwise(channels))
         self.ups = nn.ModuleList(StyledConv(a, b, style_dim, doubles=True) for a, b in pairs)
         self.convs = nn.ModuleList(StyledConv(b, b, style_dim) for _, b in pairs)
         self.to_rgb = nn.ModuleList(ModulatedConv(b, 3, style_dim, kernel=1, demodulates=False) for _, b in pairs)

@@ -88,9 +88,8 @@ def _taps(positions: np.ndarray, ratio: float, count: int, wraps: bool) -> tuple
     """Source indices (n,) and a float32 weight matrix (outputs, n)."""
     half = ratio / 2
     if not wraps and (positions[0] - half < -1e-3 * ratio or positions[-1] + half > count + 1e-3 * ratio):
-        raise ValueError(
-            f"window covers source pixels {positions[0] - half:.3f} to {positions[-1] + half:.3f}, outside the photograph's 0 to {count}"
-        )
+        covered = f"{positions[0] - half:.3f} to {positions[-1] + half:.3f}"
+        raise ValueError(f"window covers source pixels {covered}, outside the photograph's 0 to {count}")
     first, last = _span(positions, ratio)
     if not wraps:
         first, last = max(first, 0), min(last, count)

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from anyres.data.store import Store
 from anyres.params import Params
-from anyres.training.run import Interrupted, train
+from anyres.training.run import InterruptedTraining, train
 
 # The exit code of a process that SIGTERM ended, by convention of the shell.
 TERMINATED = 143
@@ -38,7 +38,7 @@ def main(
                 f"{accelerator.num_processes} processes take part where {world} were launched; see docs of accelerate launch"
             )
         train(section, pictures, out, runs, accelerator)
-    except Interrupted as stop:
+    except InterruptedTraining as stop:
         print(f"train: {stop}", file=sys.stderr)
         raise SystemExit(TERMINATED) from None
     except (ValueError, FileNotFoundError) as error:

@@ -69,7 +69,8 @@ def d_step(
     """
     real, fake = real.detach().requires_grad_(penalize), fake.requires_grad_(penalize)
     with accelerator.autocast():
-        logits_real, logits_fake = state.d(real), state.d(fake)
+        logits_real = state.d(real, twice_differentiable=penalize)
+        logits_fake = state.d(fake, twice_differentiable=penalize)
     loss = loss_d(logits_real, logits_fake)
     values = {"loss/d": loss, "logits/real": logits_real.mean(), "logits/fake": logits_fake.mean()}
     if penalize:
@@ -106,9 +107,8 @@ def optimize(loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, 
     if accelerator.num_processes > 1:
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
         flat = accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
-        torch._foreach_copy_(
-            gradients, [part.view_as(g) for part, g in zip(flat.split([g.numel() for g in gradients]), gradients, strict=True)]
-        )
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):  # type: ignore[union-attr]
+            gradient.copy_(part.view_as(gradient))
     optimizer.step()
 
 

@@ -37,11 +37,11 @@ SAMPLE_SCENES = 8
 SAMPLE_ZOOMS = (1, 2, 4, 8)
 
 
-class Diverged(ValueError):
+class DivergenceError(ValueError):
     """A loss is no number any more."""
 
 
-class Interrupted(Exception):
+class InterruptedTraining(Exception):  # noqa: N818 - no error
     """Training was asked to stop, and saved itself first."""
 
 
@@ -50,7 +50,7 @@ def train(params: Train, store: Store, out: Path, runs: Path, accelerator: Accel
 
     Fills `out` (generator.safetensors, generator_init.safetensors, train.json, history.jsonl, samples/) and keeps
     checkpoints in `runs`/<fingerprint>. Raises ValueError, one line, for params that do not fit data or machine,
-    Diverged where a loss is no number, and Interrupted after a SIGTERM or SIGINT, its checkpoint written.
+    DivergenceError where a loss is no number, and InterruptedTraining after a SIGTERM or SIGINT, its checkpoint written.
     """
     if params.batch % accelerator.num_processes:
         raise ValueError(
@@ -126,7 +126,7 @@ class Run:
                     self.seconds = before + time.monotonic() - began
                     self._checkpoint()
                     if self._all_stop(stopped):
-                        raise Interrupted(f"stopped at {report.nimg} images; its checkpoint is in {self.folder}")
+                        raise InterruptedTraining(f"stopped at {report.nimg} images; its checkpoint is in {self.folder}")
         self.seconds = before + time.monotonic() - began
 
     def finish(self) -> None:
@@ -178,7 +178,7 @@ class Run:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             cure = "lower train.optimizer.g_lr and d_lr or raise train.loss.r1_gamma"
-            raise Diverged(f"training diverged at {nimg} images ({', '.join(bad)} not finite); {cure}")
+            raise DivergenceError(f"training diverged at {nimg} images ({', '.join(bad)} not finite); {cure}")
         if not self.writes:
             return
         line: dict[str, Any] = {"nimg": nimg, **values, "perf/img_per_s": img_per_s, "perf/seconds": seconds}

