@@ -38,6 +38,11 @@ def prepare(ingested: Path, params: Prepare, out: Path, progress: bool = True) -
     """
     manifest = Manifest.load(ingested)
     rows = manifest.accepted
+    if not rows:
+        raise ValueError(f"{ingested}: no accepted picture in the manifest; run the stage ingest on some")
+    digest = content_hash(rows, params)
+    if _stored_hash(out) != digest:
+        (out / INDEX).unlink(missing_ok=True)  # until all is there, this is no store
     megapixels = sum(row.width * row.height for row in rows) / 1e6
     kept = {out / _place(row) for row in rows}
     for path in (out / "pictures").glob("*/*"):
@@ -47,7 +52,6 @@ def prepare(ingested: Path, params: Prepare, out: Path, progress: bool = True) -
         for row in pool.map(lambda row: _store_picture(ingested, row, params, out), rows):
             advance(row.width * row.height / 1e6)
     pictures = [Picture.of(row, _place(row)) for row in rows]
-    digest = content_hash(rows, params)
     index = {"hash": digest, "pictures": [picture.to_json() for picture in pictures]}
     write_atomic(out / INDEX, (json.dumps(index, indent=1, ensure_ascii=False) + "\n").encode())
     write_atomic(out / DATASET, (json.dumps(_figures(manifest, digest), indent=2, ensure_ascii=False) + "\n").encode())
@@ -81,6 +85,13 @@ def halve(pixels: np.ndarray) -> np.ndarray:
     image = pyvips.Image.new_from_array(np.ascontiguousarray(pixels))
     image = image.embed(0, 0, width + width % 2, height + height % 2, extend="copy")
     return image.cast("float").reduce(2, 2, kernel="lanczos3").rint().cast("uchar").numpy()
+
+
+def _stored_hash(out: Path) -> str:
+    try:
+        return Store.open(out).hash
+    except ValueError:
+        return ""
 
 
 def _place(row: Row) -> str:

@@ -136,6 +136,13 @@ def test_missing_package_lists_name_the_one_command(tmp_path: Path, no_network: 
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_another_version_in_the_lists_is_named(tmp_path: Path, no_network: Path) -> None:
+    program(no_network, "apt-get", 'echo "E: Version not found"; exit 100')
+    program(no_network, "apt-cache", 'echo "stellarium-data | 23.4-2 | archive"')
+    with pytest.raises(IntakeError, match=r"=0\.22\.2-1: apt has 23\.4-2 only; or put stellarium-data_0\.22\.2-1_all\.deb "):
+        debian.fetch(SETS["deepsky"].package, tmp_path / "cache", may_update=False, progress=False)
+
+
 def test_missing_package_lists_are_fetched_where_that_is_allowed(package: PackageSet, tmp_path: Path, no_network: Path) -> None:
     archive = tmp_path / "archive.deb"
     (tmp_path / "cache" / package.package.file).replace(archive)

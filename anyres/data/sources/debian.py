@@ -85,22 +85,26 @@ def _download(package: Package, cache_dir: Path, may_update: bool, progress: boo
     cache_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_dir, prefix=".download-") as folder:
         failure = _apt_download(package, Path(folder), progress)
-        if failure and not _listed(package):
-            if not may_update:
-                raise IntakeError(
-                    f"apt knows no {package.name} {package.version}: type `sudo apt-get update` and try again, or {by_hand}"
-                )
-            subprocess.run([*APT, "update"], capture_output=True, check=False)
-            failure = _apt_download(package, Path(folder), progress)
+        known = _versions(package) if failure else []
+        if failure and package.version not in known:
+            if may_update:
+                with progress_bar("fetching package lists", None, "lists", progress):
+                    subprocess.run([*APT, "update"], capture_output=True, check=False)
+                failure = _apt_download(package, Path(folder), progress)
+            elif known:
+                failure = f"apt has {', '.join(known)} only"
+            else:
+                raise IntakeError(f"apt knows no {package.name}: type `sudo apt-get update` and try again, or {by_hand}")
         if failure:
             raise IntakeError(f"apt-get download {package.name}={package.version}: {failure}; or {by_hand}")
         Path(folder, package.file).replace(cache_dir / package.file)
 
 
-def _listed(package: Package) -> bool:
-    """Whether the package lists of this machine hold the exact version."""
+def _versions(package: Package) -> list[str]:
+    """The versions in the package lists of this machine."""
     shown = subprocess.run(["apt-cache", "madison", package.name], capture_output=True, text=True, check=False)
-    return any(package.version in line for line in shown.stdout.splitlines())
+    columns = [line.split("|") for line in shown.stdout.splitlines()]
+    return sorted({column[1].strip() for column in columns if len(column) > 1})
 
 
 def _apt_download(package: Package, folder: Path, progress: bool) -> str:
