@@ -53,7 +53,7 @@ def training_loop(state: TrainState, params: Train, batches: Iterable[Batch], ac
         values |= g_step(state, logits_real, fake, loss_g, accelerator)
         state.nimg += params.batch
         with torch.no_grad():
-            track_w_mean(state.g, scene)
+            track_w_mean(state.g, scene, accelerator)
             ema_update(state.g_ema, state.g, ema_beta(params, state.nimg))
         yield Report(state.nimg, values)
         if state.nimg >= total:
@@ -142,6 +142,7 @@ def ema_update(target: nn.Module, source: nn.Module, beta: float) -> None:
         kept.copy_(new)
 
 
-def track_w_mean(g: nn.Module, scene: Scene) -> None:
-    """Follow the mean style that truncation draws towards."""
-    g.w_mean.lerp_(g.mapping(scene.z).mean(dim=0), 1 - W_MEAN_BETA)  # type: ignore[operator, union-attr]
+def track_w_mean(g: nn.Module, scene: Scene, accelerator: Accelerator) -> None:
+    """Follow the mean style, over the scenes of all processes, that truncation draws towards."""
+    mean = accelerator.reduce(g.mapping(scene.z).mean(dim=0), reduction="mean")  # type: ignore[operator]
+    g.w_mean.lerp_(mean, 1 - W_MEAN_BETA)  # type: ignore[operator, union-attr]

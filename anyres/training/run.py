@@ -173,7 +173,8 @@ class Run:
 
     def _report(self, nimg: int, img_per_s: float, seconds: float) -> None:
         """Append one line to the history: means over the interval."""
-        values = {name: float(torch.stack(parts).mean()) for name, parts in self.interval.items()}
+        means = {name: torch.stack(parts).mean() for name, parts in self.interval.items()}
+        values = {name: float(self.accelerator.reduce(mean, reduction="mean")) for name, mean in means.items()}  # type: ignore[arg-type]
         self.interval = {}
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anyres.networks import Scene, build_generator
+from anyres.networks.pixels import from_uint8, to_uint8
+from anyres.params import Train
+from anyres.plane.window import Window
+from anyres.synthesis.render import align, render, render_many, render_tiles
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def generator(tiny: Train) -> torch.nn.Module:
+    torch.manual_seed(4)
+    generator = build_generator(tiny, (1.5, 1.0))
+    with torch.no_grad():
+        for name, parameter in generator.named_parameters():
+            if "noise_strength" in name or "scale_style" in name:
+                parameter.normal_(0, 0.3)
+    return generator.eval().requires_grad_(False)
+
+
+def pixels(generator, window: Window, tile: int) -> np.ndarray:
+    out = np.full((3, *window.size), np.nan, np.float32)
+    for part, values in render_tiles(generator, 5, window, tile=tile):
+        out[:, part.top : part.top + part.size[0], part.left : part.left + part.size[1]] = values
+    assert not np.isnan(out).any()
+    return out
+
+
+@pytest.mark.parametrize("size", [(37, 61), (64, 24), (5, 90)])
+def test_tiles_of_any_size_make_the_whole(generator, size):
+    window = Window((0.131, -0.077), 2 / 121, size)
+    whole = pixels(generator, window, 512)
+    for tile in (4, 20, 32):
+        assert np.abs(pixels(generator, window, tile) - whole).max() <= 1e-5
+
+
+def test_windows_of_one_pixel_grid_agree_where_they_overlap(generator):
+    """Access is stateless: any two windows, at any pixel of the plane, show one picture."""
+    wide = Window((0.1, 0.0), 2 / 128, (60, 90))
+    whole = pixels(generator, wide, 512)
+    for top, left, size in [(1, 2, (30, 41)), (17, 33, (19, 50)), (59, 0, (1, 90))]:
+        part = pixels(generator, wide.crop(top, left, size), 16)
+        assert np.abs(part - whole[:, top : top + size[0], left : left + size[1]]).max() <= 1e-5
+
+
+def test_alignment_grows_to_whole_cells():
+    window = Window((0.0, 0.0), 0.25, (6, 10))
+    grown, top, left = align(window, 8)
+    assert grown.size == (16, 16)
+    assert (top, left) == (5, 3)
+    np.testing.assert_allclose(grown.coords()[top : top + 6, left : left + 10], window.coords(), atol=1e-12)
+
+
+def test_two_processes_draw_the_same_pixels(tiny: Train, tmp_path):
+    script = (
+        "import hashlib, sys, torch; torch.set_num_threads(1); torch.manual_seed(4)\n"
+        "from anyres.networks import build_generator; from anyres.params import Train\n"
+        "from anyres.plane.window import Window; from anyres.synthesis.render import render\n"
+        f"generator = build_generator(Train.model_validate_json({tiny.model_dump_json()!r}))\n"
+        "tile = int(sys.argv[1]); picture = render(generator.eval(), 3, Window((0.1, 0.05), 2 / 80, (40, 56)), tile=tile)\n"
+        "print(hashlib.sha256(picture.tobytes()).hexdigest())\n"
+    )
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    run = [
+        subprocess.run([sys.executable, "-c", script, tile], capture_output=True, text=True, check=True, env=environ).stdout
+        for tile in ("512", "512")
+    ]
+    assert run[0] == run[1]
+    torch.manual_seed(4)
+    here = render(build_generator(tiny).eval(), 3, Window((0.1, 0.05), 2 / 80, (40, 56)))
+    assert hashlib.sha256(here.tobytes()).hexdigest() == run[0].strip()
+
+
+def test_many_windows_equal_each_alone(generator):
+    windows = [Window((0.1 * i, 0.0), 2 / 60, (18, 26)) for i in range(5)]
+    together = render_many(generator, range(5), windows, batch=3)
+    assert together.shape == (5, 18, 26, 3)
+    alone = np.concatenate([render_many(generator, [i], [window]) for i, window in enumerate(windows)])
+    assert np.abs(together.astype(int) - alone).max() <= 1
+    direct = generator(Scene.of([2], generator.z_dim), [windows[2].crop(0, 0, (20, 28))])[:, :, :18, :26]
+    assert np.abs(together[2].astype(int) - to_uint8(direct)[0]).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": -1}, "seed must be a whole number from 0 to .* found -1"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"psi": float("nan")}, "psi must be from 0 to 2, found nan"),
+        ({"tile": 3}, "tile must be at least the generator's lattice, 4 pixels, found 3"),
+        ({"window": Window((1.0, 0.0), 0.05, (20, 40))}, "outside the frame"),
+    ],
+)
+def test_refuses_by_name(generator, changes, message):
+    values = {"seed": 1, "window": Window((0.0, 0.0), 0.05, (20, 40)), "psi": 1.0, "tile": 512} | changes
+    with pytest.raises(ValueError, match=message):
+        render(generator, **values)
+
+
+def test_bytes_and_networks_speak_of_the_same_picture():
+    bytes_ = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), dtype=np.uint8)
+    assert from_uint8(bytes_).shape == (2, 3, 5, 7)
+    np.testing.assert_array_equal(to_uint8(from_uint8(bytes_)), bytes_)

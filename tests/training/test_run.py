@@ -1,0 +1,183 @@
+"""Training end to end on real pictures of the plane: resume, signals, processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from ruamel.yaml import YAML
+from safetensors.torch import load_file
+
+from anyres.data.intake import intake
+from anyres.data.pyramid import prepare
+from anyres.data.sources import open_source
+from anyres.data.store import Store
+from anyres.params import Params, Train
+from anyres.training.loop import ema_beta, ema_update
+from anyres.training.run import DivergenceError, load_generator, train
+from anyres.training.state import TrainState
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory, params: Params) -> Store:
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for index, size in enumerate([(96, 128), (130, 110), (200, 160)]):
+        rows, columns = np.mgrid[: size[0], : size[1]]
+        waves = [np.sin(rows / rng.uniform(3, 20) + columns / rng.uniform(3, 20)) for _ in range(3)]
+        Image.fromarray((np.stack(waves, -1) * 100 + 128).astype(np.uint8)).save(folder / f"{index}.png")
+    work = tmp_path_factory.mktemp("data")
+    ingest = params.ingest.model_copy(update={"source": "folder", "folder": str(folder)})
+    intake(open_source(ingest, work / "cache"), ingest, work / "ingested", progress=False)
+    prepare(work / "ingested", params.prepare, work / "store", progress=False)
+    return Store.open(work / "store")
+
+
+def cpu() -> Accelerator:
+    return Accelerator(cpu=True)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "generator.safetensors")
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def write_params(path: Path, section: Train) -> None:
+    values = Params.load(ROOT / "params.yaml").model_dump(mode="json")
+    values["train"] = section.model_dump(mode="json")
+    with path.open("w") as file:
+        YAML(typ="safe", pure=True).dump(values, file)
+
+
+def command(work: Path, store: Store) -> list[str]:
+    names = {"params": "params.yaml", "store": str(store.path), "out": str(work / "out"), "runs": str(work / "runs")}
+    names["params"] = str(work / "params.yaml")
+    return [sys.executable, "-m", "anyres.training", *(word for key, value in names.items() for word in (f"--{key}", value))]
+
+
+ENVIRON = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory, tiny: Train, store: Store) -> Path:
+    work = tmp_path_factory.mktemp("uninterrupted")
+    write_params(work / "params.yaml", tiny)
+    subprocess.run(command(work, store), check=True, cwd=work, env=ENVIRON)
+    return work
+
+
+def test_leaves_what_others_read(uninterrupted: Path, tiny: Train):
+    out = uninterrupted / "out"
+    record = json.loads((out / "train.json").read_text())
+    assert record["nimg"] == 80
+    assert record["params"] == tiny.model_dump(mode="json")
+    lines = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    assert [line["nimg"] for line in lines] == [16, 32, 48, 64, 80]
+    assert {"loss/d", "loss/g", "logits/real", "logits/fake", "penalty/r1", "perf/img_per_s"} <= lines[0].keys()
+    assert (out / "samples" / "000000.png").is_file()
+    generator = load_generator(out)
+    assert generator.geometry.native_sizes == ((16, 24),)
+    assert not equal(weights(out), load_file(out / "generator_init.safetensors"))
+
+
+def test_two_runs_of_one_seed_are_equal(uninterrupted: Path, tmp_path: Path, store: Store):
+    (tmp_path / "params.yaml").write_bytes((uninterrupted / "params.yaml").read_bytes())
+    subprocess.run(command(tmp_path, store), check=True, cwd=tmp_path, env=ENVIRON)
+    assert equal(weights(uninterrupted / "out"), weights(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_an_interrupted_run_goes_on_to_the_same_bits(number, uninterrupted: Path, tmp_path: Path, store: Store):
+    (tmp_path / "params.yaml").write_bytes((uninterrupted / "params.yaml").read_bytes())
+    process = subprocess.Popen(command(tmp_path, store), cwd=tmp_path, env=ENVIRON)
+    until = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/*/*.safetensors")):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.002)
+    process.send_signal(number)
+    assert process.wait(60) == (-number if number == signal.SIGKILL else 143)
+    assert not (tmp_path / "out" / "generator.safetensors").exists()
+    subprocess.run(command(tmp_path, store), check=True, cwd=tmp_path, env=ENVIRON)
+    assert equal(weights(uninterrupted / "out"), weights(tmp_path / "out"))
+    nimg = [json.loads(line)["nimg"] for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines()]
+    assert nimg == sorted(set(nimg))
+    assert nimg[-1] == 80
+
+
+def test_two_processes_train_as_one(uninterrupted: Path, tmp_path: Path, store: Store):
+    (tmp_path / "params.yaml").write_bytes((uninterrupted / "params.yaml").read_bytes())
+    launch = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    words = [sys.executable, "-m", *launch.split(), "--main_process_port", "0", "-m", *command(tmp_path, store)[2:]]
+    subprocess.run(words, check=True, cwd=tmp_path, env=ENVIRON)
+    one, two = weights(uninterrupted / "out"), weights(tmp_path / "out")
+    # Sums of gradients are taken in another order, and Adam divides small ones by their size.
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, atol=5e-3, rtol=5e-3, msg=name)
+    assert json.loads((tmp_path / "out" / "train.json").read_text())["num_processes"] == 2
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_a_cure(tiny: Train, store: Store, tmp_path: Path):
+    wild = tiny.model_copy(update={"optimizer": tiny.optimizer.model_copy(update={"g_lr": 1e30, "d_lr": 1e30})})
+    with pytest.raises(DivergenceError, match=r"training diverged at .* lower train.optimizer.g_lr"):
+        train(wild, store, tmp_path / "out", tmp_path / "runs", cpu())
+
+
+def test_a_broken_checkpoint_is_named(tiny: Train, tmp_path: Path):
+    state = TrainState.fresh(tiny, (1.0, 1.0), torch.device("cpu"))
+    (tmp_path / "bad.safetensors").write_bytes(b"not tensors")
+    with pytest.raises(ValueError, match=r"bad.safetensors: not a checkpoint .* remove it to start again"):
+        state.load(tmp_path / "bad.safetensors")
+
+
+def test_patches_larger_than_every_picture_are_refused_before_training(tiny: Train, store: Store, tmp_path: Path):
+    with pytest.raises(ValueError, match="none of 3 pictures holds a patch of 512x512 pixels"):
+        train(tiny.model_copy(update={"patch_px": (512, 512)}), store, tmp_path / "out", tmp_path / "runs", cpu())
+    assert not (tmp_path / "out").exists()
+
+
+def test_it_learns(tiny: Train, store: Store, tmp_path: Path):
+    """The mean colour and spread of fakes come near those of the pictures within 2,000 images."""
+    longer = tiny.model_copy(
+        update={"kimg": 2.0, "sample_every_kimg": 10.0, "checkpoint_every_kimg": 10.0, "report_every_kimg": 1.0}
+    )
+    train(longer, store, tmp_path / "out", tmp_path / "runs", cpu())
+    from anyres.data.patches import PatchSampler
+    from anyres.synthesis.render import render_many
+
+    sampler = PatchSampler(store, longer.patch_px, longer.zoom_max, longer.period_law, longer.flip, seed=5)
+    real, windows = sampler.batch(0, 64)
+
+    def distance(weights: str) -> float:
+        fake = render_many(load_generator(tmp_path / "out", weights), range(64), windows)
+        return abs(fake.mean() / 255 - real.mean() / 255) + abs(fake.std() / 255 - real.std() / 255)
+
+    assert distance("generator.safetensors") < 0.5 * distance("generator_init.safetensors")
+
+
+def test_the_moving_average_of_equal_updates_has_its_closed_form(tiny: Train):
+    target, source = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    start, goal = target.weight.detach().clone(), source.weight.detach().clone()
+    with torch.no_grad():
+        for _ in range(5):
+            ema_update(target, source, 0.75)
+    torch.testing.assert_close(target.weight.detach(), goal + 0.75**5 * (start - goal))
+    half_life = tiny.optimizer.ema_half_life_kimg * 1000
+    steps = half_life / tiny.batch
+    assert ema_beta(tiny, 10**9) ** steps == pytest.approx(0.5)
+    assert ema_beta(tiny, 0) == 0.0
