@@ -137,7 +137,8 @@ def ema_beta(params: Train, nimg: int) -> float:
 
 def ema_update(target: nn.Module, source: nn.Module, beta: float) -> None:
     """target <- beta target + (1 - beta) source for parameters; buffers are copied."""
-    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), 1 - beta)
+    for kept, new in zip(target.parameters(), source.parameters(), strict=True):
+        kept.lerp_(new, 1 - beta)
     for kept, new in zip(target.buffers(), source.buffers(), strict=True):
         kept.copy_(new)
 

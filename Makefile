@@ -1,0 +1,34 @@
+# Each target does its own set-up: .venv from requirements.lock, reused while the lock is unchanged.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed-from-lock
+UV_VERSION := $(shell sed -n 's/^uv==\([^ ]*\).*/\1/p' requirements.lock)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help run test lint lock clean
+
+help:  ## what there is
+	@sed -n 's/^\([a-z]*\):.*##/make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+$(STAMP): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'make: Python 3.11 or newer is needed; say PYTHON=/path/to/python3'; exit 2; }
+	@echo "make: installing the environment from requirements.lock into .venv (about 6 GB with the CUDA build of torch)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --compile-bytecode --require-hashes requirements.lock
+	@touch $@
+
+run: $(STAMP)  ## ingest, prepare, train, evaluate, export: whatever is out of date
+	@python -m pipelines.flow
+
+test: $(STAMP) lint  ## all tests
+	@python -m pytest -n 2 --dist loadgroup
+
+lint: $(STAMP)  ## style, types and who may import whom
+	@ruff check . && ruff format --check . && lint-imports && basedpyright --level error
+
+lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml
+	@uv pip compile --universal --generate-hashes --python-version 3.11 --all-extras --no-emit-index-url --no-header --quiet -o requirements.lock pyproject.toml
+
+clean:  ## remove what runs have made; the environment and downloads stay
+	rm -rf data out mlflow.db mlartifacts .anyres/state
