@@ -6,8 +6,10 @@ libvips decodes and converts (ICC through LittleCMS, 16 bits, CMYK); Pillow open
 from __future__ import annotations
 
 import io
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +70,9 @@ def decode(
         if header.moves and animated == "refuse":
             raise RefusedError("animated")
         return _to_srgb(header, background)
-    except (pyvips.Error, OSError, SyntaxError, EOFError) as error:
+    except RefusedError:
+        raise
+    except Exception as error:  # noqa: BLE001 - damaged files make decoders raise anything, UnicodeDecodeError included
         raise RefusedError(f"broken: {_first_line(error)}") from None
 
 
@@ -81,6 +85,20 @@ class _Header:
     moves: bool
     mode: str
     load: Callable[[], pyvips.Image]
+
+
+@contextmanager
+def quiet_decoders() -> Iterator[None]:
+    """Silence what decoders say of oddities in files; enter it in the main thread, around the threads that decode."""
+    logger = logging.getLogger("pyvips")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _open(data: bytes) -> _Header:
@@ -107,14 +125,12 @@ def _open(data: bytes) -> _Header:
 
 
 def _open_with_pillow(data: bytes) -> _Header:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            picture = Image.open(io.BytesIO(data))
-        except Image.DecompressionBombError as error:
-            raise RefusedError(f"too large: {_first_line(error)}") from None
-        except (OSError, SyntaxError, ValueError):
-            raise RefusedError("not a picture file that can be read here") from None
+    try:
+        picture = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise RefusedError(f"too large: {_first_line(error)}") from None
+    except (OSError, SyntaxError, ValueError):
+        raise RefusedError("not a picture file that can be read here") from None
     mode = f"{picture.format} {picture.mode}"
     if picture.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
         raise RefusedError(f"{mode} samples are not supported")

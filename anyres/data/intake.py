@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from anyres.data.atomic import write_atomic
-from anyres.data.decode import RefusedError, decode, decode_srgb
+from anyres.data.decode import RefusedError, decode, decode_srgb, quiet_decoders
 from anyres.data.manifest import CREDITS, Manifest, Row, credits_page, picture_path
 from anyres.data.progress import progress_bar
 from anyres.data.sources import IntakeError, Record
@@ -29,9 +28,8 @@ def intake(records: Iterable[Record], params: Ingest, out: Path, progress: bool 
     records = list(records)
     if not records:
         raise IntakeError("the source holds no file; name one that holds pictures")
-    # libvips warns of every oddity of a file; what matters of it is in the manifest.
-    logging.getLogger("pyvips").setLevel(logging.ERROR)
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar("intake", len(records), "pictures", progress) as advance:
+    bar = progress_bar("intake", len(records), "pictures", progress)
+    with quiet_decoders(), ThreadPoolExecutor(os.cpu_count()) as pool, bar as advance:
         judged = []
         for row in pool.map(lambda record: _judge(record, params), records):
             judged.append(row)

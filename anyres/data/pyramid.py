@@ -14,7 +14,7 @@ import numpy as np
 import pyvips
 
 from anyres.data.atomic import replacing, write_atomic
-from anyres.data.decode import decode
+from anyres.data.decode import decode, quiet_decoders
 from anyres.data.manifest import Manifest, Row
 from anyres.data.progress import progress_bar
 from anyres.data.store import DATASET, INDEX, Picture, Store
@@ -48,7 +48,8 @@ def prepare(ingested: Path, params: Prepare, out: Path, progress: bool = True) -
     for path in (out / "pictures").glob("*/*"):
         if path not in kept:
             path.unlink()
-    with ThreadPoolExecutor(os.cpu_count()) as pool, progress_bar("prepare", round(megapixels), "MP", progress) as advance:
+    bar = progress_bar("prepare", round(megapixels), "MP", progress)
+    with quiet_decoders(), ThreadPoolExecutor(os.cpu_count()) as pool, bar as advance:
         for row in pool.map(lambda row: _store_picture(ingested, row, params, out), rows):
             advance(row.width * row.height / 1e6)
     pictures = [Picture.of(row, _place(row)) for row in rows]

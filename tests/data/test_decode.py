@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
@@ -230,6 +231,19 @@ def test_floating_point_samples_are_refused() -> None:
     data = pyvips.Image.new_from_array(PICTURE.astype(np.float32)).write_to_buffer(".tif")
     with pytest.raises(RefusedError, match="samples are not supported"):
         decode(data)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "ICO", "TGA"])
+def test_whatever_the_damage_a_file_is_decoded_or_refused(kind: str) -> None:
+    data = encoded(PICTURE, kind)
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        damaged = np.frombuffer(data, np.uint8).copy()
+        reach = min(len(damaged), rng.choice([40, 400, len(damaged)]))
+        damaged[rng.integers(0, reach, rng.choice([1, 5, 20]))] = rng.integers(256)
+        with contextlib.suppress(RefusedError):
+            pixels = decode(damaged.tobytes(), max_mpx=1).pixels
+            assert (pixels.ndim, pixels.dtype) == (3, np.uint8)
 
 
 def bomb(width: int, height: int) -> bytes:
