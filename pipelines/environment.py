@@ -22,7 +22,7 @@ QUIET = {
 }
 
 
-class EnvironmentProblem(ValueError):
+class EnvironmentVariableError(ValueError):
     """An ANYRES_* variable is wrong; the message is one line that names the variable and the cure."""
 
 
@@ -45,22 +45,22 @@ class Environment(BaseSettings):
 
     @classmethod
     def read(cls) -> Environment:
-        """Read os.environ; raise EnvironmentProblem, one line, on an unknown name, a wrong type or bound."""
+        """Read os.environ; raise EnvironmentVariableError, one line, on an unknown name, a wrong type or bound."""
         known = {PREFIX + name.upper(): name for name in cls.model_fields}
         # pydantic-settings ignores prefixed variables that match no field.
         unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
         if unknown:
-            raise EnvironmentProblem(f"{unknown[0]}: unknown variable; unset it or use one of {', '.join(sorted(known))}")
+            raise EnvironmentVariableError(f"{unknown[0]}: unknown variable; unset it or use one of {', '.join(sorted(known))}")
         try:
             environment = cls()
         except ValidationError as error:
             item = error.errors()[0]
             variable = PREFIX + str(item["loc"][0]).upper().removeprefix(PREFIX)
             message = item["msg"][0].lower() + item["msg"][1:]
-            raise EnvironmentProblem(f"{variable}: {message} (found {item['input']!r}); correct or unset it") from None
+            raise EnvironmentVariableError(f"{variable}: {message} (found {item['input']!r}); correct or unset it") from None
         config = environment.accelerate_config
         if config is not None and not config.is_file():
-            raise EnvironmentProblem(f"{PREFIX}ACCELERATE_CONFIG: no such file: {config}; correct or unset it")
+            raise EnvironmentVariableError(f"{PREFIX}ACCELERATE_CONFIG: no such file: {config}; correct or unset it")
         return environment
 
 

@@ -6,7 +6,7 @@ import sys
 
 from anyres.params import Params
 from pipelines.environment import Environment
-from pipelines.stage import EVALUATION, INGESTED, REPORT, STORE, TRAINED, main, replaced
+from pipelines.stage import main
 
 
 def evaluate(params: Params, environment: Environment) -> None:

@@ -7,10 +7,11 @@ import sys
 
 from anyres.params import Params
 from pipelines.environment import Environment
+from pipelines.history import git_commit
 from pipelines.registration import ensure_registered
 from pipelines.stage import BUNDLE, EVALUATION, INGESTED, TRAINED, main, replaced
 
-TOLD = ("git_commit", "data_hash", "geometry", "method", "nimg")
+TOLD = ("data_hash", "geometry", "method", "nimg")
 
 
 def export(params: Params, environment: Environment) -> None:
@@ -19,7 +20,8 @@ def export(params: Params, environment: Environment) -> None:
 
     trained = json.loads((TRAINED / "train.json").read_text(encoding="utf-8"))
     metrics = json.loads((EVALUATION / "metrics.json").read_text(encoding="utf-8"))
-    meta = {key: trained[key] for key in TOLD} | {"params": params.model_dump(mode="json"), "metrics": metrics}
+    meta = {key: trained[key] for key in TOLD}
+    meta |= {"params": params.model_dump(mode="json"), "metrics": metrics, "git_commit": git_commit()}
     with replaced(BUNDLE) as folder:
         write_bundle(folder, TRAINED / "generator.safetensors", meta, params.export.samples, INGESTED / "credits.md")
     from pipelines.tracking import TrackingError

@@ -93,11 +93,12 @@ def run_stages(needs: Mapping[str, list[str]]) -> None:
     def stage(name: str) -> None:
         reproduce(name)
 
-    @flow(name="anyres", task_runner=ThreadPoolTaskRunner(max_workers=len(needs)))
+    @flow(name="anyres", task_runner=ThreadPoolTaskRunner(max_workers=len(needs)))  # type: ignore[arg-type]
     def anyres() -> None:
+        end_on_signals()
         futures: dict[str, Any] = {}
         for name in in_order(needs):
-            futures[name] = stage.submit(name, wait_for=[futures[other] for other in needs[name]])
+            futures[name] = stage.submit(name, wait_for=[futures[other] for other in needs[name]])  # type: ignore[call-overload]
         for future in futures.values():
             future.wait()
         # A stage that failed says so; those behind it never ran and would hide it.

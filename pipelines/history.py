@@ -1,9 +1,10 @@
-"""What a training leaves on disk for others to follow: reports by nimg, sample pictures, and its identity."""
+"""What a training leaves for others to follow: its identity, reports by nimg, sample pictures, the code's revision."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from anyres.params import Params
 
 
 def fingerprint(params: Params, data_hash: str) -> str:
-    """Name the training that these params and this data determine: 16 hexadecimal digits."""
+    """Name the training that these params and this data determine, as anyres.training does (whose import loads torch)."""
     identity = {"train": params.train.model_dump(mode="json"), "data": data_hash}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -28,3 +29,18 @@ def read_reports(path: Path) -> list[dict[str, Any]]:
 def sample_pictures(folder: Path) -> list[tuple[int, Path]]:
     """Sample grids as (nimg, path), from names that count thousands of images: samples/000008.png."""
     return sorted((int(path.stem) * 1000, path) for path in folder.glob("*.png") if path.stem.isdigit())
+
+
+def git_commit() -> str:
+    """The commit that is checked out, `-dirty` where tracked files differ from it, `unknown` outside git."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        # The lock changes with every run, and says nothing about the code.
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout.strip()

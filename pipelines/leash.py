@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 GRACE_S = 20.0
+# From a signal, with every leashed command ended, to the end of this process: Prefect waits long for an API that died.
+LAST_WORDS_S = 5.0
 
 _held: set[subprocess.Popen[bytes]] = set()
 
@@ -77,16 +79,27 @@ def release_all() -> None:
 
 
 def end_on_signals() -> None:
-    """Make SIGTERM exit with 143 and Ctrl-C with KeyboardInterrupt, each releasing every leashed command first."""
+    """Make SIGTERM exit with 143 and Ctrl-C with KeyboardInterrupt, each releasing every leashed command first.
+
+    For the main thread. Prefect sets handlers of its own around a flow: call this inside the flow again.
+    """
 
     def end(signum: int, frame: object) -> None:
         release_all()
+        threading.Thread(target=_exit_at_last, args=(128 + signum,), daemon=True).start()
         if signum == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(128 + signum)
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
+
+
+def _exit_at_last(code: int) -> None:
+    for process in list(_held):
+        process.wait()
+    time.sleep(LAST_WORDS_S)
+    os._exit(code)
 
 
 def hold(grace_s: float, command: Sequence[str]) -> int:
@@ -120,7 +133,7 @@ def _end_group(child: subprocess.Popen[bytes], grace_s: float) -> None:
             return False
 
     def members() -> list[psutil.Process]:
-        found = []
+        found: list[psutil.Process] = []
         for one in psutil.process_iter():
             with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
                 if os.getpgid(one.pid) == child.pid:
@@ -132,7 +145,7 @@ def _end_group(child: subprocess.Popen[bytes], grace_s: float) -> None:
             return psutil.Process(child.pid).children(recursive=True)
         return []
 
-    processes = list({*members(), *(strays() if child.poll() is None else [])})
+    processes = [*members(), *(strays() if child.poll() is None else [])]
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGTERM)
     deadline = time.monotonic() + grace_s

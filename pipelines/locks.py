@@ -21,7 +21,7 @@ def locked(name: str, wait_s: float) -> Iterator[None]:
     """Hold the lock `name`; raise LockedError, one line, where another process still holds it after `wait_s`."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + wait_s
-    with open(FOLDER / name, "a+", encoding="utf-8") as file:
+    with (FOLDER / name).open("a+", encoding="utf-8") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

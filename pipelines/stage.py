@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from anyres.params import Params, ParamsError
-from pipelines.environment import Environment, EnvironmentProblem, silence_telemetry
+from pipelines.environment import Environment, EnvironmentVariableError, silence_telemetry
 from pipelines.leash import end_on_signals
 from pipelines.locks import LockedError, locked
 
@@ -41,7 +41,7 @@ def checked() -> tuple[Params, Environment]:
     """Read params.yaml and ANYRES_*; where one is wrong, print one line and exit with 2, nothing written."""
     try:
         return Params.load(), Environment.read()
-    except (ParamsError, EnvironmentProblem) as problem:
+    except (ParamsError, EnvironmentVariableError) as problem:
         print(problem, file=sys.stderr)
         raise SystemExit(2) from None
 
@@ -80,6 +80,7 @@ def run_as_flow(name: str, work: Work, params: Params, environment: Environment)
     # DVC alone decides what is out of date: a cached task would skip files that DVC has just deleted.
     @task(name=name, cache_policy=NO_CACHE)
     def step() -> None:
+        end_on_signals()
         work(params, environment)
 
     @flow(name=name)
@@ -101,4 +102,4 @@ def replaced(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
         raise
     shutil.rmtree(folder, ignore_errors=True)
-    os.replace(part, folder)
+    part.replace(folder)

@@ -1,4 +1,8 @@
-"""MLflow, and the only import of it here: what came out of a run, and which model is registered."""
+"""MLflow, and the only import of it here: what came out of a run, and which model is registered.
+
+MLflow reports its use from the moment it is imported: call `silence_telemetry` before importing this module.
+"""
+# ruff: noqa: TID251 - this is the module that speaks to mlflow
 
 from __future__ import annotations
 
@@ -15,20 +19,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from anyres.params import Params
-from pipelines.environment import Environment, silence_telemetry
-from pipelines.locks import LockedError, locked
-
-# MLflow reports its use from the moment it is imported.
-silence_telemetry()
-
 import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Metric, RunStatus
+from mlflow.entities import DatasetInput, Metric, Param, RunStatus
 from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from sqlalchemy.exc import SQLAlchemyError
+
+from anyres.params import Params
+from pipelines.environment import Environment
+from pipelines.locks import LockedError, locked
 
 CHAMPION = "champion"
 FINGERPRINT = "fingerprint"
@@ -72,6 +74,7 @@ def connect(environment: Environment, name: str) -> str:
     mlflow.set_registry_uri(environment.tracking_uri)
     # Two processes that create one SQLite store at once corrupt its migration.
     with speaking_plainly(environment), locked("mlflow", STORE_WAIT_S):
+        create_store(environment)
         client = mlflow.MlflowClient()
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
@@ -79,6 +82,19 @@ def connect(environment: Environment, name: str) -> str:
         remote = environment.tracking_uri.startswith(("http://", "https://", "databricks"))
         root = None if remote else (environment.artifact_root / name).resolve().as_uri()
         return client.create_experiment(name, artifact_location=root)
+
+
+def create_store(environment: Environment) -> None:
+    """Create a missing SQLite store aside, then move it into place: killed half way, its migration never recovers."""
+    scheme, _, name = environment.tracking_uri.partition(":///")
+    path = Path(name)
+    if scheme != "sqlite" or (path.exists() and path.stat().st_size) or path.suffix not in (".db", ".sqlite"):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        part = Path(folder) / path.name
+        SqlAlchemyStore(f"sqlite:///{part}", environment.artifact_root.resolve().as_uri()).engine.dispose()
+        part.replace(path)
 
 
 class RunLog:
@@ -103,16 +119,17 @@ class RunLog:
         self.client.update_run(self.run_id, RunStatus.to_string(RunStatus.RUNNING))
         fresh = {key: str(value) for key, value in flattened(params).items() if key not in self.params}
         if fresh:
-            entities = [mlflow.entities.Param(key, value) for key, value in fresh.items()]
+            entities = [Param(key, value) for key, value in fresh.items()]
             self.client.log_batch(self.run_id, params=entities)
-        if not self.client.get_run(self.run_id).inputs.dataset_inputs:
+        inputs = self.client.get_run(self.run_id).inputs
+        if inputs is None or not inputs.dataset_inputs:
             self._log_dataset(dataset)
 
     def _log_dataset(self, dataset: Mapping[str, Any]) -> None:
         source = CodeDatasetSource(tags={key: str(value) for key, value in flattened(dataset).items()})
         # MLflow takes digests of at most 36 characters.
         entity = MetaDataset(source, name="store", digest=str(dataset["hash"])[:36])._to_mlflow_entity()
-        self.client.log_inputs(self.run_id, [mlflow.entities.DatasetInput(entity, [])])
+        self.client.log_inputs(self.run_id, [DatasetInput(entity, [])])
 
     def log_reports(self, reports: Iterable[Mapping[str, Any]]) -> None:
         """Log rows of history.jsonl, each with its `nimg`; rows that the run holds already are skipped."""
@@ -185,27 +202,24 @@ def register(run: RunLog, name: str, bundle: Path, tags: Mapping[str, str]) -> s
 
     The caller has made sure that no version holds this bundle yet.
     """
-    from anyres.export import serving
-
-    with tempfile.TemporaryDirectory() as folder:
-        code = consumer_code(Path(folder))
-        with mlflow.start_run(run_id=run.run_id):
-            model = mlflow.pyfunc.log_model(
-                name="generator",
-                python_model=str(Path(serving.__file__)),
-                artifacts={"bundle": str(bundle.resolve())},
-                code_paths=[str(code)],
-                input_example=[example_row(bundle)],
-                pip_requirements=[
-                    f"{package}=={_release(package)}" for package in ("mlflow", "torch", "numpy", "pillow", "pydantic")
-                ],
-                registered_model_name=name,
-                metadata=dict(tags),
-            )
-    # Types that MLflow cannot express give a mere warning and a model that cannot be served.
-    assert model.signature is not None, "the registered model has no signature"
-    assert model.registered_model_version is not None
-    registered = str(model.registered_model_version)
+    packages = ("mlflow", "torch", "numpy", "pillow", "pydantic")
+    with contextlib.ExitStack() as stack:
+        code = consumer_code(Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        stack.enter_context(mlflow.start_run(run_id=run.run_id))
+        model = mlflow.pyfunc.log_model(
+            name="generator",
+            python_model=str(ANYRES / "export" / "serving.py"),
+            artifacts={"bundle": str(bundle.resolve())},
+            code_paths=[str(code)],
+            input_example=[example_row(bundle)],
+            pip_requirements=[f"{package}=={_release(package)}" for package in packages],
+            registered_model_name=name,
+            metadata=dict(tags),
+        )
+        # Types that MLflow cannot express give a mere warning and a model that cannot be served.
+        assert model.signature is not None, "the registered model has no signature"
+        assert model.registered_model_version is not None
+        registered = str(model.registered_model_version)
     for key, value in tags.items():
         tag_version(name, registered, key, value)
     return registered
@@ -230,10 +244,8 @@ def move_champion(name: str, candidate: str, metric: str) -> str:
     if new is None:
         return f"{name} {candidate} does not become champion: it has no finite {metric}"
     if present is not None and old is not None and new > old:
-        return (
-            f"{name} {candidate} does not become champion: {metric} {new:.4g} is worse than {old:.4g} of version {present.version}"
-            " (for another line of models change export.name)"
-        )
+        worse = f"{metric} {new:.4g} is worse than {old:.4g} of version {present.version}"
+        return f"{name} {candidate} does not become champion: {worse} (for another line of models change export.name)"
     client.set_registered_model_alias(name, CHAMPION, candidate)
     before = "" if present is None else f", no worse than {'none' if old is None else f'{old:.4g}'} of version {present.version}"
     return f"{name} {candidate} is champion: {metric} {new:.4g}{before}"

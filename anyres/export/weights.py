@@ -52,7 +52,7 @@ def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         raise ValueError("the header is not JSON") from None
     if not isinstance(header, dict):
-        raise ValueError("the header is no JSON object")  # noqa: TRY004 - one error for every unsound file
+        raise ValueError("the header is no JSON object")
     return header, memoryview(data)[8 + length :]
 
 

@@ -1,0 +1,94 @@
+"""The bundle: complete, readable, drawing what the generator draws; clear words for a broken one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from anyres.export.bundle import load
+from anyres.networks import build_generator
+from anyres.params import Train
+from anyres.plane.window import Window
+from anyres.synthesis.render import render
+
+WINDOW = Window((0.1, -0.2), 1 / 40, (20, 28))
+
+
+def test_folder_holds_what_it_promises(bundle: Path) -> None:
+    names = {path.name for path in bundle.iterdir()}
+    assert names == {"generator.safetensors", "generator.json", "samples.png", "README.md", "CREDITS.md"}
+    with Image.open(bundle / "samples.png") as samples:
+        # Three samples, in a grid of two by two frames of 3:2.
+        assert samples.size == (2 * 192, 2 * 128)
+    card = (bundle / "README.md").read_text(encoding="utf-8")
+    assert "patch_kid | 0.25" in card
+    assert "CREDITS.md" in card
+
+
+def test_model_draws_what_its_generator_draws(bundle: Path) -> None:
+    model = load(bundle)
+    meta = json.loads((bundle / "generator.json").read_text(encoding="utf-8"))
+    generator = build_generator(Train.model_validate(meta["params"]["train"]), (1.5, 1.0))
+    generator.load_state_dict(load_file(bundle / "generator.safetensors"))
+    picture = model.render(seed=5, window=WINDOW, psi=0.4)
+    assert picture.shape == (20, 28, 3)
+    assert picture.dtype == np.uint8
+    assert np.array_equal(picture, render(generator.eval(), 5, WINDOW, psi=0.4))
+    assert model.geometry.chart.half_extent == (1.5, 1.0)
+
+
+def test_loading_unpickles_nothing(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("unpickled")
+
+    monkeypatch.setattr(torch, "load", refuse)
+    monkeypatch.setattr("pickle.Unpickler", refuse)
+    monkeypatch.setattr("pickle.loads", refuse)
+    assert load(bundle).meta["method"] == "continuum"
+
+
+def test_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nowhere: no such bundle folder"):
+        load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["generator.json", "generator.safetensors"])
+def test_missing_file_is_named(bundle: Path, tmp_path: Path, name: str) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    (copy / name).unlink()
+    with pytest.raises(ValueError, match=f"no {name} in it"):
+        load(copy)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_spoiled_description_is_refused(bundle: Path, tmp_path: Path, text: str) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    (copy / "generator.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match="not the description of a bundle"):
+        load(copy)
+
+
+def changed(bundle: Path, folder: Path, **values: object) -> Path:
+    copy = Path(shutil.copytree(bundle, folder))
+    meta = json.loads((copy / "generator.json").read_text(encoding="utf-8"))
+    (copy / "generator.json").write_text(json.dumps(meta | values), encoding="utf-8")
+    return copy
+
+
+def test_unknown_format_is_refused(bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="bundle format 99, this version of anyres reads 1"):
+        load(changed(bundle, tmp_path / "copy", format=99))
+
+
+def test_weights_of_another_network_are_refused(bundle: Path, tmp_path: Path) -> None:
+    params = json.loads((bundle / "generator.json").read_text(encoding="utf-8"))["params"]
+    params["train"]["network"]["w_dim"] = 13
+    with pytest.raises(ValueError, match=r"does not fit generator\.json: .*size mismatch"):
+        load(changed(bundle, tmp_path / "copy", params=params))
