@@ -95,7 +95,7 @@ class PatchSampler:
             x, y = window.center
             window = Window((-x, y), window.period, window.size)
         pixels = np.clip(np.rint(self.store.read(draw.picture, window)), 0, 255).astype(np.uint8)
-        return pixels[:, ::-1] if draw.flip else pixels
+        return np.ascontiguousarray(pixels[:, ::-1]) if draw.flip else pixels
 
     def batch(self, n0: int, count: int) -> tuple[np.ndarray, list[Window]]:
         """Return samples n0 to n0 + count - 1: uint8 (count, h, w, 3) and their windows."""

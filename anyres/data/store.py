@@ -62,7 +62,7 @@ class Picture:
         return self.period * self.width / 2, self.period * self.height / 2
 
     @property
-    def credit(self) -> str:
+    def credits(self) -> str:
         """Name, author and licence in one line."""
         return credit_line(self.name, self.author, self.licence)
 

@@ -120,6 +120,7 @@ def test_a_flipped_draw_is_the_window_of_the_mirrored_photograph(store: Store) -
         mirrored = PICTURES["abcde"[draw.picture]][:, ::-1]
         expected = np.clip(render_real(np.ascontiguousarray(mirrored), draw.window), 0, 255)
         difference = np.abs(drawn.read(draw) - expected)
+        assert drawn.read(draw).flags["C_CONTIGUOUS"]
         assert difference.mean() < 1.0  # rounding, and 40 dB where a coarser level served
         plain = sampler(store, flip=0.0).draw(n)
         assert (plain.picture, plain.window) == (draw.picture, draw.window)

@@ -202,6 +202,16 @@ def test_figures_of_the_set(build: Build) -> None:
     assert figures["short_side"] == {"min": 40, "median": 40.0, "max": 161, "pictures": {"under_128": 2, "from_128": 1}}
 
 
+def test_pictures_carry_their_figures_and_credits(build: Build) -> None:
+    store = build({"a": photograph(61, 83)})
+    (picture,) = store.pictures
+    assert len(store) == 1
+    assert (picture.id, picture.width, picture.height, picture.short_side) == ("a.png", 83, 61, 61)
+    assert picture.aspect == 83 / 61
+    assert picture.half_extent == pytest.approx((83 / 61, 1))
+    assert picture.credits == "a.png: author not stated, licence not stated"
+
+
 def test_missing_and_damaged_stores_name_the_stage(build: Build, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"index\.json: no such file; run the stage prepare first"):
         Store.open(tmp_path)
