@@ -6,12 +6,25 @@ import sys
 
 from anyres.params import Params
 from pipelines.environment import Environment
-from pipelines.stage import main
+from pipelines.stage import EVALUATION, INGESTED, REPORT, STORE, TRAINED, main, replaced
 
 
 def evaluate(params: Params, environment: Environment) -> None:
-    """Measure the trained generator against the store."""
-    raise NotImplementedError
+    """Measure the trained generator, and the same before training, against the store; then write the report."""
+    import torch
+    from anyres.evaluation.report import write_report
+
+    from anyres.data.store import Store
+    from anyres.evaluation.sweep import evaluate as measure
+    from anyres.training.run import load_generator
+
+    device = "cuda" if environment.device == "auto" and torch.cuda.is_available() else "cpu"
+    store = Store.open(STORE)
+    generator = load_generator(TRAINED).to(device)
+    with replaced(EVALUATION) as out:
+        measure(params, generator, load_generator(TRAINED, "generator_init.safetensors").to(device), store, out)
+    with replaced(REPORT) as out:
+        write_report(params, generator, store, EVALUATION, TRAINED, INGESTED, out)
 
 
 if __name__ == "__main__":

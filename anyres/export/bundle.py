@@ -22,7 +22,7 @@ from anyres.networks import build_generator
 from anyres.params import Train
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window, frame_window
-from anyres.synthesis.render import render
+from anyres.synthesis.render import Generator, render
 
 FORMAT = 1
 WEIGHTS = "generator.safetensors"
@@ -38,7 +38,7 @@ SAMPLE_SHORT_PX = 128
 class Model:
     """A generator ready to draw from. `meta` is generator.json: method, params, data hash, git commit, metrics."""
 
-    def __init__(self, generator: torch.nn.Module, meta: Mapping[str, Any]) -> None:
+    def __init__(self, generator: Generator, meta: Mapping[str, Any]) -> None:
         self.generator = generator
         self.meta = meta
 

@@ -8,7 +8,7 @@ import io
 from typing import Any
 
 from mlflow.models import set_model
-from mlflow.pyfunc import PythonModel
+from mlflow.pyfunc.model import PythonModel
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_SIDE_PX = 4096

@@ -17,7 +17,8 @@ from anyres.params import Params
 from pipelines.environment import Environment
 from tests.export.bundles import make_bundle, tiny_params
 
-pytestmark = pytest.mark.filterwarnings("ignore")
+# One store, one story: the tests build on each other, so one worker runs them all.
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("registration")]
 
 NAME = "anyres-generator"
 
