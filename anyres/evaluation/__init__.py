@@ -1,0 +1,1 @@
+"""Evaluation: one written protocol for every generator, and the page that shows what came out."""

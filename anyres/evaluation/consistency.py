@@ -1,0 +1,96 @@
+"""Consistency of one scene: over scales (SelfSSIM), over tiles (seams), over positions (equivariance)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from anyres.plane.resample import render_real
+from anyres.plane.window import frame_window
+
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+DATA_RANGE = 255.0
+
+
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """Structural similarity of two pictures (h, w, 3) in 0..255, mean over pixels and channels (Wang et al. 2004).
+
+    Gaussian window of 11 px, sigma 1.5, population covariances, places where the window fits whole only.
+    """
+    if a.shape != b.shape or min(a.shape[:2]) < SSIM_WINDOW:
+        raise ValueError(f"SSIM takes two pictures of one size of at least {SSIM_WINDOW} px, found {a.shape} and {b.shape}")
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    mean_x, mean_y = _smooth(x), _smooth(y)
+    var_x, var_y = _smooth(x * x) - mean_x**2, _smooth(y * y) - mean_y**2
+    covariance = _smooth(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * DATA_RANGE) ** 2, (0.03 * DATA_RANGE) ** 2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    structure = (2 * covariance + c2) / (var_x + var_y + c2)
+    return float((luminance * structure).mean())
+
+
+def resized(picture: np.ndarray, size: int) -> np.ndarray:
+    """Resize a square picture (s, s, 3) to `size` px, float32: `render_real` downwards, Pillow's Lanczos-3 upwards."""
+    if size == len(picture):
+        return picture.astype(np.float32)
+    if size < len(picture):
+        return render_real(picture, frame_window(1.0, size))
+    channels = [Image.fromarray(picture[..., c].astype(np.float32), mode="F") for c in range(picture.shape[2])]
+    return np.stack([np.asarray(c.resize((size, size), Image.Resampling.LANCZOS)) for c in channels], axis=-1)
+
+
+def self_ssim(scenes: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """Return the matrix (sizes, sizes) of mean SSIM(G at r_ref, G at r resized to r_ref); row r_ref, column r.
+
+    `scenes` holds for each scene its square renders, one a size. A plain upsampler scores 1: read beside FD.
+    """
+    return np.mean([[[ssim(a, resized(b, len(a))) for b in sizes] for a in sizes] for sizes in scenes], axis=0)
+
+
+@dataclass(frozen=True)
+class Seams:
+    """Differences between a tiled and a whole render, in units of [-1, 1], and steps between neighbouring pixels.
+
+    `gradient_ratio` is the mean step across tile borders over that inside tiles: 1 where borders cannot be told.
+    """
+
+    max: float
+    mean: float
+    gradient_ratio: float
+
+
+def seam_error(tiled: np.ndarray, whole: np.ndarray, rows: Iterable[int], columns: Iterable[int]) -> Seams:
+    """Compare a tiled render (h, w, 3) with the whole one; tiles begin at `rows` and `columns` beyond 0."""
+    difference = np.abs(tiled.astype(np.float64) - whole.astype(np.float64))
+    steps = [np.abs(np.diff(tiled.astype(np.float64), axis=axis)).mean(axis=(1 - axis, 2)) for axis in (0, 1)]
+    lines = [np.asarray(sorted(set(at))) - 1 for at in (rows, columns)]
+    across = np.concatenate([step[line] for step, line in zip(steps, lines, strict=True)])
+    inside = np.concatenate([np.delete(step, line) for step, line in zip(steps, lines, strict=True)])
+    if not len(across):
+        raise ValueError("a seam needs at least two tiles")
+    ratio = float(across.mean() / inside.mean()) if inside.mean() > 0 else 1.0
+    return Seams(float(difference.max()), float(difference.mean()), ratio)
+
+
+def shift_psnr(moved: np.ndarray, still: np.ndarray, right: int, down: int) -> float:
+    """Decibels between a render whose window lies `right` and `down` pixels further and the still one, shifted.
+
+    Pictures in [-1, 1], compared where both see the plane (Karras et al., NeurIPS 2021, EQ-T); infinite where equal.
+    """
+    h, w = still.shape[:2]
+    error = np.mean((moved[: h - down, : w - right].astype(np.float64) - still[down:, right:]) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(4 / error))
+
+
+def _smooth(picture: np.ndarray) -> np.ndarray:
+    """Gaussian mean over SSIM_WINDOW px along both axes of (h, w, c), whole windows only."""
+    reach = SSIM_WINDOW // 2
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / SSIM_SIGMA) ** 2)
+    weights /= weights.sum()
+    for axis in (0, 1):
+        picture = np.lib.stride_tricks.sliding_window_view(picture, SSIM_WINDOW, axis=axis) @ weights
+    return picture
