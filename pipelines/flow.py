@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,23 +14,6 @@ from pipelines.environment import Environment, interpreter_path, silence_telemet
 from pipelines.leash import end_on_signals, leashed
 from pipelines.locks import LockedError, last_held, locked
 from pipelines.stage import BUNDLE, REPORT, StageError, checked
-
-# DVC's remarks on its own bookkeeping, of no use in the middle of a run.
-CHATTER = (
-    "Running stage ",
-    "> python -m ",
-    "Generating lock file",
-    "Updating lock file",
-    "To track the changes with git",
-    "\tgit add ",
-    "To enable auto staging",
-    "\tdvc config core.autostage",
-    "Use `dvc push`",
-    "Data and pipelines are up to date",
-    "Stage '",
-)
-
-_speaking = threading.Lock()
 
 
 def main() -> int:
@@ -47,7 +28,7 @@ def main() -> int:
             if changed:
                 run_stages(graph)
             else:
-                say("nothing has changed since the last run")
+                print("nothing has changed since the last run")
             verdict = register(params, environment, quiet=not changed)
         print(where_to_look(params, environment, verdict))
     except (StageError, LockedError) as error:
@@ -119,22 +100,23 @@ def in_order(needs: Mapping[str, list[str]]) -> list[str]:
 
 def reproduce(name: str) -> None:
     """`dvc repro` one stage, its words and progress bars on our terminal; raise StageError where it fails."""
-    environ = {**os.environ, "PATH": interpreter_path(), "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "dvc", "repro", "--single-item", name]
+    environ = {**os.environ, "PATH": interpreter_path()}
+    # Quiet: DVC's remarks on its own bookkeeping are of no use in the middle of a run.
+    command = [sys.executable, "-m", "dvc", "repro", "--quiet", "--single-item", name]
     started, before = time.monotonic(), last_held(name)
-    with leashed(command, environ, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        say(f"{name}: started")
-        for line in process.stdout:
-            text = line.decode("utf-8", "replace").rstrip("\n")
-            if text and not text.startswith(CHATTER):
-                say(text)
+    print(f"{name}: started", flush=True)
+    with leashed(command, environ) as process:
         code = process.wait()
     seconds = time.monotonic() - started
-    if code:
-        raise StageError(f"stage {name} ended with code {code} after {seconds:.0f} s; its message stands above", code)
     # A stage that runs takes its lock; one that DVC finds unchanged or in its cache does not.
-    say(f"{name}: {'done' if last_held(name) > before else 'cached'} in {seconds:.0f} s")
+    ran = last_held(name) > before
+    if code and not ran:
+        # Not the stage failed, but DVC before it: only then are its own words wanted.
+        with leashed([word for word in command if word != "--quiet"], environ) as process:
+            code = process.wait()
+    if code:
+        raise StageError(f"stage {name} failed after {seconds:.0f} s, for the reason above", code)
+    print(f"{name}: {'done' if ran else 'cached'} in {seconds:.0f} s", flush=True)
 
 
 def register(params: Params, environment: Environment, quiet: bool) -> str:
@@ -162,12 +144,6 @@ model    mlflow.pyfunc.load_model("models:/{params.export.name}@champion"), or f
          model = anyres.load("{BUNDLE}")
          picture = model.render(seed=7, window=anyres.Window(center=(0.0, 0.0), period=2 / 512, size=(512, 512)))
 """
-
-
-def say(line: str) -> None:
-    """Print one line, whole also where stages run side by side."""
-    with _speaking:
-        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ SIZES = [(150, 200), (240, 180), (130, 390), (200, 200), (260, 190)]
 TINY: dict[str, dict[str, Any]] = {
     "ingest": {"source": "folder"},
     "train": {
-        "kimg": 3.0,
+        "kimg": 2.0,
         "batch": 8,
         "patch_px": [16, 24],
         "zoom_max": 4.0,
@@ -48,10 +48,8 @@ def change(checkout: Path, section: str, **values: Any) -> None:
     yaml.dump(params, checkout / "params.yaml")
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What git would hand out of the working tree, with a folder of pictures and params of seconds."""
-    folder = tmp_path_factory.mktemp("checkout")
+def hand_out(folder: Path) -> Path:
+    """Fill `folder` with what git would hand out of the working tree, its source an empty folder of pictures."""
     ls = ["git", "ls-files", "-co", "--exclude-standard"]
     listed = subprocess.run(ls, cwd=ROOT, check=True, capture_output=True, text=True)
     for name in listed.stdout.splitlines():
@@ -59,13 +57,20 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)
     subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    for section, values in TINY.items():
+        change(folder, section, **values)
+    change(folder, "train", network=NETWORK | NETWORK_D | {"mapping_layers": 2})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout with a folder of pictures and params of seconds."""
+    folder = hand_out(tmp_path_factory.mktemp("checkout"))
     rng = np.random.default_rng(0)
     for index, (height, width) in enumerate(SIZES):
         coarse = Image.fromarray(rng.integers(0, 255, (7, 9, 3), dtype=np.uint8))
         coarse.resize((width, height), Image.Resampling.BICUBIC).save(folder / "pictures" / f"{index}.png")
-    for section, values in TINY.items():
-        change(folder, section, **values)
-    change(folder, "train", network=NETWORK | NETWORK_D | {"mapping_layers": 2})
     return folder
 
 
@@ -117,6 +122,17 @@ def test_killed_in_training_then_run_again_equals_an_uninterrupted_training(chec
     for name in ("generator.safetensors", "generator_init.safetensors"):
         assert (checkout / "out/train" / name).read_bytes() == (checkout / "again/train" / name).read_bytes()
     shutil.rmtree(checkout / "again")
+
+
+def test_folder_without_a_picture_is_said_in_a_line(tmp_path: Path) -> None:
+    empty = hand_out(tmp_path)
+    command = [sys.executable, "-m", "pipelines.flow"]
+    done = subprocess.run(command, cwd=empty, env=environ(empty), capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode != 0
+    first, *rest = done.stderr.strip().splitlines()
+    assert re.match(r"ingest: .*picture", first), done.stderr
+    assert [re.sub(r"\d+ s", "N s", line) for line in rest] == ["flow: stage ingest failed after N s, for the reason above"]
+    assert not (empty / "data/ingested").exists()
 
 
 def test_nothing_changed_nothing_run(checkout: Path) -> None:
