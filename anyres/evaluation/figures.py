@@ -1,12 +1,17 @@
-"""Figures of an evaluation as PNG files. One look: thin lines, no frames, colours that the blind to red tell apart."""
+"""Figures of an evaluation. One look: thin lines, no frames, colours that the colour-blind tell apart.
+
+Each `draw_*` returns a Figure, or None where there is nothing to draw; `save_png` and `to_svg` write it.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,39 +22,38 @@ from anyres.data.atomic import write_atomic
 
 INK, MUTED, LINE = "#1d2433", "#6b7486", "#d9dde5"
 MODEL, BASELINE, REALS, UNTRAINED = "#3b5bdb", "#d9822b", "#2b8a5f", "#9aa3b2"
+# In an inline SVG these become the page's own variables, so that a figure follows its light or dark look.
+THEME = {INK: "ink", MUTED: "muted", LINE: "line", MODEL: "model", BASELINE: "baseline", REALS: "reals", UNTRAINED: "untrained"}
+Row = Mapping[str, Any]
 
 
-def draw_sweep(rows: list[dict[str, Any]], base_px: int, space: str, path: Path) -> None:
+def draw_sweep(rows: Sequence[Row], base_px: int, space: str) -> Figure | None:
     """FD and KID of whole frames over their size, with intervals, beside the fixed-scale baseline."""
     rows = [row for row in rows if "fd" in row]
     if not rows:
-        return
+        return None
     figure, axes = _panels(2)
     sizes = [row["size"] for row in rows]
     for axis, key, title in zip(axes, ("fd", "kid"), ("FD", "KID"), strict=True):
-        _interval_line(axis, sizes, rows, key, "this model", MODEL)
+        low, high = ([row[f"{key}_{end}"] for row in rows] for end in ("low", "high"))
+        axis.fill_between(sizes, low, high, color=MODEL, alpha=0.15, lw=0)
+        axis.plot(sizes, [row[key] for row in rows], color=MODEL, lw=2, label="this model")
         axis.plot(sizes, [row[f"fixed_{key}"] for row in rows], "--", color=BASELINE, lw=1.6, label=f"{base_px} px, enlarged")
         trained = [row for row in rows if row["trained"]]
-        axis.plot(
-            [row["size"] for row in trained],
-            [row[key] for row in trained],
-            "o",
-            color=MODEL,
-            ms=5.5,
-            label="scale seen in training",
-        )
+        at, values = [row["size"] for row in trained], [row[key] for row in trained]
+        axis.plot(at, values, "o", color=MODEL, ms=5.5, label="scale seen in training")
         _log2(axis, sizes)
         axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
         axis.set_xlabel("short side of the frame, px")
-        axis.set_title(f"{title} in {space} (lower is better)")
-    axes[0].legend(frameon=False, labelcolor=INK)
-    _save(figure, path)
+        axis.set_title(f"{title} in {space}")
+    axes[0].legend(frameon=False, labelcolor=INK, fontsize=9)
+    return figure
 
 
-def draw_octaves(rows: list[dict[str, Any]], space: str, path: Path) -> None:
-    """KID of patches by zoom octave on a logarithmic axis: untrained, baseline, model, reals."""
+def draw_octaves(rows: Sequence[Row], space: str) -> Figure | None:
+    """KID of patches by zoom octave: untrained, baseline, model."""
     if not rows:
-        return
+        return None
     figure, (axis,) = _panels(1)
     place = np.arange(len(rows))
     series = (
@@ -57,59 +61,89 @@ def draw_octaves(rows: list[dict[str, Any]], space: str, path: Path) -> None:
         ("kid_fixed", "coarsest scale, enlarged", BASELINE),
         ("kid", "this model", MODEL),
     )
-    for shift, (key, label, colour) in zip((-0.26, 0, 0.26), series, strict=True):
-        axis.bar(place + shift, [max(row[key], 1e-6) for row in rows], 0.24, color=colour, label=label)
-    floor = max(min(row[key] for row in rows for key, _, _ in series), 1e-5)
-    axis.set_yscale("log")
-    axis.set_ylim(bottom=floor / 2)
+    for shift, (key, label, colour) in zip((-0.27, 0, 0.27), series, strict=True):
+        values = [row[key] for row in rows]
+        axis.bar(place + shift, values, 0.25, color=colour, label=label)
+        for x, value in zip(place + shift, values, strict=True):
+            axis.annotate(
+                f"{value:.2g}", (x, max(value, 0)), (0, 3), textcoords="offset points", ha="center", fontsize=8, color=MUTED
+            )
+    # Room above the bars for the legend.
+    axis.set_ylim(min(0, axis.get_ylim()[0]), axis.get_ylim()[1] * 1.18)
     axis.set_xticks(place, [f"zoom {row['zoom'].replace('-', '–')}\n{row['samples']} patches" for row in rows])
-    axis.set_title(f"patch KID in {space} (lower is better)")
-    axis.legend(frameon=False, labelcolor=INK)
-    _save(figure, path)
+    axis.set_title(f"patch KID in {space}")
+    axis.legend(frameon=False, labelcolor=INK, fontsize=9, ncols=3, loc="upper center")
+    return figure
 
 
-def draw_self_ssim(rows: list[dict[str, Any]], path: Path) -> None:
+def draw_self_ssim(rows: Sequence[Row]) -> Figure:
     """The SelfSSIM matrix as a heat map with its numbers."""
     sizes = list(dict.fromkeys(row["reference"] for row in rows))
     matrix = np.array([row["ssim"] for row in rows]).reshape(len(sizes), len(sizes))
     side = 1.6 + 0.62 * len(sizes)
-    figure = _figure(side + 0.6, side)
+    figure = _figure(side, side)
     axis = figure.add_subplot()
     axis.imshow(matrix, cmap="Blues", vmin=min(0.0, float(matrix.min())), vmax=1.15)
     for i, j in np.ndindex(matrix.shape):
         axis.text(j, i, f"{matrix[i, j]:.2f}", ha="center", va="center", color="white" if matrix[i, j] > 0.7 else INK, fontsize=9)
     axis.set_xticks(range(len(sizes)), [str(size) for size in sizes])
     axis.set_yticks(range(len(sizes)), [str(size) for size in sizes])
-    axis.set_xlabel("drawn at, px")
-    axis.set_ylabel("compared at, px")
+    axis.set_xlabel("drawn at, px", color=MUTED)
+    axis.set_ylabel("compared at, px", color=MUTED)
     axis.tick_params(length=0, colors=MUTED)
-    for spine in axis.spines.values():
-        spine.set_visible(False)
-    _save(figure, path)
+    axis.spines[:].set_visible(False)
+    return figure
 
 
-def draw_history(history: list[dict[str, float]], path: Path) -> None:
+def draw_history(history: Sequence[Row]) -> Figure | None:
     """Losses, logits and penalties over images seen, from the lines of history.jsonl."""
-    groups = [[key for key in history[0] if key.startswith(prefix)] for prefix in ("loss/", "logits/", "penalty/")]
-    groups = [group for group in groups if group]
+    found = (
+        [[key for key in history[0] if key.startswith(prefix)] for prefix in ("loss/", "logits/", "penalty/")] if history else []
+    )
+    groups = [keys for keys in found if keys]
     if len(history) < 2 or not groups:
-        return
-    figure, axes = _panels(len(groups))
+        return None
+    figure, axes = _panels(len(groups), width=3.6)
     kimg = [line["nimg"] / 1000 for line in history]
     for axis, keys in zip(axes, groups, strict=True):
         for key, colour in zip(keys, (MODEL, BASELINE, REALS, UNTRAINED), strict=False):
             axis.plot(kimg, [line.get(key, np.nan) for line in history], color=colour, lw=1.6, label=key.split("/")[1])
         axis.set_title(keys[0].split("/")[0])
         axis.set_xlabel("thousand images seen")
-        axis.legend(frameon=False, labelcolor=INK)
-    _save(figure, path)
+        axis.legend(frameon=False, labelcolor=INK, fontsize=9)
+    return figure
 
 
-def _interval_line(axis: Axes, x: Sequence[float], rows: list[dict[str, Any]], key: str, label: str, colour: str) -> None:
-    axis.fill_between(
-        x, [row[f"{key}_low"] for row in rows], [row[f"{key}_high"] for row in rows], color=colour, alpha=0.15, lw=0
-    )
-    axis.plot(x, [row[key] for row in rows], color=colour, lw=2, label=label)
+def save_png(figure: Figure | None, path: Path) -> None:
+    """Write a figure on white; equal figures are equal bytes."""
+    if figure is None:
+        return
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", facecolor="white", metadata={"Software": None})
+    write_atomic(path, buffer.getvalue())
+
+
+def to_svg(figure: Figure | None, name: str, description: str) -> str:
+    """Return an <svg> to stand in a page: transparent, its text selectable, its colours the page's variables.
+
+    `name` keeps the ids of several figures apart; `description` is read aloud in place of the picture.
+    """
+    if figure is None:
+        return ""
+    text = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = text.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    # Ids are a figure's own; references to them follow.
+    svg = re.sub(r'id="', f'id="{name}-', svg)
+    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r"font-family: [^;\"]+;?|font: ([\d.]+px) [^;\"]+", lambda m: f"font-size: {m[1]}" if m[1] else "", svg)
+    for colour, variable in THEME.items():
+        svg = svg.replace(colour, f"var(--{variable})")
+    label = description.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    opening = re.sub(r' (width|height)="[^"]*"', "", svg[: svg.index(">")])
+    return f'{opening} role="img" aria-label="{label}"{svg[svg.index(">") :]}'
 
 
 def _log2(axis: Axes, sizes: Sequence[int]) -> None:
@@ -119,13 +153,13 @@ def _log2(axis: Axes, sizes: Sequence[int]) -> None:
     axis.xaxis.set_major_formatter(ScalarFormatter())
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    figure = _figure(4.6 * count if count > 1 else 6.4, 3.4)
+def _panels(count: int, width: float = 4.6) -> tuple[Figure, list[Axes]]:
+    figure = _figure(width * count if count > 1 else 6.8, 3.3)
     axes = [figure.add_subplot(1, count, place + 1) for place in range(count)]
     for axis in axes:
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.spines["bottom"].set_color(LINE)
-        axis.tick_params(length=0, colors=MUTED)
+        axis.tick_params(which="both", length=0, colors=MUTED)
         axis.grid(axis="y", color=LINE, lw=0.7)
         axis.set_axisbelow(True)
         axis.xaxis.label.set_color(MUTED)
@@ -135,13 +169,6 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=160, layout="constrained", facecolor="white")
+    figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
-
-
-def _save(figure: Figure, path: Path) -> None:
-    buffer = io.BytesIO()
-    # No date and no version in the file: equal figures are equal bytes.
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_atomic(path, buffer.getvalue())

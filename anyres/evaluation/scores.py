@@ -43,7 +43,7 @@ def score_patches(params: Params, generator: Generator, untrained: Generator, st
     base_px = min(params.train.patch_px)
     with progress_bar("evaluate patches", 10 * count, "img") as advance:
         reals, windows = draws.draw_reals(sampler, 0, count, advance)
-        others, _ = draws.draw_reals(sampler, count, count, advance)
+        others, other_windows = draws.draw_reals(sampler, count, count, advance)
         sets = {
             "": draws.draw_fakes(generator, seeds, windows, advance),
             "_init": draws.draw_fakes(untrained, seeds, windows, advance),
@@ -59,7 +59,8 @@ def score_patches(params: Params, generator: Generator, untrained: Generator, st
         numbers[f"patch_fd{name}"] = frechet(features[name], real)
     numbers["patch_kid_ratio"] = numbers["patch_kid"] / numbers["patch_kid_init"]
     numbers["patch_precision"], numbers["patch_recall"] = precision_recall(features[""], real)
-    rows = list(_octaves(windows, 2.0 / base_px, features, real, settings.bootstrap, settings.seed))
+    octaves = tuple(_octave(at, 2.0 / base_px) for at in (windows, other_windows))
+    rows = list(_octave_scores(octaves, features, real, settings.bootstrap, settings.seed))
     for row in rows:
         numbers |= {f"octave/{row['zoom']}/{key}": value for key, value in row.items() if key not in ("zoom", "samples")}
     return Scores(numbers, rows)
@@ -109,20 +110,28 @@ def _frame_scores(
     }
 
 
-def _octaves(
-    windows: list[Window], base: float, features: dict[str, np.ndarray], real: np.ndarray, resamples: int, seed: int
+def _octave_scores(
+    octaves: tuple[np.ndarray, np.ndarray], features: dict[str, np.ndarray], real: np.ndarray, resamples: int, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """One row a zoom octave that holds MIN_SAMPLES or more: one mixed number hides the high zooms."""
+    """One row a zoom octave that holds MIN_SAMPLES or more: one mixed number hides the high zooms.
+
+    `octaves` holds those of the windows, and those of the other set of reals, which has windows of its own.
+    """
+    for k in range(int(octaves[0].max()) + 1):
+        inside, other = (octave == k for octave in octaves)
+        if min(inside.sum(), other.sum()) >= MIN_SAMPLES:
+            scores = _with_interval("kid", kid_estimate(features[""][inside], real[inside], resamples, seed))
+            scores |= {f"kid{name}": kid(features[name][inside], real[inside]) for name in ("_init", "_fixed")}
+            scores["kid_reals"] = kid(features["_reals"][other], real[inside])
+            yield {"zoom": f"{2**k}-{2 ** (k + 1)}", "samples": int(inside.sum()), **scores}
+
+
+def _octave(windows: list[Window], base: float) -> np.ndarray:
+    """The zoom octave of each window, int (n,): k from 2^k up to 2^(k + 1), all below 1 with the first."""
     zooms = np.array([window.zoom(base) for window in windows])
     # A window of the very largest zoom belongs to the octave below it.
     last = max(math.ceil(math.log2(zooms.max()) - 1e-9) - 1, 0)
-    octave = np.clip(np.floor(np.log2(zooms) + 1e-9), 0, last).astype(int)
-    for k in range(last + 1):
-        inside = octave == k
-        if inside.sum() >= MIN_SAMPLES:
-            scores = _with_interval("kid", kid_estimate(features[""][inside], real[inside], resamples, seed))
-            scores |= {f"kid{name}": kid(features[name][inside], real[inside]) for name in ("_init", "_fixed", "_reals")}
-            yield {"zoom": f"{2**k}-{2 ** (k + 1)}", "samples": int(inside.sum()), **scores}
+    return np.clip(np.floor(np.log2(zooms) + 1e-9), 0, last).astype(int)
 
 
 def _with_interval(name: str, estimate: Estimate) -> dict[str, float]:

@@ -61,9 +61,13 @@ def evaluate(params: Params, generator: nn.Module, untrained: nn.Module, store: 
     for name, scores in {"octaves": patches, "sweep": sweep, "self_ssim": scales}.items():
         write_atomic(out / "plots" / f"{name}.csv", table(scores.rows))
     base_px = min(params.train.patch_px)
-    figures.draw_sweep(sweep.rows, base_px, space.name, out / "figures" / "sweep.png")
-    figures.draw_octaves(patches.rows, space.name, out / "figures" / "octaves.png")
-    figures.draw_self_ssim(scales.rows, out / "figures" / "self_ssim.png")
+    drawn = {
+        "sweep": figures.draw_sweep(sweep.rows, base_px, space.name),
+        "octaves": figures.draw_octaves(patches.rows, space.name),
+        "self_ssim": figures.draw_self_ssim(scales.rows),
+    }
+    for name, figure in drawn.items():
+        figures.save_png(figure, out / "figures" / f"{name}.png")
     _write_json(out / "cost.json", cost(time.monotonic() - start, device_of(generator)))  # type: ignore[arg-type]
     return metrics
 

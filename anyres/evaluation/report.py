@@ -1,0 +1,182 @@
+"""The report: one self-contained page that a person reads in a minute, and looks at first."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import Environment, StrictUndefined
+from torch import nn
+
+from anyres.data.atomic import write_atomic
+from anyres.data.store import Store
+from anyres.evaluation import draws, figures, gallery
+from anyres.evaluation.distances import FD_UNBIASED
+from anyres.evaluation.sweep import SEAM_TILE, SEAM_WINDOW, draw_tiled
+from anyres.params import Params
+
+TEMPLATE = "templates/report.html"
+SEAM_GAIN = 10_000.0
+
+
+def write_report(
+    out: Path,
+    params: Params,
+    generator: nn.Module,
+    store: Store,
+    trained: Path,
+    evaluation: Path,
+    facts: Mapping[str, str] | None = None,
+) -> Path:
+    """Write `out`/index.html and return its path.
+
+    `trained` is the folder of a finished training (train.json, history.jsonl, samples/), `evaluation` that of
+    `evaluate`. `facts` (commit, machine, ...) join the footer. Raises ValueError, one line, where a file is missing.
+    """
+    content = {
+        **_pictures(params, generator, store, trained),
+        **_numbers(params, store, trained, evaluation),
+        "facts": _footer(params, store, trained, evaluation, facts or {}),
+    }
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": number, "count": lambda value: f"{value:,}".replace(",", "\u202f")}
+    source = resources.files("anyres.evaluation").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    page = out / "index.html"
+    write_atomic(page, environment.from_string(source).render(content).encode())
+    return page
+
+
+def number(value: float) -> str:
+    """Three significant digits, as a person writes them."""
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        digits = 3 if value == 0 else max(0, 2 - _magnitude(value))
+        return f"{value:.{digits}f}".replace("-", "−")
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}·10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}".replace("-", "−")
+
+
+def _magnitude(value: float) -> int:
+    return int(f"{value:e}".split("e")[1])
+
+
+def _pictures(params: Params, generator: Any, store: Store, trained: Path) -> dict[str, Any]:
+    seed, hero = gallery.hero(params, generator)
+    seam_seed = draws.scene_seeds(params.evaluate.seed, "seams", 1)[0]
+    tiled, rows, columns = draw_tiled(generator, seam_seed, SEAM_WINDOW, SEAM_TILE)
+    whole, _, _ = draw_tiled(generator, seam_seed, SEAM_WINDOW, 4 * max(SEAM_WINDOW.size))
+    return {
+        "hero": hero,
+        "hero_seed": seed,
+        "candidates": gallery.CANDIDATES,
+        "scenes": gallery.scenes(params, generator),
+        "reals": gallery.real_examples(params, store),
+        "scales": gallery.over_scales(params, generator, seed),
+        "zooms": gallery.zoom_in(generator, seed),
+        "pairs": gallery.patch_pairs(params, generator, store),
+        "film": gallery.film(trained / "samples"),
+        "seams": gallery.seam_plates(tiled, whole, rows, columns, SEAM_GAIN),
+    }
+
+
+def _numbers(params: Params, store: Store, trained: Path, evaluation: Path) -> dict[str, Any]:
+    metrics = _read_json(evaluation / "metrics.json", "evaluate")
+    sweep, octaves, ssim = (_read_csv(evaluation / "plots" / f"{name}.csv") for name in ("sweep", "octaves", "self_ssim"))
+    history = [json.loads(line) for line in (trained / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    space = metrics["protocol"]["features"]
+    base_px = min(params.train.patch_px)
+    sizes = list(dict.fromkeys(row["reference"] for row in ssim))
+    rivals = "this model and the enlarged baseline"
+    return {
+        "metrics": metrics,
+        "protocol": metrics["protocol"],
+        "train": _read_json(trained / "train.json", "train"),
+        "data": store.figures,
+        "pictures": store.pictures,
+        "sweep": sweep,
+        "octaves": octaves,
+        "ssim_sizes": sizes,
+        "ssim": [[row for row in ssim if row["reference"] == reference] for reference in sizes],
+        "base_px": base_px,
+        "small_sample": metrics["protocol"]["fd_biased"],
+        "fd_unbiased": FD_UNBIASED,
+        "verdict": verdict(metrics),
+        # SVGs of our own making: they alone pass unescaped.
+        "svg": {
+            "history": figures.to_svg(figures.draw_history(history), "history", "Losses, logits and penalties while training"),
+            "sweep": figures.to_svg(
+                figures.draw_sweep(sweep, base_px, space), "sweep", f"FD and KID over frame size, {rivals}; numbers in the table"
+            ),
+            "octaves": figures.to_svg(figures.draw_octaves(octaves, space), "octaves", f"Patch KID by zoom octave, {rivals}"),
+        },
+    }
+
+
+def verdict(metrics: Mapping[str, Any]) -> str:
+    """One sentence on what was learnt, from the patch KIDs."""
+    now, before, reals = (metrics[key] for key in ("patch_kid", "patch_kid_init", "patch_kid_reals"))
+    scores = (
+        f"patch KID {number(now)}, against {number(before)} before training and {number(reals)} between two sets of photographs"
+    )
+    if now <= 0:
+        return f"Patches cannot be told from photographs by this measure: {scores}."
+    if now >= before:
+        return f"Training has not brought patches nearer to photographs: {scores}."
+    return f"Patches lie {number(before / now)} times nearer to photographs than before training: {scores}."
+
+
+def _footer(params: Params, store: Store, trained: Path, evaluation: Path, facts: Mapping[str, str]) -> list[tuple[str, str]]:
+    train, cost = _read_json(trained / "train.json", "train"), _read_json(evaluation / "cost.json", "evaluate")
+    protocol = _read_json(evaluation / "metrics.json", "evaluate")["protocol"]
+    return [
+        ("weights", f"SHA-256 {protocol['weights_hash']}"),
+        ("data", store.hash),
+        ("training", f"{train['method']}, seed {params.train.seed}, {train['nimg']:,} images in {duration(train['seconds'])}"),
+        ("evaluation", f"seed {protocol['seed']}, {duration(cost['seconds'])}, {cost['host_gib']:.1f} GiB of memory at most"),
+        ("features", f"{protocol['features']}, {protocol['features_kernel']}; photographs by {protocol['reals_kernel']}"),
+        ("KID", protocol["kid"]),
+        ("frame", protocol["frame"]),
+        *facts.items(),
+        ("machine", f"{train['device']}, {train['num_processes']} process(es), {os.cpu_count()} cores, {platform.machine()}"),
+        ("software", f"Python {platform.python_version()}, torch {torch.__version__}"),
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _read_json(path: Path, stage: str) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; run the stage {stage} first") from None
+
+
+def _read_csv(path: Path) -> list[dict[str, Any]]:
+    """Rows of a table of ours, its empty cells left out."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [{key: _cell(value) for key, value in row.items() if value != ""} for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; run the stage evaluate first") from None
+
+
+def _cell(text: str) -> Any:
+    if text in ("True", "False"):
+        return text == "True"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
