@@ -6,15 +6,16 @@ import sys
 
 from anyres.params import Params
 from pipelines.environment import Environment
-from pipelines.stage import EVALUATION, INGESTED, REPORT, STORE, TRAINED, main, replaced
+from pipelines.history import git_commit
+from pipelines.stage import EVALUATION, REPORT, STORE, TRAINED, main, replaced
 
 
 def evaluate(params: Params, environment: Environment) -> None:
     """Measure the trained generator, and the same before training, against the store; then write the report."""
     import torch
-    from anyres.evaluation.report import write_report
 
     from anyres.data.store import Store
+    from anyres.evaluation.report import write_report
     from anyres.evaluation.sweep import evaluate as measure
     from anyres.training.run import load_generator
 
@@ -24,7 +25,7 @@ def evaluate(params: Params, environment: Environment) -> None:
     with replaced(EVALUATION) as out:
         measure(params, generator, load_generator(TRAINED, "generator_init.safetensors").to(device), store, out)
     with replaced(REPORT) as out:
-        write_report(params, generator, store, EVALUATION, TRAINED, INGESTED, out)
+        write_report(out, params, generator, store, TRAINED, EVALUATION, {"git commit": git_commit()})
 
 
 if __name__ == "__main__":
