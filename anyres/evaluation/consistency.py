@@ -67,7 +67,7 @@ def seam_error(tiled: np.ndarray, whole: np.ndarray, rows: Iterable[int], column
     """Compare a tiled render (h, w, 3) with the whole one; tiles begin at `rows` and `columns` beyond 0."""
     difference = np.abs(tiled.astype(np.float64) - whole.astype(np.float64))
     steps = [np.abs(np.diff(tiled.astype(np.float64), axis=axis)).mean(axis=(1 - axis, 2)) for axis in (0, 1)]
-    lines = [np.asarray(sorted(set(at))) - 1 for at in (rows, columns)]
+    lines = [np.asarray(sorted(set(at)), dtype=int) - 1 for at in (rows, columns)]
     across = np.concatenate([step[line] for step, line in zip(steps, lines, strict=True)])
     inside = np.concatenate([np.delete(step, line) for step, line in zip(steps, lines, strict=True)])
     if not len(across):

@@ -89,7 +89,7 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"a covariance needs at least 2 samples, found {len(features)}")
     mean = features.mean(axis=0)
     factor = (features - mean) / np.sqrt(len(features) - 1)
-    return mean, np.linalg.qr(factor, mode="r") if len(factor) > factor.shape[1] else factor
+    return mean, np.asarray(np.linalg.qr(factor, mode="r")) if len(factor) > factor.shape[1] else factor
 
 
 def _kernels(fake: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -72,7 +72,9 @@ def draw_fixed(
             (edge - frame.origin[axis]) / period for edge, axis in zip(window.bounds, (0, 1, 0, 1), strict=True)
         )
         box = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))
-        out.append(np.asarray(Image.fromarray(pixels).resize(window.size[::-1], Image.Resampling.LANCZOS, box=box)))
+        out.append(
+            np.asarray(Image.fromarray(pixels).resize((window.size[1], window.size[0]), Image.Resampling.LANCZOS, box=box))
+        )
     return np.stack(out)
 
 

@@ -143,7 +143,9 @@ def to_svg(figure: Figure | None, name: str, description: str) -> str:
         svg = svg.replace(colour, f"var(--{variable})")
     label = description.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     opening = re.sub(r' (width|height)="[^"]*"', "", svg[: svg.index(">")])
-    return f'{opening} role="img" aria-label="{label}"{svg[svg.index(">") :]}'
+    # About the size it was drawn at: no figure grows into a poster on a wide page.
+    width = round(figure.get_figwidth() * 115)
+    return f'{opening} style="max-width:{width}px" role="img" aria-label="{label}"{svg[svg.index(">") :]}'
 
 
 def _log2(axis: Axes, sizes: Sequence[int]) -> None:

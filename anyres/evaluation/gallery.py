@@ -13,12 +13,16 @@ from PIL import Image
 
 from anyres.data.store import Store
 from anyres.evaluation import draws
+from anyres.evaluation.distances import NEIGHBOURS
+from anyres.evaluation.features import FeatureSpace
 from anyres.params import Params
 from anyres.plane.window import Window, frame_window
-from anyres.synthesis.render import Generator, render, render_many
+from anyres.synthesis.render import Generator, device_of, render, render_many
 
 HERO_PX = 512
 CANDIDATES = 24
+JUDGED_PX = 256
+JUDGES = 200
 SCENES = 6
 SCENE_PX = 192
 REAL_EXAMPLES = 10
@@ -48,11 +52,22 @@ def plate(pixels: np.ndarray, alt: str, caption: str = "", lossless: bool = True
     return Plate(src, pixels.shape[1], pixels.shape[0], alt, caption)
 
 
-def hero(params: Params, generator: Generator) -> tuple[int, Plate]:
-    """The most varied of CANDIDATES scenes, large: the one picked picture of the page. Returns its seed too."""
+def hero(params: Params, generator: Generator, store: Store) -> tuple[int, Plate]:
+    """The one picked picture of the page, large: of the more varied half of CANDIDATES scenes the one nearest to reals.
+
+    Near: the mean distance to its NEIGHBOURS nearest photographs in the features of the metrics. Returns its seed too.
+    """
     seeds = draws.scene_seeds(params.evaluate.seed, "hero", CANDIDATES)
-    small = render_many(generator, seeds, [frame_window(1.0, 64)] * len(seeds))
-    seed = seeds[int(np.argmax(small.astype(np.float64).std(axis=(1, 2)).mean(axis=-1)))]
+    frames = draws.draw_fakes(generator, seeds, [frame_window(1.0, JUDGED_PX)] * len(seeds), ignore)
+    varied = np.argsort(-frames.astype(np.float64).std(axis=(1, 2)).mean(axis=-1))[: CANDIDATES // 2]
+    space = FeatureSpace(params.evaluate.features, device_of(generator))
+    photographs = draws.real_frames(store, JUDGED_PX, JUDGES, params.evaluate.seed)
+    if photographs:
+        reals = space(draws.read_frames(store, photographs, JUDGED_PX, ignore))
+        distance = np.linalg.norm(space(frames[varied])[:, None] - reals[None], axis=-1)
+        seed = seeds[varied[int(np.argmin(np.sort(distance)[:, :NEIGHBOURS].mean(axis=1)))]]
+    else:
+        seed = seeds[varied[0]]
     pixels = render(generator, seed, frame_window(1.0, HERO_PX))
     return seed, plate(pixels, f"Generated picture, scene {seed}, {HERO_PX} by {HERO_PX} pixels", lossless=False)
 
@@ -71,7 +86,7 @@ def real_examples(params: Params, store: Store) -> list[Plate]:
     out = []
     for index in draws.real_frames(store, SCENE_PX, REAL_EXAMPLES, params.evaluate.seed):
         picture = store.pictures[index]
-        pixels = draws.read_frames(store, [index], SCENE_PX, lambda amount: None)[0]
+        pixels = draws.read_frames(store, [index], SCENE_PX, ignore)[0]
         out.append(
             plate(pixels, f"Photograph {picture.name}", f"{picture.credits} ({picture.width} × {picture.height} px)", False)
         )
@@ -157,6 +172,10 @@ def seam_plates(tiled: np.ndarray, whole: np.ndarray, rows: Sequence[int], colum
         plate(ruled, "The same with the tile borders ruled in white", "where the tiles meet"),
         plate(difference, f"Difference from one whole render, times {gain:g}", f"difference from a whole render, ×{gain:,.0f}"),
     ]
+
+
+def ignore(amount: float) -> None:
+    """Take no note of progress: pictures of a page are few."""
 
 
 def _detailed_point(pixels: np.ndarray) -> tuple[float, float]:

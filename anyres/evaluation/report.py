@@ -46,7 +46,7 @@ def write_report(
         "facts": _footer(params, store, trained, evaluation, facts or {}),
     }
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "count": lambda value: f"{value:,}".replace(",", "\u202f")}
+    environment.filters |= {"number": number, "kid": three_places, "count": lambda value: f"{value:,}".replace(",", "\u202f")}
     source = resources.files("anyres.evaluation").joinpath(TEMPLATE).read_text(encoding="utf-8")
     page = out / "index.html"
     write_atomic(page, environment.from_string(source).render(content).encode())
@@ -62,12 +62,17 @@ def number(value: float) -> str:
     return f"{mantissa}·10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}".replace("-", "−")
 
 
+def three_places(value: float) -> str:
+    """A KID: its error is in the third place, and chance may take it below 0."""
+    return f"{value:.3f}".replace("-0.000", "0.000").replace("-", "−")
+
+
 def _magnitude(value: float) -> int:
     return int(f"{value:e}".split("e")[1])
 
 
 def _pictures(params: Params, generator: Any, store: Store, trained: Path) -> dict[str, Any]:
-    seed, hero = gallery.hero(params, generator)
+    seed, hero = gallery.hero(params, generator, store)
     seam_seed = draws.scene_seeds(params.evaluate.seed, "seams", 1)[0]
     tiled, rows, columns = draw_tiled(generator, seam_seed, SEAM_WINDOW, SEAM_TILE)
     whole, _, _ = draw_tiled(generator, seam_seed, SEAM_WINDOW, 4 * max(SEAM_WINDOW.size))
@@ -81,6 +86,7 @@ def _pictures(params: Params, generator: Any, store: Store, trained: Path) -> di
         "zooms": gallery.zoom_in(generator, seed),
         "pairs": gallery.patch_pairs(params, generator, store),
         "film": gallery.film(trained / "samples"),
+        "seam_size": SEAM_WINDOW.size,
         "seams": gallery.seam_plates(tiled, whole, rows, columns, SEAM_GAIN),
     }
 
@@ -121,9 +127,8 @@ def _numbers(params: Params, store: Store, trained: Path, evaluation: Path) -> d
 def verdict(metrics: Mapping[str, Any]) -> str:
     """One sentence on what was learnt, from the patch KIDs."""
     now, before, reals = (metrics[key] for key in ("patch_kid", "patch_kid_init", "patch_kid_reals"))
-    scores = (
-        f"patch KID {number(now)}, against {number(before)} before training and {number(reals)} between two sets of photographs"
-    )
+    first, then, floor = three_places(now), three_places(before), three_places(reals)
+    scores = f"patch KID {first}, against {then} before training and {floor} between two sets of photographs"
     if now <= 0:
         return f"Patches cannot be told from photographs by this measure: {scores}."
     if now >= before:

@@ -59,7 +59,7 @@ def score_patches(params: Params, generator: Generator, untrained: Generator, st
         numbers[f"patch_fd{name}"] = frechet(features[name], real)
     numbers["patch_kid_ratio"] = numbers["patch_kid"] / numbers["patch_kid_init"]
     numbers["patch_precision"], numbers["patch_recall"] = precision_recall(features[""], real)
-    octaves = tuple(_octave(at, 2.0 / base_px) for at in (windows, other_windows))
+    octaves = _octave(windows, 2.0 / base_px), _octave(other_windows, 2.0 / base_px)
     rows = list(_octave_scores(octaves, features, real, settings.bootstrap, settings.seed))
     for row in rows:
         numbers |= {f"octave/{row['zoom']}/{key}": value for key, value in row.items() if key not in ("zoom", "samples")}

@@ -13,7 +13,7 @@ import resource
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -48,14 +48,16 @@ def evaluate(params: Params, generator: nn.Module, untrained: nn.Module, store: 
     """
     start = time.monotonic()
     _check(params, generator, untrained)
-    space = FeatureSpace(params.evaluate.features, device_of(generator))  # type: ignore[arg-type]
-    patches = score_patches(params, generator, untrained, store, space)  # type: ignore[arg-type]
-    sweep = score_sweep(params, generator, store, space)  # type: ignore[arg-type]
-    scales = score_scales(params, generator, space)  # type: ignore[arg-type]
-    seams = measure_seams(generator, params.evaluate.seed)  # type: ignore[arg-type]
+    trained, before = cast(Generator, generator), cast(Generator, untrained)
+    device = device_of(trained)
+    space = FeatureSpace(params.evaluate.features, device)
+    patches = score_patches(params, trained, before, store, space)
+    sweep = score_sweep(params, trained, store, space)
+    scales = score_scales(params, trained, space)
+    seams = measure_seams(trained, params.evaluate.seed)
     metrics: dict[str, Any] = {**patches.numbers, **sweep.numbers, **scales.numbers}
     metrics |= {f"seam/{key}": value for key, value in asdict(seams).items()}
-    metrics["equivariance/integer_db"] = measure_equivariance(generator, params.evaluate.seed)  # type: ignore[arg-type]
+    metrics["equivariance/integer_db"] = measure_equivariance(trained, params.evaluate.seed)
     metrics["protocol"] = protocol(params, generator, store, space)
     _write_json(out / "metrics.json", metrics)
     for name, scores in {"octaves": patches, "sweep": sweep, "self_ssim": scales}.items():
@@ -68,7 +70,7 @@ def evaluate(params: Params, generator: nn.Module, untrained: nn.Module, store: 
     }
     for name, figure in drawn.items():
         figures.save_png(figure, out / "figures" / f"{name}.png")
-    _write_json(out / "cost.json", cost(time.monotonic() - start, device_of(generator)))  # type: ignore[arg-type]
+    _write_json(out / "cost.json", cost(time.monotonic() - start, device))
     return metrics
 
 

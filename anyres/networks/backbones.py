@@ -59,7 +59,7 @@ def lite0() -> Lite0:
     import timm  # noqa: TID251 - the one place
 
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    state = torch.load(_checked(weights_path()), map_location="cpu", weights_only=True)
+    state = torch.load(verified(weights_path()), map_location="cpu", weights_only=True)
     blocks = [f"blocks.{stage}.{place}" for stage, group in enumerate(network.blocks) for place in range(len(group))]  # type: ignore[arg-type]
     network.load_state_dict(to_timm(state, blocks), strict=True)
     model = Lite0(network).eval().requires_grad_(False)
@@ -100,7 +100,8 @@ def _renamed(key: str, state: Mapping[str, Tensor], blocks: list[str]) -> str:
     return f"{blocks[int(block[1])]}.{names[layer]}.{rest}"
 
 
-def _checked(path: Path) -> Path:
+def verified(path: Path) -> Path:
+    """Return `path` where it is the file this was written for. Raises ValueError, one line, where it is not."""
     try:
         found = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:

@@ -1,0 +1,86 @@
+"""SelfSSIM, seams and shifts: against scikit-image, and on planted faults."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import skimage.data
+from skimage.metrics import structural_similarity
+
+from anyres.evaluation.consistency import resized, seam_error, self_ssim, shift_psnr, ssim
+from anyres.plane.resample import render_real
+from anyres.plane.window import frame_window
+
+
+@pytest.fixture(scope="module")
+def photograph() -> np.ndarray:
+    return skimage.data.astronaut()[:192, 100:292]
+
+
+def test_ssim_agrees_with_scikit_image() -> None:
+    picture = skimage.data.cat()[40:101, 30:127]
+    noisy = np.clip(picture + np.random.default_rng(0).normal(0, 20, picture.shape), 0, 255)
+    expected = structural_similarity(
+        picture.astype(float),
+        noisy,
+        channel_axis=2,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=255,
+    )
+    assert ssim(picture, noisy) == pytest.approx(expected, abs=1e-6)
+
+
+def test_ssim_refuses_what_its_window_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="at least 11 px"):
+        ssim(np.zeros((10, 40, 3)), np.zeros((10, 40, 3)))
+
+
+def test_resizing_keeps_means_and_downwards_is_render_real(photograph: np.ndarray) -> None:
+    np.testing.assert_array_equal(resized(photograph, 48), render_real(photograph, frame_window(1.0, 48)))
+    small = resized(photograph, 48)
+    assert resized(small, 120).shape == (120, 120, 3)
+    assert resized(small, 120).mean() == pytest.approx(small.mean(), abs=0.5)
+
+
+def test_one_photograph_at_all_sizes_agrees_with_itself(photograph: np.ndarray) -> None:
+    sizes = (32, 48, 96)
+    matrix = self_ssim([[resized(photograph, size) for size in sizes]])
+    np.testing.assert_allclose(np.diag(matrix), 1)
+    # Downwards only the order of filters differs; upwards detail is missing.
+    assert matrix[0, 1:].min() > 0.97
+    assert matrix[2, 0] < matrix[2, 1] < 0.97
+
+
+def test_other_pictures_do_not_agree(photograph: np.ndarray) -> None:
+    other = skimage.data.coffee()[100:292, 200:392]
+    mixed = [resized(photograph, 32), resized(other, 64)]
+    assert self_ssim([mixed])[0, 1] < 0.5
+
+
+def test_a_planted_seam_is_found(photograph: np.ndarray) -> None:
+    whole = photograph[:96, :140] / 127.5 - 1
+    clean = seam_error(whole, whole, rows=[64], columns=[64, 128])
+    assert (clean.max, clean.mean) == (0, 0)
+    assert 0.5 < clean.gradient_ratio < 2
+    tiled = whole.copy()
+    tiled[:, 64:] += 0.25
+    seams = seam_error(tiled, whole, rows=[64], columns=[64, 128])
+    assert seams.max == pytest.approx(0.25)
+    assert seams.mean == pytest.approx(0.25 * 76 / 140)
+    assert seams.gradient_ratio > 1.5 * clean.gradient_ratio
+
+
+def test_a_seam_needs_two_tiles() -> None:
+    with pytest.raises(ValueError, match="two tiles"):
+        seam_error(np.zeros((9, 12, 3)), np.zeros((9, 12, 3)), rows=[], columns=[])
+
+
+def test_shifts_are_told_apart_from_their_transpose(photograph: np.ndarray) -> None:
+    plane = photograph / 127.5 - 1
+    still, moved = plane[10:70, 20:100], plane[13:73, 25:105]
+    assert shift_psnr(moved, still, right=5, down=3) == float("inf")
+    assert shift_psnr(moved, still, right=3, down=5) < 40
+    # 10 log10(4 / 0.01^2): a constant error of 0.01 in a range of 2.
+    assert shift_psnr(moved + 0.01, still, right=5, down=3) == pytest.approx(10 * np.log10(4 / 1e-4), abs=1e-6)

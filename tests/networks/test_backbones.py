@@ -1,0 +1,91 @@
+"""EfficientNet-Lite0 from its package: the weights fit, and it knows photographs."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+from torch import nn
+
+from anyres.networks.backbones import FEATURES, Lite0, fold_normalisation, lite0, to_timm, verified, weights_path
+
+ESPRESSO = 967
+# Tabby, tiger cat, Persian, Siamese, Egyptian cat.
+CATS = range(281, 286)
+
+
+@pytest.fixture(scope="module")
+def network() -> Lite0:
+    return lite0()
+
+
+def square(pixels: np.ndarray, size: int) -> torch.Tensor:
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    picture = Image.fromarray(pixels[top : top + side, left : left + side]).resize((size, size), Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
+
+
+@pytest.mark.parametrize(("name", "classes"), [("coffee", [ESPRESSO]), ("cat", CATS)])
+def test_photographs_are_recognised(network: Lite0, name: str, classes: list[int]) -> None:
+    probabilities = network.classify(square(getattr(skimage.data, name)(), 224)).softmax(dim=1)[0]
+    assert int(probabilities.argmax()) in classes
+    assert float(probabilities[list(classes)].sum()) > 0.8
+
+
+def test_features_are_pooled_frozen_and_free_of_the_batch(network: Lite0) -> None:
+    pictures = torch.rand(3, 3, 64, 96, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    features = network(pictures)
+    assert features.shape == (3, FEATURES)
+    assert not features.requires_grad
+    assert not network.training
+    torch.testing.assert_close(network(pictures[1:2]), features[1:2], atol=1e-5, rtol=1e-4)
+
+
+def test_every_key_of_the_package_is_renamed_once() -> None:
+    state = torch.load(weights_path(), map_location="cpu", weights_only=True)
+    renamed = to_timm(state, [f"blocks.{i}" for i in range(16)])
+    assert len(renamed) == len(state) == 296
+    assert renamed["blocks.0.conv_dw.weight"].shape == (32, 1, 3, 3)
+    assert renamed["blocks.0.conv_pw.weight"].shape == (16, 32, 1, 1)
+    assert renamed["blocks.15.conv_pwl.weight"].shape[:2] == (320, 1152)
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    altered = bytearray(weights_path().read_bytes())
+    altered[1000] ^= 1
+    (tmp_path / "weights.pth").write_bytes(altered)
+    with pytest.raises(ValueError, match=r"not the weights of version 0\.1\.0"):
+        verified(tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match="reinstall"):
+        verified(tmp_path / "missing.pth")
+
+
+class Activated(nn.BatchNorm2d):
+    """A batch norm with its activation inside, as timm has it."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels)
+        self.act = nn.ReLU6()
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self.act(super().forward(input))
+
+
+def test_folding_a_norm_changes_nothing() -> None:
+    generator = torch.Generator().manual_seed(1)
+    norm = Activated(5)
+    for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.3), ("running_var", 2.0)):
+        getattr(norm, name).data = value + 0.5 * torch.rand(5, generator=generator)
+    layers = nn.Sequential(OrderedDict(first=nn.Conv2d(2, 5, 3, bias=False), norm=norm)).eval().requires_grad_(False)
+    pictures = torch.randn(2, 2, 7, 9, generator=generator)
+    before = layers(pictures)
+    fold_normalisation(layers)
+    assert isinstance(layers[1], nn.ReLU6)
+    torch.testing.assert_close(layers(pictures), before, atol=1e-6, rtol=1e-5)
