@@ -31,4 +31,4 @@ lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml
 	@uv pip compile --universal --generate-hashes --python-version 3.11 --all-extras --no-emit-index-url --no-header --quiet -o requirements.lock pyproject.toml
 
 clean:  ## remove what runs have made; the environment and downloads stay
-	rm -rf data out mlflow.db mlartifacts .anyres/state
+	rm -rf data out mlflow.db mlartifacts .anyres/locks .anyres/prefect

@@ -30,8 +30,9 @@ class Environment(BaseSettings):
     """Machine facts.
 
     tracking_uri: MLflow's store. artifact_root: where a local store keeps its files; a server has its own.
-    cache_dir: downloads. num_processes: training processes. accelerate_config: a file of `accelerate config`,
-    used in place of num_processes. device: cpu keeps training off an accelerator.
+    cache_dir: downloads. num_processes: training processes; unset, one a GPU, or one a core where there is none.
+    accelerate_config: a file of `accelerate config`, used in place of num_processes. device: cpu keeps training off
+    an accelerator.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
@@ -39,7 +40,7 @@ class Environment(BaseSettings):
     tracking_uri: Annotated[str, Field(min_length=1)] = "sqlite:///mlflow.db"
     artifact_root: Path = Path("mlartifacts")
     cache_dir: Path = Path(".anyres/cache")
-    num_processes: Annotated[int, Field(ge=1, le=1024)] = 1
+    num_processes: Annotated[int, Field(ge=1, le=1024)] | None = None
     accelerate_config: Path | None = None
     device: Literal["auto", "cpu"] = "auto"
 

@@ -50,8 +50,8 @@ class OctaveFeatures(nn.Module):
         band = (index // (features // 2)).double()
         radius = LOWEST_FREQUENCY * torch.exp2(band + place)
         angle = math.pi * turn
-        frequencies = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)
-        self.register_buffer("frequencies", chart.snap_frequencies(frequencies), persistent=False)
+        frequencies = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1).numpy()
+        self.register_buffer("frequencies", torch.from_numpy(chart.snap_frequencies(frequencies)), persistent=False)
         self.outputs = octaves * features
 
     def forward(self, windows: Sequence[Window]) -> Tensor:

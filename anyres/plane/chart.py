@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from anyres.plane.window import Window
 
@@ -46,12 +45,12 @@ class Chart:
                 "move its center or shrink its size or period"
             )
 
-    def snap_frequencies(self, frequencies: Tensor) -> Tensor:
+    def snap_frequencies(self, frequencies: np.ndarray) -> np.ndarray:
         """Return frequencies (..., 2), cycles per plane unit along (x, y), made periodic where the chart wraps."""
         if self.name != "cylinder":
             return frequencies
-        x = torch.round(frequencies[..., 0] * CIRCUMFERENCE) / CIRCUMFERENCE
-        return torch.stack([x, frequencies[..., 1]], dim=-1)
+        x = np.round(frequencies[..., 0] * CIRCUMFERENCE) / CIRCUMFERENCE
+        return np.stack([x, frequencies[..., 1]], axis=-1)
 
     def wrap_cells(self, octave: int) -> int | None:
         """Return after how many cells of side 2^-octave the lattice repeats along x, or None where it never does."""

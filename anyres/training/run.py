@@ -88,12 +88,7 @@ class Run:
         if newest is not None:
             self.seconds = float(self.state.load(newest).get("seconds", 0.0))
         if self.writes:
-            (self.out / "samples").mkdir(parents=True, exist_ok=True)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for stale in [*self.folder.glob(".*"), *self._samples_after(self.state.nimg)]:
-                stale.unlink()
-            kept = [line for line in self._history() if json.loads(line)["nimg"] <= self.state.nimg]
-            write_atomic(self.out / "history.jsonl", "".join(f"{line}\n" for line in kept).encode())
+            self._restore()
             untrained = TrainState.fresh(self.params, self._half_extent, torch.device("cpu")).g
             write_generator(untrained, self.out / "generator_init.safetensors")
             if self.state.nimg == 0:
@@ -183,8 +178,9 @@ class Run:
         if not self.writes:
             return
         line: dict[str, Any] = {"nimg": nimg, **values, "perf/img_per_s": img_per_s, "perf/seconds": seconds}
-        with (self.out / "history.jsonl").open("a", encoding="utf-8") as file:
-            file.write(f"{json.dumps(line)}\n")
+        for folder in (self.folder, self.out):
+            with (folder / "history.jsonl").open("a", encoding="utf-8") as file:
+                file.write(f"{json.dumps(line)}\n")
 
     @torch.inference_mode()
     def _sample(self) -> None:
@@ -199,7 +195,8 @@ class Run:
                 rows.append(np.concatenate(list(to_uint8(g(scene, [window] * SAMPLE_SCENES))), axis=1))
         buffer = io.BytesIO()
         Image.fromarray(np.concatenate(rows)).save(buffer, format="png")
-        write_atomic(self._sample_path(self.state.nimg), buffer.getvalue())
+        for folder in (self.folder, self.out):
+            write_atomic(folder / "samples" / f"{self.state.nimg // 1000:06d}.png", buffer.getvalue())
 
     def _checkpoint(self) -> None:
         """Save the whole state, then drop the checkpoints that are older than the kept ones."""
@@ -216,18 +213,23 @@ class Run:
         flag = torch.tensor([int(stopped.is_set())], device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, reduction="sum").item())  # type: ignore[union-attr]
 
-    def _history(self) -> list[str]:
-        path = self.out / "history.jsonl"
-        if not path.exists():
-            return []
+    def _restore(self) -> None:
+        """Bring history and samples back to the checkpoint's time: the run keeps its own, `out` may have been emptied."""
+        for folder in (self.folder, self.out):
+            (folder / "samples").mkdir(parents=True, exist_ok=True)
+        for partial in self.folder.glob(".*"):
+            partial.unlink()
+        history = self.folder / "history.jsonl"
+        lines = history.read_text(encoding="utf-8").splitlines(keepends=True) if history.exists() else []
         # A line that a kill cut short has no end.
-        return [line[:-1] for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-
-    def _samples_after(self, nimg: int) -> list[Path]:
-        return [path for path in (self.out / "samples").glob("*.png") if int(path.stem) * 1000 > nimg]
-
-    def _sample_path(self, nimg: int) -> Path:
-        return self.out / "samples" / f"{nimg // 1000:06d}.png"
+        kept = "".join(line for line in lines if line.endswith("\n") and json.loads(line)["nimg"] <= self.state.nimg)
+        for sample in (self.folder / "samples").glob("*.png"):
+            if int(sample.stem) * 1000 > self.state.nimg:
+                sample.unlink()
+            else:
+                write_atomic(self.out / "samples" / sample.name, sample.read_bytes())
+        for folder in (self.folder, self.out):
+            write_atomic(folder / "history.jsonl", kept.encode())
 
 
 def write_generator(generator: torch.nn.Module, path: Path) -> None:

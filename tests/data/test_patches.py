@@ -9,7 +9,7 @@ import pytest
 
 from anyres.data.patches import PatchSampler, Prefetch
 from anyres.data.pyramid import Store
-from anyres.plane import Chart
+from anyres.plane.chart import Chart
 from anyres.plane.resample import render_real
 
 from .conftest import Build

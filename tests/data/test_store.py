@@ -13,8 +13,9 @@ from PIL import Image
 
 from anyres.data.pyramid import Store, halve, prepare, pyramid
 from anyres.data.tiff import DamagedTiffError, decode_tile, encode_tile, read_levels, write_pyramid
-from anyres.plane import Chart, Window
+from anyres.plane.chart import Chart
 from anyres.plane.resample import render_real
+from anyres.plane.window import Window
 
 from .conftest import Build
 from .pictures import encoded, photograph, prepare_params

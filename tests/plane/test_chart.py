@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
-import torch
 
 from anyres.plane.chart import Chart
 from anyres.plane.geometry import Geometry
@@ -29,11 +29,11 @@ def test_an_unknown_chart_is_refused():
 
 
 def test_a_cylinder_makes_frequencies_periodic_along_x_only():
-    frequencies = torch.tensor([[0.3, 0.7], [1.2, -0.1], [0.1, 0.2]], dtype=torch.float64)
+    frequencies = np.array([[0.3, 0.7], [1.2, -0.1], [0.1, 0.2]])
     snapped = Chart("cylinder").snap_frequencies(frequencies)
-    assert torch.equal(snapped[:, 0], torch.tensor([0.5, 1.0, 0.0], dtype=torch.float64))
-    assert torch.equal(snapped[:, 1], frequencies[:, 1])
-    assert torch.equal(Chart("frame").snap_frequencies(frequencies), frequencies)
+    np.testing.assert_array_equal(snapped[:, 0], [0.5, 1.0, 0.0])
+    np.testing.assert_array_equal(snapped[:, 1], frequencies[:, 1])
+    np.testing.assert_array_equal(Chart("frame").snap_frequencies(frequencies), frequencies)
 
 
 def test_lattices_wrap_on_the_cylinder_alone():

@@ -50,7 +50,7 @@ def test_a_frequency_above_the_new_nyquist_vanishes():
 
 def test_never_upsamples_and_never_looks_outside():
     picture = np.zeros((*SIZE, 3), np.uint8)
-    with pytest.raises(ValueError, match="finer than the photograph's .* never upsamples"):
+    with pytest.raises(ValueError, match=r"finer than the photograph's .* never upsamples"):
         render_real(picture, Window((0.0, 0.0), NATIVE * 0.99, (8, 9)))
     with pytest.raises(ValueError, match="outside the photograph's 0 to 140"):
         render_real(picture, Window((1.5, 0.0), NATIVE * 2, (8, 9)))
