@@ -11,9 +11,10 @@ from PIL import Image
 
 from anyres.data.patches import PatchSampler
 from anyres.data.store import Store
+from anyres.evaluation.parallel import over_chunks
 from anyres.params import Train
 from anyres.plane.window import Window, frame_window
-from anyres.synthesis.render import SEED_LIMIT, Generator, render_many
+from anyres.synthesis.render import SEED_LIMIT, Generator, device_of, render_many
 
 Advance = Callable[[float], None]
 # Training seeds are below this: no patch of a metric was drawn by a training of the same number.
@@ -47,12 +48,14 @@ def draw_reals(sampler: PatchSampler, first: int, count: int, advance: Advance) 
 
 def draw_fakes(generator: Generator, seeds: Sequence[int], windows: Sequence[Window], advance: Advance) -> np.ndarray:
     """One scene a window, uint8 (n, h, w, 3)."""
-    pixels = []
-    for start in range(0, len(windows), CHUNK):
+
+    def draw(start: int) -> np.ndarray:
         part = windows[start : start + CHUNK]
-        pixels.append(render_many(generator, seeds[start : start + CHUNK], part))
+        pixels = render_many(generator, seeds[start : start + CHUNK], part)
         advance(len(part))
-    return np.concatenate(pixels)
+        return pixels
+
+    return np.concatenate(over_chunks(draw, range(0, len(windows), CHUNK), device_of(generator)))
 
 
 def draw_fixed(

@@ -12,6 +12,7 @@ from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor
 
+from anyres.evaluation.parallel import over_chunks
 from anyres.networks.backbones import FEATURES, lite0
 
 # Every picture enters the network at this size. Of 64, 96 and 128 px the last separates a blur of 0.5 px on 32-px
@@ -73,14 +74,16 @@ class FeatureSpace:
             register_feature_extractor(self.name, Lite0Features)
         self.extractor = create_feature_extractor(self.name, [LAYER], cuda=False, verbose=False).to(self.device)
 
-    @torch.inference_mode()
     def __call__(self, pictures: np.ndarray, advance: Callable[[float], None] = lambda amount: None) -> np.ndarray:
         """Features float64 (n, dim) of uint8 pictures (n, h, w, 3); `advance` is told of each batch's size."""
-        parts = []
-        for start in range(0, len(pictures), BATCH):
+
+        @torch.inference_mode()
+        def extract(start: int) -> np.ndarray:
             part = np.ascontiguousarray(pictures[start : start + BATCH].transpose(0, 3, 1, 2))
-            parts.append(self.extractor(torch.from_numpy(part).to(self.device))[0].cpu().double().numpy())
+            found = self.extractor(torch.from_numpy(part).to(self.device))[0].cpu().double().numpy()
             advance(len(part))
-        features = np.concatenate(parts)
+            return found
+
+        features = np.concatenate(over_chunks(extract, range(0, len(pictures), BATCH), self.device))
         assert np.isfinite(features).all(), "features of bytes are finite"
         return features
