@@ -83,7 +83,8 @@ class Trunk(nn.Module):
             colour = to_rgb(x, style)
             rgb = colour if rgb is None else colour + upsample(rgb)[:, :, 2:-2, 2:-2]
         assert rgb is not None
-        return rgb[:, :, 1:-1, 1:-1].float() + self.rgb_bias[:, None, None]
+        # Black is the limit of tanh: a dark sky needs no exact cancelling of noise, and no value leaves the range.
+        return torch.tanh(rgb[:, :, 1:-1, 1:-1].float() + self.rgb_bias[:, None, None])
 
     def _noise(self, level: int, seeds: Tensor, windows: Sequence[Window], chart: Chart) -> Tensor:
         """One field a level, (b, h, w), over the level's largest map: its margin and one pixel more, until its last layer."""
