@@ -33,6 +33,8 @@ from anyres.training.state import TrainState
 
 # The newest checkpoint and the one before it.
 KEPT_CHECKPOINTS = 2
+# Patches behind the mean and spread that the discriminator standardises by.
+STANDARD_PATCHES = 256
 SAMPLE_SCENES = 8
 SAMPLE_ZOOMS = (1, 2, 4, 8)
 
@@ -78,6 +80,7 @@ class Run:
         extents = [store.pictures[index].half_extent for index in self.sampler.usable]
         half_extent = (max(e[0] for e in extents), max(e[1] for e in extents))
         self.state = TrainState.fresh(params, half_extent, accelerator.device)
+        self.state.d.standardize(from_uint8(self.sampler.batch(0, STANDARD_PATCHES)[0]))  # type: ignore[operator]
         self.writes = accelerator.is_main_process
         self.seconds = 0.0
         self.interval: dict[str, list[torch.Tensor]] = {}
