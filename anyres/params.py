@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -71,7 +73,7 @@ class Train(Section):
     kimg: Annotated[float, Field(gt=0)]
     batch: Annotated[int, Field(ge=1)]
     precision: Literal["auto", "no", "bf16"]
-    chart: Literal["frame", "plane", "cylinder"]
+    chart: Literal["frame", "plane"]
     patch_px: tuple[Side, Side]
     zoom_max: Annotated[float, Field(ge=1, le=2**16)]
     period_law: Literal["log_uniform", "uniform_size"]
@@ -141,6 +143,12 @@ class Params(Section):
             return cls.model_validate(values)
         except ValidationError as error:
             raise ParamsError(f"{path}: {describe(error)}") from None
+
+
+def fingerprint(params: Train, data_hash: str) -> str:
+    """Name the training that these params and this data determine: 16 hexadecimal digits."""
+    identity = {"train": params.model_dump(mode="json"), "data": data_hash}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def describe(error: ValidationError) -> str:

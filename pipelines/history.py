@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 from pathlib import Path
 from typing import Any
-
-from anyres.params import Params
-
-
-def fingerprint(params: Params, data_hash: str) -> str:
-    """Name the training that these params and this data determine, as anyres.training does (whose import loads torch)."""
-    identity = {"train": params.train.model_dump(mode="json"), "data": data_hash}
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_reports(path: Path) -> list[dict[str, Any]]:

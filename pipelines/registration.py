@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyres.params import Params
+from anyres.params import Params, fingerprint
 from pipelines.environment import Environment
-from pipelines.history import fingerprint, read_reports, sample_pictures
+from pipelines.history import read_reports, sample_pictures
 from pipelines.locks import locked
 from pipelines.stage import BUNDLE, EVALUATION, STORE, TRAINED
 
@@ -70,7 +70,7 @@ def complete_run(params: Params, environment: Environment, meta: Mapping[str, An
     dataset = json.loads((STORE / "dataset.json").read_text(encoding="utf-8"))
     run = tracking.RunLog(
         tracking.connect(environment, params.export.name),
-        fingerprint(params, dataset["hash"]),
+        fingerprint(params.train, dataset["hash"]),
         tracking.run_tags(params, dataset),
         reopen_finished=True,
     )

@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from anyres.params import Params
+from anyres.params import Params, fingerprint
 from pipelines.environment import Environment
-from pipelines.history import fingerprint, read_reports, sample_pictures
+from pipelines.history import read_reports, sample_pictures
 from pipelines.leash import leashed
 from pipelines.stage import RUNS, STORE, TRAINED, StageError, main
 
@@ -99,7 +99,7 @@ class Follower:
         with self._forgiving():
             from pipelines.tracking import start_training_run
 
-            self.run, self.monitor = start_training_run(environment, params, dataset, fingerprint(params, dataset["hash"]))
+            self.run, self.monitor = start_training_run(environment, params, dataset, fingerprint(params.train, dataset["hash"]))
 
     def follow(self, process: subprocess.Popen[bytes]) -> int:
         """Log until the training ends; return its code."""

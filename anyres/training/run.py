@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import math
@@ -26,7 +25,7 @@ from anyres.data.progress import progress_bar
 from anyres.data.store import Store
 from anyres.networks import Scene, build_generator
 from anyres.networks.pixels import from_uint8, to_uint8
-from anyres.params import Train
+from anyres.params import Train, fingerprint
 from anyres.plane.window import Window
 from anyres.training.loop import Batch, Report, training_loop
 from anyres.training.state import TrainState
@@ -63,12 +62,6 @@ def train(params: Train, store: Store, out: Path, runs: Path, accelerator: Accel
         run.start()
         run.follow(stopped)
     run.finish()
-
-
-def fingerprint(params: Train, data_hash: str) -> str:
-    """Name what determines a run: 16 hexadecimal digits of its params and its data."""
-    identity = {"train": params.model_dump(mode="json"), "data": data_hash}
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class Run:

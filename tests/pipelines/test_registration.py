@@ -108,14 +108,14 @@ def test_first_bundle_is_registered_once_and_champion(inside: Path) -> None:
 def test_run_holds_params_reports_data_and_evaluation(inside: Path) -> None:
     import mlflow
 
-    from pipelines.history import fingerprint
+    from anyres.params import fingerprint
 
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name(NAME)
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
-    assert run.data.tags["fingerprint"] == fingerprint(tiny_params(), "d" * 64)
+    assert run.data.tags["fingerprint"] == fingerprint(tiny_params().train, "d" * 64)
     assert run.data.params["train.network.w_dim"] == "12"
     assert [point.step for point in client.get_metric_history(run.info.run_id, "loss/d")] == [32, 64]
     assert run.data.metrics["evaluation/patch_kid"] == 0.25

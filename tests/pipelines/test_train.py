@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
 
 from pipelines.environment import Environment
 from pipelines.train import launch_command, launch_environ, num_cores, process_count
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -39,3 +42,10 @@ def test_several_processes_are_launched_by_accelerate():
     own = launch_command(Environment(accelerate_config=Path("own.yaml")), 2)
     assert own[own.index("--config_file") + 1] == "own.yaml"
     assert "--num_processes" not in own
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "infra/accelerate").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_configs_are_what_accelerate_reads(path):
+    config = load_config_from_file(str(path))
+    assert (config.num_processes, config.num_machines) == (1, 1)
+    assert config.use_cpu == (path.stem == "cpu")
