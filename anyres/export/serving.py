@@ -19,7 +19,7 @@ class Row(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    seed: int = Field(ge=0, lt=2**63)
+    seed: int = Field(ge=0, lt=2**40)
     center_x: float = Field(default=0.0, allow_inf_nan=False)
     center_y: float = Field(default=0.0, allow_inf_nan=False)
     period: float = Field(gt=0, allow_inf_nan=False)
