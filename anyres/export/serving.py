@@ -47,7 +47,8 @@ class AnyresModel(PythonModel):
 
     # MLflow takes the signature from these types; it leaves out `context` by design.
     def predict(self, model_input: list[Row]) -> list[Picture]:  # type: ignore[override]
-        return [self._draw(row) for row in model_input]
+        # Plain dicts: what a caller gets here is what a caller gets over REST.
+        return [self._draw(row).model_dump() for row in model_input]  # type: ignore[misc]
 
     def _draw(self, row: Row) -> Picture:
         from PIL import Image

@@ -44,7 +44,6 @@ row = {"seed": 7, "center_x": 0.1, "center_y": -0.2, "period": 0.025, "height": 
 sizes = []
 for rows in ([row, {**row, "height": 12}], pandas.DataFrame([row])):
     for picture in model.predict(rows):
-        picture = picture if isinstance(picture, dict) else picture.model_dump()
         sizes.append(Image.open(io.BytesIO(base64.b64decode(picture["png"]))).size)
 try:
     model.predict([{**row, "psi": 9.0}])
