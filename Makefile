@@ -22,7 +22,7 @@ run: $(STAMP)  ## ingest, prepare, train, evaluate, export: whatever is out of d
 	@python -m pipelines.flow
 
 test: $(STAMP) lint  ## all tests
-	@python -m pytest -n 2 --dist loadgroup
+	@python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP)  ## style, types and who may import whom
 	@ruff check . && ruff format --check . && lint-imports && basedpyright --level error
