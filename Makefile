@@ -28,7 +28,7 @@ lint: $(STAMP)  ## style, types and who may import whom
 	@ruff check . && ruff format --check . && lint-imports && basedpyright --level error
 
 lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml
-	@uv pip compile --universal --generate-hashes --python-version 3.11 --all-extras --no-emit-index-url --no-header --quiet -o requirements.lock pyproject.toml
+	@uv pip compile --universal --generate-hashes --python-version 3.11 --all-extras --no-header --quiet -o requirements.lock pyproject.toml
 
 clean:  ## remove what runs have made; the environment and downloads stay
 	rm -rf data out mlflow.db mlartifacts .anyres/locks .anyres/prefect

@@ -18,7 +18,7 @@ from pipelines.environment import Environment
 from tests.export.bundles import make_bundle, tiny_params
 
 # One store, one story: the tests build on each other, so one worker runs them all.
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.xdist_group("registration")]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 NAME = "anyres-generator"
 
