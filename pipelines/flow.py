@@ -142,7 +142,7 @@ model    mlflow.pyfunc.load_model("models:/{params.export.name}@champion"), or f
 
          import anyres
          model = anyres.load("{BUNDLE}")
-         picture = model.render(seed=7, window=anyres.Window(center=(0.0, 0.0), period=2 / 512, size=(512, 512)))
+         picture = model.render(seed=4, window=anyres.Window(center=(0.0, 0.0), period=2 / 256, size=(256, 256)))
 """
 
 
