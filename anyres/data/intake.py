@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from anyres.data.atomic import write_atomic
 from anyres.data.decode import RefusedError, decode, decode_srgb, quiet_decoders
 from anyres.data.manifest import CREDITS, Manifest, Row, credits_page, picture_path
-from anyres.data.progress import progress_bar
 from anyres.data.sources import IntakeError, Record
+from anyres.files import write_atomic
 from anyres.params import Ingest
+from anyres.progress import progress_bar
 
 __all__ = ["IntakeError", "Manifest", "decode_srgb", "intake"]
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from anyres.data.atomic import write_atomic
+from anyres.files import write_atomic
 
 MANIFEST = "manifest.jsonl"
 CREDITS = "credits.md"

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pyvips
 
-from anyres.data.atomic import replacing, write_atomic
 from anyres.data.decode import decode, quiet_decoders
 from anyres.data.manifest import Manifest, Row
-from anyres.data.progress import progress_bar
 from anyres.data.store import DATASET, INDEX, Picture, Store
 from anyres.data.tiff import write_pyramid
+from anyres.files import replacing, write_atomic
 from anyres.params import Prepare
+from anyres.progress import progress_bar
 
 __all__ = ["Store", "halve", "prepare", "pyramid"]
 

@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 
-from anyres.data.atomic import write_atomic
+from anyres.files import write_atomic
 
 INK, MUTED, LINE = "#1d2433", "#6b7486", "#d9dde5"
 MODEL, BASELINE, REALS, UNTRAINED = "#3b5bdb", "#d9822b", "#2b8a5f", "#9aa3b2"

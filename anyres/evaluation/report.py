@@ -15,11 +15,11 @@ import torch
 from jinja2 import Environment, StrictUndefined
 from torch import nn
 
-from anyres.data.atomic import write_atomic
 from anyres.data.store import Store
 from anyres.evaluation import draws, figures, gallery
 from anyres.evaluation.distances import FD_UNBIASED
 from anyres.evaluation.sweep import SEAM_TILE, SEAM_WINDOW, draw_tiled
+from anyres.files import write_atomic
 from anyres.params import Params
 
 TEMPLATE = "templates/report.html"

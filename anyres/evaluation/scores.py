@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from anyres.data.progress import progress_bar
 from anyres.data.store import Store
 from anyres.evaluation import draws
 from anyres.evaluation.distances import Estimate, frechet, frechet_estimate, kid, kid_estimate, precision_recall
 from anyres.evaluation.features import FeatureSpace
 from anyres.params import Params
 from anyres.plane.window import Window, frame_window
+from anyres.progress import progress_bar
 from anyres.synthesis.render import Generator
 
 # A distance over fewer samples than this is not worth printing.

@@ -19,17 +19,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from anyres.data.atomic import write_atomic
-from anyres.data.progress import progress_bar
 from anyres.data.store import Store
 from anyres.evaluation import draws, figures
 from anyres.evaluation.consistency import SSIM_WINDOW, Seams, resized, seam_error, self_ssim, shift_psnr
 from anyres.evaluation.distances import FD_UNBIASED, KID_SUBSET, NEIGHBOURS
 from anyres.evaluation.features import FeatureSpace
 from anyres.evaluation.scores import Scores, score_patches, score_sweep
+from anyres.files import write_atomic
 from anyres.params import Params
 from anyres.plane.resample import KERNEL
 from anyres.plane.window import Window, frame_window
+from anyres.progress import progress_bar
 from anyres.synthesis.render import Generator, device_of, render, render_tiles
 
 # Rectangular, off the centre, its origin on no lattice; it fits every frame.

@@ -9,6 +9,8 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from anyres.plane.tiling import plan
+
 # How far, in pixels, a window's grid may be from whole pixels of the plane and still count as on them:
 # far above the rounding of float64 and far below anything that can be seen.
 PHASE_TOLERANCE_PX = 1e-6
@@ -89,8 +91,6 @@ class Window:
 
     def tiles(self, tile: int, lattice: int = 1) -> Iterator[tuple[int, int, Window]]:
         """Cut the window into tiles; see `anyres.plane.tiling.plan`. Yields (top, left, window of the tile)."""
-        from anyres.plane.tiling import plan
-
         for part in plan(self.size, tile, lattice):
             yield part.top, part.left, self.crop(part.top, part.left, part.size)
 

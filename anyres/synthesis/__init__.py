@@ -1,6 +1,5 @@
 """Synthesis: from a generator and a window to pixels."""
 
-from anyres.networks.pixels import to_uint8
 from anyres.synthesis.render import render, render_many
 
-__all__ = ["render", "render_many", "to_uint8"]
+__all__ = ["render", "render_many"]

@@ -19,14 +19,14 @@ from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import save
 
-from anyres.data.atomic import write_atomic
 from anyres.data.patches import PatchSampler, Prefetch
-from anyres.data.progress import progress_bar
 from anyres.data.store import Store
+from anyres.files import write_atomic
 from anyres.networks import Scene, build_generator
 from anyres.networks.pixels import from_uint8, to_uint8
 from anyres.params import Train, fingerprint
 from anyres.plane.window import Window
+from anyres.progress import progress_bar
 from anyres.training.loop import Batch, Report, training_loop
 from anyres.training.state import TrainState
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
+from anyres.files import write_atomic
 from anyres.networks import build_discriminator, build_generator
 from anyres.params import Train
 
@@ -51,14 +51,9 @@ class TrainState:
         )
 
     def save(self, path: Path, **meta: object) -> None:
-        """Write atomically: under a temporary name in the same folder, flushed, then renamed."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Write to `path`, whole or not at all."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors()}
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(tensors, aside, metadata={"format": FORMAT, "nimg": str(self.nimg), "meta": json.dumps(meta)})
-        with aside.open("rb") as handle:
-            os.fsync(handle.fileno())
-        aside.replace(path)
+        write_atomic(path, save(tensors, metadata={"format": FORMAT, "nimg": str(self.nimg), "meta": json.dumps(meta)}))
 
     def load(self, path: Path) -> dict[str, Any]:
         """Fill this state from a file of `save` and return its `meta`; raises ValueError, one line, where it does not fit."""

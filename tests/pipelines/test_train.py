@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
+from anyres.networks import discriminator
+from pipelines import train
 from pipelines.environment import Environment
 from pipelines.train import launch_command, launch_environ, num_cores, process_count
 
@@ -19,6 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 )
 def test_processes_share_a_batch_in_whole_groups(batch, gpus, count):
     assert process_count(Environment(), batch, gpus) == count
+
+
+def test_a_group_is_what_the_discriminator_compares():
+    assert train.GROUP == discriminator.GROUP
 
 
 def test_without_a_gpu_there_is_one_process_a_core():

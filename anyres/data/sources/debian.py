@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from anyres.data.progress import progress_bar
 from anyres.data.sources.record import IntakeError
+from anyres.progress import progress_bar
 
 # Without this apt warns that its sandbox user cannot write to our folder.
 APT = ("apt-get", "-o", "APT::Sandbox::User=root", "-q")
