@@ -17,15 +17,13 @@ import numpy as np
 import pyvips
 from PIL import Image, ImageOps
 
+from anyres.data.refusal import RefusedError
+
 # Other loaders of libvips read things that are no photographs (SVG, PDF, CSV).
 LOADERS = ("jpegload", "pngload", "webpload", "gifload", "tiffload", "ppmload", "jp2kload", "jxlload", "heifload")
 ANIMATIONS = ("pngload", "webpload", "gifload", "heifload")
 DEPTHS = {"uchar": 8, "ushort": 16}
 DEFAULT_BACKGROUND = (0, 0, 0)
-
-
-class RefusedError(Exception):
-    """A file is set aside; the message is the reason, in one line."""
 
 
 @dataclass(frozen=True)

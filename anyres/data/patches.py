@@ -12,7 +12,7 @@ from typing import Literal, Self
 
 import numpy as np
 
-from anyres.data.store import Picture, Store
+from anyres.data.store import Frame, Store
 from anyres.plane.window import Window
 
 Batch = tuple[np.ndarray, list[Window]]
@@ -56,8 +56,8 @@ class PatchSampler:
         self.period_law = period_law
         self.flip = flip
         self.seed = seed
-        ranges = {index: self.periods(picture) for index, picture in enumerate(store.pictures)}
-        self.usable = [index for index, (finest, coarsest) in ranges.items() if finest <= coarsest]
+        finest, coarsest = self._ranges(store.pictures.sizes)
+        self.usable = np.flatnonzero(finest <= coarsest).tolist()
         self.skipped = len(store) - len(self.usable)
         if not self.usable:
             height, width = patch_px
@@ -66,12 +66,17 @@ class PatchSampler:
                 f"{zoom_max:g} or less; lower train.patch_px, raise train.zoom_max or add larger pictures"
             )
 
-    def periods(self, picture: Picture) -> tuple[float, float]:
+    def periods(self, picture: Frame) -> tuple[float, float]:
         """Finest and coarsest period at which a picture offers a window; finest > coarsest where it offers none."""
-        height, width = self.patch_px
-        half_width, half_height = picture.half_extent
-        coarsest = min(2 * half_width / width, 2 * half_height / height)
-        return max(picture.period, self.base / self.zoom_max), coarsest * (1 + FIT_SLACK)
+        finest, coarsest = self._ranges(np.array([[picture.height, picture.width]]))
+        return float(finest[0]), float(coarsest[0])
+
+    def _ranges(self, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`periods` of pictures of sizes (n, 2) = (height, width)."""
+        # Native periods, as plane units a pixel; a frame's extent is its size times its period.
+        native = 2.0 / sizes.min(axis=1)
+        coarsest = (native[:, None] * sizes / np.array(self.patch_px)).min(axis=1)
+        return np.maximum(native, self.base / self.zoom_max), coarsest * (1 + FIT_SLACK)
 
     def draw(self, n: int) -> Draw:
         """Return sample `n` >= 0: the same for a seed, whatever was drawn before."""
@@ -80,7 +85,7 @@ class PatchSampler:
         # All numbers at once: a law that uses more or fewer of them leaves the others as they were.
         which, scale, x, y, mirrored = rng.random(5)
         index = self.usable[int(which * len(self.usable))]
-        picture = self.store.pictures[index]
+        picture = self.store.frame(index)
         period = self._period(picture, scale)
         half_width, half_height = picture.half_extent
         height, width = self.patch_px
@@ -102,7 +107,7 @@ class PatchSampler:
         draws = [self.draw(n) for n in range(n0, n0 + count)]
         return np.stack([self.read(draw) for draw in draws]), [draw.window for draw in draws]
 
-    def _period(self, picture: Picture, scale: float) -> float:
+    def _period(self, picture: Frame, scale: float) -> float:
         finest, coarsest = self.periods(picture)
         if self.period_law == "log_uniform":
             period = math.exp(math.log(coarsest) + scale * (math.log(finest) - math.log(coarsest)))

@@ -2,45 +2,55 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import os
 import threading
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
-from anyres.data.manifest import Row, credit_line
+from anyres.data.catalogue import SHARDS, Row, credit_line
+from anyres.data.shards import ShardReader
 from anyres.data.tiff import DamagedTiffError, Level, decode_tile, read_levels
+from anyres.files import replacing, write_atomic
 from anyres.plane.chart import Chart
 from anyres.plane.resample import FRAME, PERIOD_SLACK, footprint, native_period, resample
 from anyres.plane.window import Window
 
-INDEX = "index.json"
+INDEX = "index.npy"
+CREDITS = "pictures.jsonl"
 DATASET = "dataset.json"
 DEFAULT_CACHE_BYTES = 768 * 2**20
-# A level serves windows at least this much coarser than itself. Filtering twice near one cutoff loses detail:
-# against the native picture 33 dB at a margin of 1, 40 dB and more at 1.6, on the noisiest star fields.
+# A level serves windows at least this much coarser than itself: with its halving filter flat up to there, a window is
+# that of the native picture to 1/255.
 LEVEL_MARGIN = 1.6
+# A row of the index; `text` and `text_size` say where in CREDITS its line stands.
+ENTRY = np.dtype(
+    [
+        ("shard", "<u4"),
+        ("width", "<u4"),
+        ("height", "<u4"),
+        ("text_size", "<u4"),
+        ("offset", "<u8"),
+        ("size", "<u8"),
+        ("text", "<u8"),
+        ("sha256", "u1", 32),
+    ]
+)
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture of a store; `path` stands below the store, sizes are native pixels."""
+class Frame:
+    """The geometry of a picture; sizes in native pixels."""
 
-    id: str
-    name: str
-    path: str
     width: int
     height: int
-    sha256: str
-    author: str
-    licence: str
-    page: str
 
     @property
     def short_side(self) -> int:
@@ -61,47 +71,114 @@ class Picture:
         """Half width and half height in plane units."""
         return self.period * self.width / 2, self.period * self.height / 2
 
+
+@dataclass(frozen=True)
+class Picture(Frame):
+    """One picture of a store, with its credits as the source states them."""
+
+    id: str
+    name: str
+    sha256: str  # of the original file
+    author: str
+    licence: str
+    page: str
+
     @property
     def credits(self) -> str:
         """Name, author and licence in one line."""
         return credit_line(self.name, self.author, self.licence)
 
-    @classmethod
-    def of(cls, row: Row, path: str) -> Picture:
-        return cls(row.id, row.name, path, row.width, row.height, row.sha256, row.author, row.licence, row.page)
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+class Pictures(Sequence[Picture]):
+    """The pictures of a store, each made when asked for: opening a million costs what opening one does."""
+
+    def __init__(self, index: np.ndarray, texts: Path) -> None:
+        self._index = index
+        self._texts = texts
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Native (height, width) of each, int64 (n, 2)."""
+        return np.stack([self._index["height"], self._index["width"]], axis=1).astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @overload
+    def __getitem__(self, index: int) -> Picture: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Picture]: ...
+    def __getitem__(self, index: int | slice) -> Picture | list[Picture]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        entry = self._index[index]
+        with self._texts.open("rb") as stream:
+            stream.seek(int(entry["text"]))
+            text = json.loads(stream.read(int(entry["text_size"])))
+        return Picture(int(entry["width"]), int(entry["height"]), **text)
+
+
+def write_index(folder: Path, pictures: Iterable[tuple[Row, int, int, int, str]]) -> None:
+    """Write the index of pictures given as (row, number of the shard, offset, size, SHA-256 of the stored file)."""
+    entries, lines, at = [], [], 0
+    for row, shard, offset, size, digest in pictures:
+        text = {name: getattr(row, name) for name in ("id", "name", "sha256", "author", "licence", "page")}
+        line = json.dumps(text, ensure_ascii=False).encode() + b"\n"
+        entries.append((shard, row.width, row.height, len(line), offset, size, at, list(bytes.fromhex(digest))))
+        lines.append(line)
+        at += len(line)
+    write_atomic(folder / CREDITS, b"".join(lines))
+    with replacing(folder / INDEX) as stream:
+        np.save(stream, np.array(entries, ENTRY))
 
 
 class Store:
     """Pictures at every resolution. Safe to share between threads; `cache_bytes` bounds the decoded tiles it keeps."""
 
-    def __init__(self, path: Path, digest: str, pictures: list[Picture], cache_bytes: int) -> None:
+    def __init__(self, path: Path, figures: dict[str, Any], index: np.ndarray, cache_bytes: int) -> None:
         self.path = path
-        self.hash = digest
-        self.pictures = pictures
+        self.figures = figures  # the contents of dataset.json
+        self.hash: str = figures["hash"]
+        self.pictures = Pictures(index, path / CREDITS)
+        self._index = index
+        self._shards: list[str] = figures["shards"]
+        self._reader = ShardReader(path / SHARDS)
         self._cache = _Cache(cache_bytes)
 
     @classmethod
     def open(cls, path: str | Path, cache_bytes: int = DEFAULT_CACHE_BYTES) -> Store:
-        """Open the store that `prepare` wrote. Raises ValueError, one line, where there is none."""
+        """Open the store that `prepare` wrote, in milliseconds whatever its size. Raises ValueError, one line."""
         path = Path(path)
         try:
-            index = json.loads((path / INDEX).read_text(encoding="utf-8"))
-            return cls(path, index["hash"], [Picture(**values) for values in index["pictures"]], cache_bytes)
-        except FileNotFoundError:
-            raise ValueError(f"{path / INDEX}: no such file; run the stage prepare first") from None
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{path / INDEX}: damaged ({error}); run the stage prepare again") from None
+            figures = json.loads((path / DATASET).read_text(encoding="utf-8"))
+            index = np.load(path / INDEX, mmap_mode="r")
+            if index.dtype != ENTRY:
+                raise ValueError("another format of index")
+            return cls(path, figures, index, cache_bytes)
+        except FileNotFoundError as error:
+            raise ValueError(f"{error.filename}: no such file; run the stage prepare first") from None
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: damaged ({error}); run the stage prepare again") from None
 
     def __len__(self) -> int:
         return len(self.pictures)
 
-    @cached_property
-    def figures(self) -> dict[str, Any]:
-        """The contents of dataset.json."""
-        return json.loads((self.path / DATASET).read_text(encoding="utf-8"))
+    def frame(self, index: int) -> Frame:
+        """The geometry of picture `index`, without its credits."""
+        entry = self._index[index]
+        return Frame(int(entry["width"]), int(entry["height"]))
+
+    def damaged(self) -> Iterator[str | None]:
+        """Read every picture's file whole; yield None for a sound one, else what is wrong, in one line."""
+        for number, entry in enumerate(self._index):
+            shard = self._shards[entry["shard"]]
+            try:
+                data = self._reader.read(shard, int(entry["offset"]), int(entry["size"]))
+            except OSError as error:
+                yield f"{self.path / SHARDS / shard}: {error.strerror}"
+                continue
+            sound = hashlib.sha256(data).digest() == entry["sha256"].tobytes()
+            yield None if sound else f"{self.path / SHARDS / shard}: {self.pictures[number].name} is damaged"
 
     def read(self, index: int, window: Window, chart: Chart = FRAME) -> np.ndarray:
         """Return picture `index` at a window as `render_real` would, float32 (h, w, 3) in 0..255.
@@ -110,10 +187,11 @@ class Store:
         lobes: values may leave 0..255 slightly. Raises ValueError where the window is finer than the picture or
         leaves its frame, or the stored file is damaged.
         """
-        picture = self.pictures[index]
+        picture = self.frame(index)
         if window.period < picture.period * (1 - PERIOD_SLACK):
+            name = self.pictures[index].name
             raise ValueError(
-                f"window period {window.period:g} is finer than the {picture.period:g} of {picture.name}; this never upsamples"
+                f"window period {window.period:g} is finer than the {picture.period:g} of {name}; this never upsamples"
             )
         half_width, half_height = picture.half_extent
         corner = (-half_width, -half_height)
@@ -129,7 +207,9 @@ class Store:
         period = picture.period * 2**depth
         top, left, bottom, right = self._reach(window, corner, period, levels[depth])
         pixels = self._pixels(index, levels, depth, (top, left, bottom, right))
-        return resample(pixels, window, (corner[0] + left * period, corner[1] + top * period), period)
+        # Of an odd side the coarser levels' last pixel reaches beyond the picture.
+        extent = picture.height / 2**depth - top, picture.width / 2**depth - left
+        return resample(pixels, window, (corner[0] + left * period, corner[1] + top * period), period, extent=extent)
 
     @staticmethod
     def _reach(window: Window, corner: tuple[float, float], period: float, level: Level) -> tuple[int, int, int, int]:
@@ -140,16 +220,17 @@ class Store:
     def _levels(self, index: int) -> list[Level]:
         levels = self._cache.get((index,))
         if levels is None:
+            entry = self._index[index]
+            read = partial(self._reader.read, self._shards[entry["shard"]])
             try:
-                with (self.path / self.pictures[index].path).open("rb", buffering=0) as stream:
-                    levels = read_levels(stream)
+                levels = read_levels(read, int(entry["offset"]), int(entry["size"]))
             except (OSError, DamagedTiffError) as error:
                 raise self._damaged(index, error) from None
             self._cache.put((index,), levels, sum(level.offsets.nbytes + level.counts.nbytes for level in levels))
         return levels
 
     def _pixels(self, index: int, levels: list[Level], depth: int, region: tuple[int, int, int, int]) -> np.ndarray:
-        """Pixels (top, left, bottom, right) of a level, uint8 (h, w, 3)."""
+        """Pixels (top, left, bottom, right) of a level, (h, w, 3)."""
         top, left, bottom, right = region
         level = levels[depth]
         side = level.tile_px
@@ -159,7 +240,7 @@ class Store:
         if len(places) == 1:
             row, column = rows[0] * side, columns[0] * side
             return tiles[places[0]][top - row : bottom - row, left - column : right - column]
-        pixels = np.empty((len(rows) * side, len(columns) * side, 3), np.uint8)
+        pixels = np.empty((len(rows) * side, len(columns) * side, 3), level.dtype)
         for place, tile in tiles.items():
             row, column = place // level.across - rows[0], place % level.across - columns[0]
             pixels[row * side : (row + 1) * side, column * side : (column + 1) * side] = tile
@@ -167,26 +248,22 @@ class Store:
         return pixels[top - row : bottom - row, left - column : right - column]
 
     def _tiles(self, index: int, level: Level, depth: int, places: list[int]) -> list[np.ndarray]:
-        """Decoded tiles of a level, from the cache where they are there. The file is opened once at most."""
+        """Decoded tiles of a level, from the cache where they are there."""
         tiles = {place: self._cache.get((index, depth, place)) for place in places}
-        missing = [place for place, tile in tiles.items() if tile is None]
-        if missing:
-            try:
-                handle = os.open(self.path / self.pictures[index].path, os.O_RDONLY)
-                try:
-                    for place in missing:
-                        data = os.pread(handle, int(level.counts[place]), int(level.offsets[place]))
-                        tile = decode_tile(data, level.tile_px, level.codec)
-                        self._cache.put((index, depth, place), tile, tile.nbytes)
-                        tiles[place] = tile
-                finally:
-                    os.close(handle)
-            except (OSError, DamagedTiffError) as error:
-                raise self._damaged(index, error) from None
+        shard = self._shards[self._index[index]["shard"]]
+        try:
+            for place, tile in tiles.items():
+                if tile is None:
+                    data = self._reader.read(shard, int(level.offsets[place]), int(level.counts[place]))
+                    tile = tiles[place] = decode_tile(data, level)
+                    self._cache.put((index, depth, place), tile, tile.nbytes)
+        except (OSError, DamagedTiffError) as error:
+            raise self._damaged(index, error) from None
         return [tiles[place] for place in places]
 
     def _damaged(self, index: int, error: Exception) -> ValueError:
-        return ValueError(f"{self.path / self.pictures[index].path}: {error}; run the stage prepare again")
+        place = self.path / SHARDS / self._shards[self._index[index]["shard"]]
+        return ValueError(f"{place}: {self.pictures[index].name}: {error}; run the stage prepare again")
 
 
 class _Cache:

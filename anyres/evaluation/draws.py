@@ -83,7 +83,7 @@ def draw_fixed(
 
 def real_frames(store: Store, size: int, limit: int, seed: int) -> list[int]:
     """Pictures whose native short side has `size` pixels or more, `limit` of them at most, chosen by seed."""
-    large = [index for index, picture in enumerate(store.pictures) if picture.short_side >= size]
+    large = np.flatnonzero(store.pictures.sizes.min(axis=1) >= size).tolist()
     if len(large) <= limit:
         return large
     chosen = np.random.default_rng(seed).permutation(len(large))[:limit]

@@ -5,6 +5,8 @@ Training, metrics, teacher and viewer all call it, and its kernel's name stands 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from anyres.plane.chart import CIRCUMFERENCE, Chart
@@ -41,12 +43,15 @@ def resample(
     corner: tuple[float, float],
     period: float,
     chart: Chart = FRAME,
+    extent: tuple[float, float] | None = None,
 ) -> np.ndarray:
     """Sample a grid of pixels `period` apart whose top left corner lies at plane position `corner` = (x, y).
 
-    The general form of `render_real`, for the levels of a pyramid; same returns and errors.
+    The general form of `render_real`, for the levels of a pyramid; same returns and errors. `extent` = (rows, columns) is
+    where the picture ends, in pixels of the grid, where that is within its last row or column: those weigh less.
     """
     height, width = image.shape[:2]
+    rows_end, columns_end = (height, width) if extent is None else (min(height, extent[0]), min(width, extent[1]))
     if window.period < period * (1 - PERIOD_SLACK):
         raise ValueError(f"window period {window.period:g} is finer than the photograph's {period:g}; this never upsamples")
     ratio = max(window.period / period, 1.0)
@@ -54,8 +59,8 @@ def resample(
     wraps = chart.name == "cylinder"
     if wraps and abs(width * period - CIRCUMFERENCE) > 1e-6 * CIRCUMFERENCE:
         raise ValueError(f"a cylinder's picture must span x in [-1, 1), found a width of {width * period:g} plane units")
-    columns, across = _taps((x - corner[0]) / period, ratio, width, wraps)
-    rows, down = _taps((y - corner[1]) / period, ratio, height, wraps=False)
+    columns, across = _taps((x - corner[0]) / period, ratio, columns_end, wraps)
+    rows, down = _taps((y - corner[1]) / period, ratio, rows_end, wraps=False)
     source = image[rows[0] : rows[-1] + 1]
     source = source.take(columns, axis=1, mode="wrap") if wraps else source[:, columns[0] : columns[-1] + 1]
     source = source.astype(np.float32)
@@ -88,18 +93,20 @@ def _span(positions: np.ndarray, ratio: float) -> tuple[int, int]:
     return int(np.ceil(positions[0] - reach - 0.5)), int(np.floor(positions[-1] + reach - 0.5)) + 1
 
 
-def _taps(positions: np.ndarray, ratio: float, count: int, wraps: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Source indices (n,) and a float32 weight matrix (outputs, n)."""
+def _taps(positions: np.ndarray, ratio: float, count: float, wraps: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Source indices (n,) and a float32 weight matrix (outputs, n). A fraction of `count` is the last pixel's share."""
     half = ratio / 2
     if not wraps and (positions[0] - half < -1e-3 * ratio or positions[-1] + half > count + 1e-3 * ratio):
         covered = f"{positions[0] - half:.3f} to {positions[-1] + half:.3f}"
-        raise ValueError(f"window covers source pixels {covered}, outside the photograph's 0 to {count}")
+        raise ValueError(f"window covers source pixels {covered}, outside the photograph's 0 to {count:g}")
     first, last = _span(positions, ratio)
     if not wraps:
-        first, last = max(first, 0), min(last, count)
+        first, last = max(first, 0), min(last, math.ceil(count))
     index = np.arange(first, last)
     offset = index[None, :] + 0.5 - positions[:, None]
     weights = lanczos(offset / ratio)
+    if not wraps and last > count:
+        weights[:, -1] *= count - (last - 1)
     weights /= weights.sum(axis=1, keepdims=True)
     # A truncated sinc keeps constants only; adding the term that cancels the first moment makes it keep ramps
     # too, so that no patch is shifted against its coordinates. At the border the kernel is cut: constants only.

@@ -70,7 +70,7 @@ class Run:
     def __init__(self, params: Train, store: Store, out: Path, folder: Path, accelerator: Accelerator):
         self.params, self.store, self.out, self.folder, self.accelerator = params, store, out, folder, accelerator
         self.sampler = PatchSampler(store, params.patch_px, params.zoom_max, params.period_law, params.flip, params.seed)
-        extents = [store.pictures[index].half_extent for index in self.sampler.usable]
+        extents = [store.frame(index).half_extent for index in self.sampler.usable]
         half_extent = (max(e[0] for e in extents), max(e[1] for e in extents))
         self.state = TrainState.fresh(params, half_extent, accelerator.device)
         self.state.d.standardize(from_uint8(self.sampler.batch(0, STANDARD_PATCHES)[0]))  # type: ignore[operator]

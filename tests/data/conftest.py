@@ -8,13 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anyres.data.catalogue import Catalogue
 from anyres.data.intake import intake
 from anyres.data.pyramid import Store, prepare
 from anyres.data.sources.folder import records
+from anyres.data.sources.record import Access
 
 from .pictures import encoded, ingest_params, prepare_params
 
 Build = Callable[..., Store]
+
+
+def take_in(source: Path, out: Path, **changes: object) -> Catalogue:
+    """Take a folder in with one worker, near-duplicates kept: pictures made of noise resemble each other."""
+    params = ingest_params(**{"near_duplicates": "keep"} | changes)
+    return intake(records(source), params, Access(out.with_name(f"{out.name}-cache")), out, workers=1, progress=False)
 
 
 @pytest.fixture
@@ -26,7 +34,7 @@ def build(tmp_path: Path) -> Build:
         source.mkdir()
         for name, pixels in pictures.items():
             (source / f"{name}.png").write_bytes(encoded(pixels, "PNG", compress_level=1))
-        intake(records(source), ingest_params(), tmp_path / f"{folder}-ingested", progress=False)
+        take_in(source, tmp_path / f"{folder}-ingested")
         return prepare(tmp_path / f"{folder}-ingested", prepare_params(**changes), tmp_path / folder, progress=False)
 
     return make

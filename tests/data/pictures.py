@@ -19,6 +19,18 @@ def ingest_params(**changes: object) -> Ingest:
         "max_mpx": 60.0,
         "animated": "refuse",
         "background": (0, 0, 0),
+        "list": "urls.txt",
+        "query": "",
+        "licences": ("CC0-1.0", "CC-BY"),
+        "dataset": "",
+        "split": "train",
+        "column": "image",
+        "limit": 1000,
+        "max_mb": 50.0,
+        "near_duplicates": "refuse",
+        "decode_s": 20.0,
+        "decode_mb": 1024,
+        "shard_files": 8,
     }
     return Ingest.model_validate(values | changes)
 

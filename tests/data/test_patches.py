@@ -160,7 +160,7 @@ def test_prefetch_gives_each_process_its_share_from_any_point(store: Store) -> N
 
 def test_prefetch_raises_what_went_wrong_and_ends(store: Store) -> None:
     drawn = sampler(store)
-    for path in store.path.glob("pictures/*/*"):
+    for path in store.path.glob("shards/*"):
         path.unlink()
     stream = Prefetch(drawn, 0, 4)
     with pytest.raises(ValueError, match="run the stage prepare again"):

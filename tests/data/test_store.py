@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import statistics
+import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +14,14 @@ import pytest
 import pyvips
 from PIL import Image
 
-from anyres.data.pyramid import Store, halve, prepare, pyramid
-from anyres.data.tiff import DamagedTiffError, decode_tile, encode_tile, read_levels, write_pyramid
+from anyres.data.pyramid import Store, halve, halving_taps, prepare, pyramid
+from anyres.data.tiff import DamagedTiffError, decode_tile, read_levels, write_pyramid
 from anyres.plane.chart import Chart
 from anyres.plane.resample import render_real
 from anyres.plane.window import Window
 
 from .conftest import Build
-from .pictures import encoded, photograph, prepare_params
+from .pictures import photograph, prepare_params
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -48,11 +51,34 @@ def test_levels_halve_about_the_corner(size: tuple[int, int]) -> None:
             assert centre == pytest.approx((x0, y0), abs=0.05)
 
 
-def test_halving_is_render_real_at_twice_the_period() -> None:
-    picture = photograph(128, 200, seed=5)
-    expected = render_real(picture, Window((0, 0), 2 * 2 / 128, (64, 100)))
-    difference = np.abs(halve(picture) - np.clip(expected, 0, 255))
-    assert difference[3:-3, 3:-3].max() <= 0.51  # rounding to 8 bits; at the border the kernels are cut differently
+def plainly_halved(pixels: np.ndarray) -> np.ndarray:
+    """`halve` in floating point, tap by tap, borders repeated."""
+    taps = halving_taps()
+    for axis in (0, 1):
+        count = pixels.shape[axis]
+        centres = 2 * np.arange(-(-count // 2))
+        pixels = sum(
+            tap * np.take(pixels.astype(np.float64), np.clip(centres + offset, 0, count - 1), axis)
+            for offset, tap in zip(range(1 - len(taps) // 2, len(taps) // 2 + 1), taps, strict=True)
+        )
+    return pixels
+
+
+@pytest.mark.parametrize("size", [(128, 200), (97, 161), (33, 18), (17, 700)])
+def test_halving_in_whole_numbers_is_halving(size: tuple[int, int]) -> None:
+    picture = photograph(*size, seed=5)
+    once = halve(picture)
+    assert once.dtype == np.int16
+    assert np.abs(once - plainly_halved(picture)).max() <= 0.55  # rounding at the end, and of the taps
+    assert np.abs(halve(once) - plainly_halved(once)).max() <= 0.55
+
+
+def test_halving_keeps_constants_and_what_leaves_the_range() -> None:
+    assert np.array_equal(halve(np.full((40, 61, 3), 255, np.uint8)), np.full((20, 31, 3), 255))
+    edge = np.zeros((40, 60, 3), np.uint8)
+    edge[:, 31:] = 255
+    assert halve(edge).min() < -5
+    assert halve(edge).max() > 260
 
 
 def test_levels_end_at_a_few_pixels() -> None:
@@ -83,7 +109,23 @@ def test_coarser_windows_agree_with_render_real(build: Build, ratio: float, code
     slack_x, slack_y = 603 / 401 - period * 20, 1 - period * 12
     for x, y in ((0, 0), (-1, -1), (1, 1), (0.37, -0.81)):  # the corners too
         window = Window((x * slack_x, y * slack_y), period, size)
-        assert psnr(store.read(0, window), render_real(picture, window)) >= (40 if codec == "deflate" else 35)
+        read, expected = store.read(0, window), render_real(picture, window)
+        if codec == "deflate":
+            assert np.abs(read - expected).max() <= 1.0
+        assert psnr(read, expected) >= (50 if codec == "deflate" else 40)
+
+
+def test_windows_of_stars_and_hard_edges_are_exact_to_one_level(build: Build) -> None:
+    """Where filters ring: white points and squares on black, black ones on white."""
+    rng = np.random.default_rng(3)
+    sky = np.zeros((420, 500, 3), np.uint8)
+    for y, x in rng.integers(8, 400, (150, 2)):
+        sky[y : y + rng.integers(1, 6), x : x + rng.integers(1, 6)] = 255
+    for picture in (sky, 255 - sky):
+        store = build({"a": picture}, folder=f"store{picture[0, 0, 0]}")
+        for ratio in np.geomspace(1.6, 12, 12):
+            window = Window((0.05, -0.1), 2 / 420 * ratio, (int(300 / ratio), int(350 / ratio)))
+            assert np.abs(store.read(0, window) - render_real(picture, window)).max() <= 1.0
 
 
 def test_a_picture_of_its_coordinates_reads_as_the_windows_coordinates(build: Build) -> None:
@@ -121,22 +163,28 @@ def test_a_cylinder_wraps(build: Build) -> None:
     assert np.abs(store.read(0, window, chart) - render_real(panorama, window, chart)).max() <= 1 / 255
 
 
-def test_other_tools_open_the_files(build: Build) -> None:
+def file_of(store: Store) -> bytes:
+    """The only picture's file, as `tar` would extract it."""
+    (shard,) = (store.path / "shards").glob("*.tar")
+    with tarfile.open(shard) as archive:
+        (member,) = archive.getmembers()
+        return archive.extractfile(member).read()  # type: ignore[union-attr]
+
+
+def test_other_tools_open_the_files(build: Build, tmp_path: Path) -> None:
     picture = photograph(201, 303, seed=6)
     for codec in ("deflate", "jpeg"):
         store = build({"a": picture}, folder=codec, codec=codec)
-        path = store.path / store.pictures[0].path
+        path = tmp_path / f"{codec}.tif"
+        path.write_bytes(file_of(store))
         for page, level in enumerate(pyramid(picture)):
             by_vips = pyvips.Image.new_from_file(str(path), page=page, fail_on="warning").numpy()
-            with Image.open(path) as by_pillow:
-                by_pillow.seek(page)
-                pillow_pixels = np.asarray(by_pillow.convert("RGB"))
             if codec == "deflate":
                 assert np.array_equal(by_vips, level)
-                assert np.array_equal(pillow_pixels, level)
             else:
-                assert psnr(by_vips, level) > 35
-                assert psnr(pillow_pixels, level) > 35
+                assert psnr(by_vips, np.clip(level, 0, 255)) > 35
+        with Image.open(path) as by_pillow:
+            assert psnr(np.asarray(by_pillow.convert("RGB")), picture) > (98 if codec == "deflate" else 35)
 
 
 def test_tiles_are_cached_within_the_limit_and_change_no_pixel(build: Build) -> None:
@@ -155,7 +203,7 @@ def test_tiles_are_cached_within_the_limit_and_change_no_pixel(build: Build) -> 
 
 
 def test_the_cost_of_a_patch_does_not_grow_with_the_photograph(build: Build) -> None:
-    """128-px patches of a 1 and a 50 megapixel photograph, no cached tile, within 1.5x; medians of one run."""
+    """128-px patches of a 1 and a 50 megapixel photograph, no cached tile, within 1.3x and noise; medians of one run."""
     detail = photograph(1000, 1000, seed=7)
     pictures = {"large": np.tile(detail, (7, 8, 1))[:, :7150], "small": detail}
     store = Store.open(build(pictures, tile_px=128).path, cache_bytes=0)
@@ -214,44 +262,67 @@ def test_pictures_carry_their_figures_and_credits(build: Build) -> None:
 
 
 def test_missing_and_damaged_stores_name_the_stage(build: Build, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"index\.json: no such file; run the stage prepare first"):
+    with pytest.raises(ValueError, match=r"dataset\.json: no such file; run the stage prepare first"):
         Store.open(tmp_path)
     store = build({"a": photograph(101, 153)})
+    assert list(store.damaged()) == [None]
     window = Window((0, 0), 2 / 101, (20, 30))
-    path = store.path / store.pictures[0].path
+    (path,) = (store.path / "shards").glob("*.tar")
     data = path.read_bytes()
     path.write_bytes(data[:4000] + bytes(3000) + data[7000:])
-    with pytest.raises(ValueError, match=r"\.tif: damaged tile: .*; run the stage prepare again"):
-        store.read(0, window)
-    path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match=r"\.tif: damaged page table: .*; run the stage prepare again"):
+    assert list(store.damaged()) == [f"{path}: a.png is damaged"]
+    with pytest.raises(ValueError, match=r"00000\.tar: a\.png: damaged tile: .*; run the stage prepare again"):
         Store.open(store.path).read(0, window)
-    (store.path / "index.json").write_text("{")
-    with pytest.raises(ValueError, match=r"index\.json: damaged"):
+    path.write_bytes(data[: len(data) // 2])
+    assert list(Store.open(store.path).damaged()) == [f"{path}: a.png is damaged"]
+    with pytest.raises(ValueError, match=r"00000\.tar: a\.png: damaged page table: .*; run the stage prepare again"):
+        Store.open(store.path).read(0, window)
+    path.unlink()
+    assert list(Store.open(store.path).damaged()) == [f"{path}: No such file or directory"]
+    (store.path / "dataset.json").write_text("{")
+    with pytest.raises(ValueError, match=r"store: damaged .*; run the stage prepare again"):
         Store.open(store.path)
+
+
+def test_an_index_of_a_million_pictures_opens_in_milliseconds(build: Build) -> None:
+    store = build({"a": photograph(61, 83)})
+    np.save(store.path / "index.npy", np.repeat(np.load(store.path / "index.npy"), 1_000_000))
+    start = time.perf_counter()
+    million = Store.open(store.path)
+    seconds = time.perf_counter() - start
+    assert len(million) == 1_000_000
+    assert million.pictures[999_999] == store.pictures[0]
+    assert seconds < 0.05
 
 
 def test_an_original_that_changed_since_the_intake_is_named(build: Build, tmp_path: Path) -> None:
     build({"a": photograph(61, 83)})
     ingested = tmp_path / "store-ingested"
-    next(ingested.glob("pictures/*/*")).write_bytes(encoded(photograph(61, 83, seed=9), "PNG"))
-    with pytest.raises(ValueError, match="changed since the intake; run the stage ingest again"):
+    (shard,) = ingested.glob("shards/*.tar")
+    data = bytearray(shard.read_bytes())
+    data[2000] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.png changed since the intake; run the stage ingest again"):
         prepare(ingested, prepare_params(), tmp_path / "again", progress=False)
 
 
-def test_tiff_round_trip(tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", [0, 1000])
+def test_tiff_round_trip(tmp_path: Path, start: int) -> None:
     levels = list(pyramid(photograph(70, 133)))
-    with (tmp_path / "a.tif").open("w+b") as stream:
-        written = write_pyramid(stream, levels, 32, "deflate", 90)
-        stream.seek(0)
-        read = read_levels(stream)
+    file = io.BytesIO()
+    written = write_pyramid(file, levels, 32, "deflate", 90)
+    data = bytes(start) + file.getvalue()
+    read = read_levels(lambda offset, size: data[offset : offset + size], start, len(file.getvalue()))
     assert [level.size for level in read] == [(70, 133), (35, 67), (18, 34), (9, 17)]
+    assert [level.dtype for level in read] == [np.uint8, np.int16, np.int16, np.int16]
     for one, other in zip(written, read, strict=True):
-        assert np.array_equal(one.offsets, other.offsets)
+        assert np.array_equal(one.offsets + np.uint64(start), other.offsets)
         assert np.array_equal(one.counts, other.counts)
-    tile = np.ascontiguousarray(levels[0][:32, :32])
-    assert np.array_equal(decode_tile(encode_tile(tile, "deflate", 90), 32, "deflate"), tile)
+    for level, pixels in zip(read, levels, strict=True):
+        tile = data[int(level.offsets[0]) : int(level.offsets[0]) + int(level.counts[0])]
+        height, width = min(32, level.size[0]), min(32, level.size[1])
+        assert np.array_equal(decode_tile(tile, level)[:height, :width], pixels[:height, :width])
     with pytest.raises(DamagedTiffError, match="damaged tile"):
-        decode_tile(b"x", 32, "deflate")
+        decode_tile(b"x", read[0])
     with pytest.raises(DamagedTiffError, match="damaged tile"):
-        decode_tile(b"x", 32, "jpeg")
+        decode_tile(b"x", replace(read[0], codec="jpeg"))

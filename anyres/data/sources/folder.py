@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from anyres.data.sources.record import IntakeError, Record
+from anyres.data.sources.record import IntakeError, LocalFile, Record
 
 
 def records(folder: Path) -> list[Record]:
@@ -28,7 +28,7 @@ def records(folder: Path) -> list[Record]:
             path = Path(parent, name)
             if not name.startswith(".") and (path.is_file() or path.is_symlink()):
                 key = path.relative_to(folder).as_posix().encode("utf-8", "replace").decode()
-                found.append(Record(id=key, content=path, name=key))
+                found.append(Record(id=key, content=LocalFile(path), name=key))
     if not found:
         raise IntakeError(f"ingest.folder: {str(folder)!r} is empty; put pictures there or name another folder")
     return sorted(found, key=lambda record: record.id)

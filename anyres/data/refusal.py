@@ -1,0 +1,7 @@
+"""Why a file is set aside."""
+
+from __future__ import annotations
+
+
+class RefusedError(Exception):
+    """A file is set aside; the message is the reason, in one line, its first words (up to a colon) the kind of reason."""
