@@ -24,16 +24,9 @@ class Section(BaseModel):
 
 
 class Ingest(Section):
-    source: Literal["packages", "folder", "urls", "flickr", "google", "huggingface"]
-    set: Literal["deepsky", "photos", "pano"]
+    source: Literal["packages", "folder"]
+    set: Literal["deepsky"]
     folder: Annotated[str, Field(min_length=1)]
-    list: str
-    query: str
-    licences: tuple[Literal["CC0-1.0", "PD", "CC-BY", "CC-BY-SA", "CC-BY-NC", "CC-BY-NC-SA", "CC-BY-ND", "CC-BY-NC-ND"], ...]
-    dataset: str
-    split: str
-    column: str
-    limit: Annotated[int, Field(ge=1)]
     max_mb: Annotated[float, Field(gt=0)]
     min_side_px: Annotated[int, Field(ge=8)]
     max_mpx: Annotated[float, Field(gt=0)]

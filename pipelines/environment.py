@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import socket
 import sys
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -33,6 +35,9 @@ class Environment(BaseSettings):
     cache_dir: downloads. num_processes: training processes; unset, one a GPU, or one a core where there is none.
     accelerate_config: a file of `accelerate config`, used in place of num_processes. device: cpu keeps training off
     an accelerator.
+    num_workers: processes that take pictures in and prepare them; unset, one a core. dask_address: a Dask scheduler
+    whose workers do it instead. scratch: where workers put finished shards; an object store where they share no disk.
+    requests_per_second: to one host, over all workers of this machine. flickr_key, google_key, google_engine: services.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
@@ -43,6 +48,13 @@ class Environment(BaseSettings):
     num_processes: Annotated[int, Field(ge=1, le=1024)] | None = None
     accelerate_config: Path | None = None
     device: Literal["auto", "cpu"] = "auto"
+    num_workers: Annotated[int, Field(ge=1, le=1024)] | None = None
+    dask_address: Annotated[str, Field(pattern=r"^(tcp|tls|ucx)://")] | None = None
+    scratch: Annotated[str, Field(min_length=1)] = ".anyres/scratch"
+    requests_per_second: Annotated[float, Field(gt=0)] = 8.0
+    flickr_key: str = ""
+    google_key: str = ""
+    google_engine: str = ""
 
     @classmethod
     def read(cls) -> Environment:
@@ -63,6 +75,22 @@ class Environment(BaseSettings):
         if config is not None and not config.is_file():
             raise EnvironmentVariableError(f"{PREFIX}ACCELERATE_CONFIG: no such file: {config}; correct or unset it")
         return environment
+
+    @property
+    def scratch_address(self) -> str:
+        """This working copy's part of `scratch`, as every worker understands it: an address, or an absolute path."""
+        root = self.scratch.rstrip("/") if "://" in self.scratch else str(Path(self.scratch).resolve())
+        return f"{root}/{working_copy()}"
+
+    @property
+    def work(self) -> Path:
+        """This working copy's folder for files that grow, on the disk of whichever machine a worker is on."""
+        return self.cache_dir.resolve() / "work" / working_copy()
+
+
+def working_copy() -> str:
+    """Name this working copy among all that share a cache or a scratch: 12 hexadecimal digits."""
+    return hashlib.sha256(f"{socket.gethostname()}:{Path.cwd()}".encode()).hexdigest()[:12]
 
 
 def silence_telemetry(environ: MutableMapping[str, str] = os.environ) -> None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from anyres.params import Params, ParamsError
+from anyres.progress import progress_bar
 from pipelines.environment import Environment, EnvironmentVariableError, silence_telemetry
 from pipelines.leash import end_on_signals
 from pipelines.locks import LockedError, locked
 
 Work = Callable[[Params, Environment], None]
+Each = Callable[[Callable[[Any], Any], Sequence[Any], str], Iterator[Any]]
+ShardedWork = Callable[[Params, Environment, Each], None]
 
 # Where stages meet on disk; dvc.yaml names the same places.
 INGESTED = Path("data/ingested")
@@ -46,8 +51,8 @@ def checked() -> tuple[Params, Environment]:
         raise SystemExit(2) from None
 
 
-def main(name: str, work: Work) -> int:
-    """Run stage `name` as a process: `work` in one Prefect flow. Returns the exit code."""
+def main(name: str, work: Work | ShardedWork, sharded: bool = False) -> int:
+    """Run stage `name` as a process: `work` in one Prefect flow, its shards in tasks. Returns the exit code."""
     params, environment = checked()
     silence_telemetry()
     end_on_signals()
@@ -56,7 +61,7 @@ def main(name: str, work: Work) -> int:
     try:
         with locked(name, STAGE_LOCK_WAIT_S):
             ensure_prefect_api()
-            run_as_flow(name, work, params, environment)
+            (run_in_shards if sharded else run_as_flow)(name, work, params, environment)  # type: ignore[operator]
     except StageError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.code
@@ -86,6 +91,47 @@ def run_as_flow(name: str, work: Work, params: Params, environment: Environment)
     @flow(name=name)
     def stage() -> None:
         step()
+
+    stage()
+
+
+def run_in_shards(name: str, work: ShardedWork, params: Params, environment: Environment) -> None:
+    """Run `work` in a Prefect flow called `name` with a function `each(function, items, unit)`.
+
+    That runs `function(item)` for every item as a Prefect task on Dask, on processes of this machine or on the workers
+    of ANYRES_DASK_ADDRESS, and yields the results in order, with a progress bar.
+    """
+    import dask.config
+    from prefect import flow, task
+    from prefect.cache_policies import NO_CACHE
+    from prefect_dask.task_runners import DaskTaskRunner
+
+    # Workers start processes of their own, for decoders.
+    dask.config.set({"distributed.worker.daemon": False, "temporary-directory": str(environment.work)})
+    here = {
+        "n_workers": environment.num_workers or os.cpu_count() or 1,
+        "threads_per_worker": 1,
+        "dashboard_address": None,
+        "silence_logs": logging.ERROR,
+    }
+    address = environment.dask_address
+    runner = DaskTaskRunner(address=address) if address else DaskTaskRunner(cluster_kwargs=here)
+
+    @task(task_run_name=name + " {number}", cache_policy=NO_CACHE)
+    def shard(number: int, function: Callable[[Any], Any], item: Any) -> Any:
+        return function(item)
+
+    def each(function: Callable[[Any], Any], items: Sequence[Any], unit: str) -> Iterator[Any]:
+        futures = [shard.submit(number, function, item) for number, item in enumerate(items)]
+        with progress_bar(name, len(items), unit) as advance:
+            for future in futures:
+                yield future.result()
+                advance(1)
+
+    @flow(name=name, task_runner=runner)  # type: ignore[arg-type]
+    def stage() -> None:
+        end_on_signals()
+        work(params, environment, each)
 
     stage()
 

@@ -87,7 +87,7 @@ class Catalogue:
         if not path.is_file():
             raise ValueError(f"{path}: no such file; run the stage ingest first")
         try:
-            table = pq.read_table(path, schema=_schema(), partitioning=None, memory_map=False)
+            table = pq.read_table(path, schema=_schema())
         except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
             raise ValueError(f"{path}: damaged ({' '.join(str(error).split())[:100]}); run the stage ingest again") from None
         return cls(tuple(_row(values) for values in table.to_pylist()))

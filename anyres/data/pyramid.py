@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from anyres.files import write_atomic
 from anyres.params import Prepare
 from anyres.progress import progress_bar
 
-__all__ = ["Build", "Store", "assemble", "build", "halve", "plan", "prepare", "pyramid"]
+__all__ = ["Build", "Store", "Stored", "assemble", "build", "halve", "lend", "plan", "prepare", "pyramid"]
 
 # Part of the content hash: raise it when the pixels of a store change for equal parameters.
 FORMAT = "pyramid 2: kaiser halving, sRGB of 8 bits, coarser levels unclipped in 16"
@@ -137,6 +138,7 @@ def build(
     local.write_text(json.dumps([asdict(each) for each in stored]), encoding="utf-8")
     scratch.put(path, key)
     scratch.put(local, listing)
+    shutil.rmtree(work / item.key, ignore_errors=True)
     return stored
 
 
@@ -156,7 +158,7 @@ def assemble(
             path.unlink()
     scratch.keep_only("prepare", {f"prepare/{item.key}.{suffix}" for item in builds for suffix in ("tar", "json")})
     write_index(out, [(row, shard, place.offset, place.size, place.sha256) for row, shard, place in pictures])
-    figures = {"hash": digest, "shards": [item.name for item in builds], **_figures(found)}
+    figures = {"hash": digest, "shards": [item.name for item in builds], **figures_of(found)}
     write_atomic(out / DATASET, (json.dumps(figures, indent=2, ensure_ascii=False) + "\n").encode())
     return Store.open(out)
 
@@ -242,17 +244,25 @@ def _member(row: Row) -> str:
     return f"{row.sha256}.tif"
 
 
+def lend(item: Build, ingested: Path, scratch: Scratch) -> None:
+    """Put the originals of a shard where a worker without this machine's files finds them."""
+    if not scratch.is_local and not scratch.exists(f"prepare/{item.key}.json"):
+        scratch.copy(ingested / SHARDS / item.rows[0].shard, _original(item))
+
+
+def _original(item: Build) -> str:
+    return f"prepare/{item.key}-original.tar"
+
+
 def _originals(item: Build, ingested: Path, scratch: Scratch, work: Path) -> Path:
     """Return a local folder that holds the originals' shard: the intake's, or a copy out of `scratch`."""
     name = item.rows[0].shard
     if (ingested / SHARDS / name).exists():
         return ingested / SHARDS
-    key = f"ingested/{name}"
-    if not scratch.exists(key):
+    if scratch.is_local or not scratch.exists(_original(item)):
         raise ValueError(f"{ingested / SHARDS / name}: no such file; run the stage ingest again")
-    folder = work / item.key
-    scratch.get(key, folder / name)
-    return folder
+    scratch.get(_original(item), work / item.key / name)
+    return work / item.key
 
 
 def _pyramid_file(row: Row, originals: ShardReader, params: Prepare) -> tuple[Row, IO[bytes]]:
@@ -286,8 +296,8 @@ def _digests(path: Path, places: Sequence[Place]) -> list[Stored]:
     ]
 
 
-def _figures(found: Catalogue) -> dict[str, Any]:
-    """What dataset.json says of the set."""
+def figures_of(found: Catalogue) -> dict[str, Any]:
+    """Counts and sizes of the accepted pictures, reasons of the others: what dataset.json says of a set."""
     rows = found.accepted
     short = np.array([min(row.width, row.height) for row in rows])
     edges = [0, *CLASSES, int(max(short.max(), CLASSES[-1])) + 1]

@@ -22,11 +22,18 @@ class Scratch:
     def exists(self, key: str) -> bool:
         return bool(self._files.exists(self._place(key)))
 
+    @property
+    def is_local(self) -> bool:
+        return self._local is not None
+
+    def copy(self, path: Path, key: str) -> None:
+        """Copy a local file to an object store, which shows an object when all of it has arrived."""
+        self._files.put_file(str(path), self._place(key))
+
     def put(self, path: Path, key: str) -> None:
         """Move a local file here."""
         if self._local is None:
-            # An object store shows an object when all of it has arrived.
-            self._files.put_file(str(path), self._place(key))
+            self.copy(path, key)
             path.unlink()
             return
         target = self._local / key

@@ -5,8 +5,6 @@ Training, metrics, teacher and viewer all call it, and its kernel's name stands 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from anyres.plane.chart import CIRCUMFERENCE, Chart
@@ -17,6 +15,8 @@ LOBES = 3
 # Relative slack on the native period: float64 rounding, not upsampling.
 PERIOD_SLACK = 1e-6
 FRAME = Chart("frame")
+# Outputs that share a matrix product.
+BLOCK = 16
 
 
 def native_period(size: tuple[int, int]) -> float:
@@ -61,12 +61,13 @@ def resample(
         raise ValueError(f"a cylinder's picture must span x in [-1, 1), found a width of {width * period:g} plane units")
     columns, across = _taps((x - corner[0]) / period, ratio, columns_end, wraps)
     rows, down = _taps((y - corner[1]) / period, ratio, rows_end, wraps=False)
-    source = image[rows[0] : rows[-1] + 1]
-    source = source.take(columns, axis=1, mode="wrap") if wraps else source[:, columns[0] : columns[-1] + 1]
-    source = source.astype(np.float32)
-    # Two small dense matrix products; rows first keeps the larger intermediate contiguous.
-    halfway = np.tensordot(down, source, axes=(1, 0))
-    return np.ascontiguousarray(np.tensordot(halfway, across, axes=(1, 1)).transpose(0, 2, 1))
+    if wraps:
+        image = image.take(np.arange(columns[0], columns[-1] + across.shape[1]), axis=1, mode="wrap")
+        columns = columns - columns[0]
+    # Each pass filters along the first axis of a matrix, so that it multiplies in large pieces.
+    halfway = _filter(image.reshape(height, -1), rows, down).reshape(len(rows), -1, image.shape[2])
+    turned = _filter(halfway.transpose(1, 0, 2).reshape(halfway.shape[1], -1), columns, across)
+    return np.ascontiguousarray(turned.reshape(len(columns), len(rows), -1).transpose(1, 0, 2))
 
 
 def footprint(window: Window, corner: tuple[float, float], period: float, size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -94,27 +95,46 @@ def _span(positions: np.ndarray, ratio: float) -> tuple[int, int]:
 
 
 def _taps(positions: np.ndarray, ratio: float, count: float, wraps: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Source indices (n,) and a float32 weight matrix (outputs, n). A fraction of `count` is the last pixel's share."""
+    """First source index (outputs,) and float32 weights (outputs, taps) of the kernel at each position.
+
+    Indices outside the picture have weight 0. A fraction of `count` is the last pixel's share.
+    """
     half = ratio / 2
     if not wraps and (positions[0] - half < -1e-3 * ratio or positions[-1] + half > count + 1e-3 * ratio):
         covered = f"{positions[0] - half:.3f} to {positions[-1] + half:.3f}"
         raise ValueError(f"window covers source pixels {covered}, outside the photograph's 0 to {count:g}")
-    first, last = _span(positions, ratio)
-    if not wraps:
-        first, last = max(first, 0), min(last, math.ceil(count))
-    index = np.arange(first, last)
-    offset = index[None, :] + 0.5 - positions[:, None]
+    reach = LOBES * ratio
+    first = np.ceil(positions - reach - 0.5).astype(np.int64)
+    index = first[:, None] + np.arange(int(2 * reach) + 2)
+    offset = index + 0.5 - positions[:, None]
     weights = lanczos(offset / ratio)
-    if not wraps and last > count:
-        weights[:, -1] *= count - (last - 1)
+    whole = np.ones(len(positions), bool)
+    if not wraps:
+        weights *= np.clip(count - index, 0, 1) * (index >= 0)
+        whole = (positions - reach >= 0) & (positions + reach <= count)
     weights /= weights.sum(axis=1, keepdims=True)
     # A truncated sinc keeps constants only; adding the term that cancels the first moment makes it keep ramps
     # too, so that no patch is shifted against its coordinates. At the border the kernel is cut: constants only.
-    reach = LOBES * ratio
-    whole = (positions - reach >= 0) & (positions + reach <= count) if not wraps else np.ones(len(positions), bool)
     moment = (weights * offset).sum(axis=1, keepdims=True)
     spread = np.abs(weights)
     centred = offset - (spread * offset).sum(axis=1, keepdims=True) / spread.sum(axis=1, keepdims=True)
     slope = moment / (spread * centred * offset).sum(axis=1, keepdims=True)
-    weights = np.where(whole[:, None], weights - slope * spread * centred, weights)
-    return index, weights.astype(np.float32)
+    return first, np.where(whole[:, None], weights - slope * spread * centred, weights).astype(np.float32)
+
+
+def _filter(source: np.ndarray, first: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weigh rows of `source` (rows, n): output k, float32, is the sum over t of weights[k, t] source[first[k] + t].
+
+    In blocks of a few outputs, each one dense matrix product: rows that a block does not reach cost nothing.
+    """
+    outputs, taps = weights.shape
+    out = np.empty((outputs, source.shape[1]), np.float32)
+    for start in range(0, outputs, BLOCK):
+        begins, block = first[start : start + BLOCK], weights[start : start + BLOCK]
+        low, high = max(int(begins[0]), 0), min(int(begins[-1]) + taps, len(source))
+        # A column for every index from begins[0] on; those outside the picture have weight 0 and go.
+        dense = np.zeros((len(begins), int(begins[-1] - begins[0]) + taps), np.float32)
+        dense[np.arange(len(begins))[:, None], (begins - begins[0])[:, None] + np.arange(taps)] = block
+        dense = dense[:, low - begins[0] : high - begins[0]]
+        np.matmul(dense, source[low:high].astype(np.float32), out=out[start : start + BLOCK])
+    return out

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from anyres.data.intake import intake
-from anyres.data.sources import IntakeError, debian, stellarium
+from anyres.data.sources import Access, IntakeError, debian, stellarium
 from anyres.data.sources.debian import Package
 from anyres.data.sources.packages import SETS, PackageSet, records
 
@@ -91,7 +91,8 @@ def test_a_cached_package_needs_no_network(package: PackageSet, tmp_path: Path, 
         ("m31.png", "Ada Lens", "CC-BY-SA-3.0", "https://pictures.example/m31"),
         ("n253.png", "ESO/B. Mirror", "CC-BY-4.0", ""),
     ]
-    manifest = intake(found, ingest_params(), tmp_path / "out", progress=False)
+    params = ingest_params(near_duplicates="keep")
+    manifest = intake(found, params, Access(tmp_path / "cache"), tmp_path / "out", progress=False)
     assert [(row.name, row.width, row.height) for row in manifest.accepted] == [
         ("ic10.png", 56, 42),
         ("m31.png", 56, 41),
@@ -113,7 +114,7 @@ def test_another_package_than_the_pinned_one_is_refused(package: PackageSet, tmp
 def test_what_is_no_package_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.deb").write_bytes(b"not an archive")
     with pytest.raises(IntakeError, match="not a Debian package"):
-        stellarium.records(tmp_path / "x.deb")
+        stellarium.records(tmp_path / "x.deb", tmp_path)
 
 
 def test_without_apt_the_file_to_put_is_named(tmp_path: Path, no_network: Path) -> None:
@@ -158,7 +159,7 @@ def test_missing_package_lists_are_fetched_where_that_is_allowed(package: Packag
     program(no_network, "apt-cache", "exit 0")
     path = debian.fetch(package.package, tmp_path / "cache", may_update=True, progress=False)
     assert path == tmp_path / "cache" / package.package.file
-    assert len(stellarium.records(path)) == 3
+    assert len(stellarium.records(path, tmp_path / "unpacked")) == 3
     assert [entry.name for entry in (tmp_path / "cache").iterdir()] == [package.package.file]
 
 

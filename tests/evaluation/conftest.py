@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from PIL import Image
 
 from anyres.data.intake import intake
 from anyres.data.pyramid import prepare
-from anyres.data.sources import Record
+from anyres.data.sources.record import Access, LocalFile, Record
 from anyres.data.store import Store
 from anyres.evaluation.report import write_report
 from anyres.evaluation.sweep import evaluate
@@ -41,12 +40,12 @@ def store(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Store:
     for place in range(30):
         height, width = (64 + place, 80) if place % 3 == 0 else (44, 40 + place)
         top, left = 60 + place // 6 * 130, 20 + place % 6 * 150
-        buffer = io.BytesIO()
-        Image.fromarray(sky[top : top + height, left : left + width]).save(buffer, format="png")
+        file = folder / f"{place}.png"
+        Image.fromarray(sky[top : top + height, left : left + width]).save(file)
         name = NAME if place == 0 else f"field-{place}.png"
         page = "javascript:alert(1)" if place == 1 else f"https://example.org/{place}"
-        records.append(Record(name, buffer.getvalue(), name, author="R. Williams (STScI)", licence="public domain", page=page))
-    intake(records, params.ingest, folder / "ingested", progress=False)
+        records.append(Record(name, LocalFile(file), name, author="R. Williams (STScI)", licence="public domain", page=page))
+    intake(records, params.ingest, Access(folder / "cache"), folder / "ingested", progress=False)
     return prepare(folder / "ingested", params.prepare, folder / "store", progress=False)
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from anyres.data.intake import intake
 from anyres.data.pyramid import prepare
-from anyres.data.sources import open_source
+from anyres.data.sources import Access, open_source
 from anyres.data.store import Store
 from anyres.params import Params, Train
 from anyres.training.loop import ema_beta, ema_update
@@ -40,7 +40,8 @@ def store(tmp_path_factory, params: Params) -> Store:
         Image.fromarray((np.stack(waves, -1) * 100 + 128).astype(np.uint8)).save(folder / f"{index}.png")
     work = tmp_path_factory.mktemp("data")
     ingest = params.ingest.model_copy(update={"source": "folder", "folder": str(folder)})
-    intake(open_source(ingest, work / "cache"), ingest, work / "ingested", progress=False)
+    access = Access(work / "cache")
+    intake(open_source(ingest, access), ingest, access, work / "ingested", progress=False)
     prepare(work / "ingested", params.prepare, work / "store", progress=False)
     return Store.open(work / "store")
 

@@ -16,7 +16,7 @@ class PackageSet:
     """A package and how to read its pictures out of the package file."""
 
     package: Package
-    read: Callable[[Path], list[Record]]
+    read: Callable[[Path, Path], list[Record]]
 
 
 SETS = {
@@ -38,4 +38,4 @@ def records(chosen: PackageSet, cache_dir: Path, progress: bool = True) -> list[
 
     Raises IntakeError, one line with the cure, where the package cannot be had or is not the pinned one.
     """
-    return chosen.read(fetch(chosen.package, cache_dir, progress=progress))
+    return chosen.read(fetch(chosen.package, cache_dir, progress=progress), cache_dir / "packages" / chosen.package.sha256[:16])

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from anyres.data.sources.debian import members
-from anyres.data.sources.record import IntakeError, Record
+from anyres.data.sources.record import IntakeError, LocalFile, Record
+from anyres.files import write_atomic
 
 FOLDER = "usr/share/stellarium/nebulae/default/"
 CREDITS = "usr/share/doc/stellarium-data/CREDITS.md.gz"
@@ -30,8 +31,11 @@ class Credit:
     licence: str
 
 
-def records(package_file: Path) -> list[Record]:
-    """Read the deep sky pictures of the package, sorted by name, each with author, page and licence."""
+def records(package_file: Path, unpacked: Path) -> list[Record]:
+    """List the deep sky pictures of the package, sorted by name, each with author, page and licence.
+
+    They are unpacked into the folder `unpacked`; files that are there stay.
+    """
     files: dict[str, bytes] = {}
     textures: dict[str, dict[str, str]] | None = None
     for path, content in members(package_file):
@@ -50,7 +54,9 @@ def records(package_file: Path) -> list[Record]:
         texture = (textures or {}).get(name, {})
         author = texture.get("short", "")
         licence = licence_of(name, author, credits)
-        found.append(Record(name, files[FOLDER + name], name, author=author, licence=licence, page=texture.get("infourl", "")))
+        path = unpacked / name
+        write_atomic(path, files[FOLDER + name])
+        found.append(Record(name, LocalFile(path), name, author=author, licence=licence, page=texture.get("infourl", "")))
     return found
 
 

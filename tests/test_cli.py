@@ -1,0 +1,69 @@
+"""The command, as typed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from anyres.data.intake import intake
+from anyres.data.pyramid import prepare
+from anyres.data.sources import Access
+from anyres.data.sources.folder import records
+from anyres.params import Params
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def anyres(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "anyres", *map(str, words)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={"PATH": "", "COLUMNS": "200"})
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small set, taken in and prepared."""
+    import skimage.data
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("set")
+    (folder / "in").mkdir()
+    sky = skimage.data.hubble_deep_field()
+    for index in range(3):
+        Image.fromarray(sky[index * 200 : index * 200 + 150, :180]).save(folder / "in" / f"{index}.png")
+    (folder / "in" / "notes.txt").write_text("no picture")
+    params = Params.load(ROOT / "params.yaml")
+    intake(records(folder / "in"), params.ingest, Access(folder / "cache"), folder / "ingested", progress=False)
+    prepare(folder / "ingested", params.prepare, folder / "store", progress=False)
+    return folder
+
+
+@pytest.mark.parametrize("part", ["ingested", "store"])
+def test_info_says_what_a_data_set_holds_and_finds_damage(work: Path, part: str) -> None:
+    shown = anyres("info", work / part)
+    assert shown.returncode == 0, shown.stderr
+    assert "not a picture file that can be read here" in shown.stdout
+    figures = json.loads(anyres("info", work / part, "--json", "--verify").stdout)
+    assert (figures["pictures"], figures["refused"], figures["damaged"]) == (3, 1, [])
+    assert "all 3 pictures are sound" in anyres("info", work / part, "--verify").stdout
+    (shard,) = (work / part / "shards").iterdir()
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:2000] + b"\x55" * 16 + whole[2016:])
+    broken = anyres("info", work / part, "--verify")
+    assert broken.returncode == 1
+    assert "0.png is damaged" in broken.stdout
+    shard.write_bytes(whole)
+
+
+def test_info_without_a_data_set_is_one_line(tmp_path: Path) -> None:
+    shown = anyres("info", tmp_path)
+    assert shown.returncode == 2
+    assert shown.stderr.count("\n") == 1
+    assert "no data set; name a folder that holds dataset.json (a store) or catalogue.parquet (an intake)" in shown.stderr
+
+
+def test_help_shows_an_example() -> None:
+    assert "Example: anyres info data/store --verify" in anyres("info", "--help").stdout
