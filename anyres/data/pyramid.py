@@ -33,7 +33,7 @@ FORMAT = "pyramid 2: kaiser halving, sRGB of 8 bits, coarser levels unclipped in
 # Levels end when the short side is this small: no window is coarser than a few pixels over the frame.
 COARSEST_PX = 16
 # Taps on each side and shape of the halving filter: its pass band is flat where LEVEL_MARGIN lets windows read.
-HALF_TAPS = 12
+HALF_TAPS = 16
 KAISER_BETA = 6.0
 # Fixed point: of the taps, and of values between the two passes.
 TAP_BITS = 14

@@ -29,7 +29,7 @@ DATASET = "dataset.json"
 DEFAULT_CACHE_BYTES = 768 * 2**20
 # A level serves windows at least this much coarser than itself: with its halving filter flat up to there, a window is
 # that of the native picture to 1/255.
-LEVEL_MARGIN = 1.6
+LEVEL_MARGIN = 1.5
 # A row of the index; `text` and `text_size` say where in CREDITS its line stands.
 ENTRY = np.dtype(
     [
@@ -230,25 +230,23 @@ class Store:
         return levels
 
     def _pixels(self, index: int, levels: list[Level], depth: int, region: tuple[int, int, int, int]) -> np.ndarray:
-        """Pixels (top, left, bottom, right) of a level, (h, w, 3)."""
+        """Pixels (top, left, bottom, right) of a level, float32 (h, w, 3)."""
         top, left, bottom, right = region
         level = levels[depth]
         side = level.tile_px
         rows, columns = range(top // side, (bottom - 1) // side + 1), range(left // side, (right - 1) // side + 1)
-        places = [row * level.across + column for row in rows for column in columns]
-        tiles = dict(zip(places, self._tiles(index, level, depth, places), strict=True))
-        if len(places) == 1:
-            row, column = rows[0] * side, columns[0] * side
-            return tiles[places[0]][top - row : bottom - row, left - column : right - column]
-        pixels = np.empty((len(rows) * side, len(columns) * side, 3), level.dtype)
-        for place, tile in tiles.items():
-            row, column = place // level.across - rows[0], place % level.across - columns[0]
-            pixels[row * side : (row + 1) * side, column * side : (column + 1) * side] = tile
-        row, column = rows[0] * side, columns[0] * side
-        return pixels[top - row : bottom - row, left - column : right - column]
+        places = [(row, column) for row in rows for column in columns]
+        tiles = self._tiles(index, level, depth, [row * level.across + column for row, column in places])
+        pixels = np.empty((bottom - top, right - left, 3), np.float32)  # as the resampler works
+        for (row, column), tile in zip(places, tiles, strict=True):
+            y, x = row * side - top, column * side - left
+            above, before = max(-y, 0), max(-x, 0)
+            part = pixels[max(y, 0) : y + side, max(x, 0) : x + side]
+            part[:] = tile[above : above + part.shape[0], before : before + part.shape[1]]
+        return pixels
 
     def _tiles(self, index: int, level: Level, depth: int, places: list[int]) -> list[np.ndarray]:
-        """Decoded tiles of a level, from the cache where they are there."""
+        """Decoded tiles of a level, (t, t, 3) each, from the cache where they are there."""
         tiles = {place: self._cache.get((index, depth, place)) for place in places}
         shard = self._shards[self._index[index]["shard"]]
         try:

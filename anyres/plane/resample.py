@@ -5,6 +5,8 @@ Training, metrics, teacher and viewer all call it, and its kernel's name stands 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from anyres.plane.chart import CIRCUMFERENCE, Chart
@@ -64,10 +66,17 @@ def resample(
     if wraps:
         image = image.take(np.arange(columns[0], columns[-1] + across.shape[1]), axis=1, mode="wrap")
         columns = columns - columns[0]
-    # Each pass filters along the first axis of a matrix, so that it multiplies in large pieces.
-    halfway = _filter(image.reshape(height, -1), rows, down).reshape(len(rows), -1, image.shape[2])
-    turned = _filter(halfway.transpose(1, 0, 2).reshape(halfway.shape[1], -1), columns, across)
-    return np.ascontiguousarray(turned.reshape(len(columns), len(rows), -1).transpose(1, 0, 2))
+    channels = image.shape[2]
+    source = np.ascontiguousarray(image, np.float32).reshape(height, -1)
+    halfway = np.empty((len(rows), source.shape[1]), np.float32)
+    for start, low, high, weights in _blocks(rows, down, height):
+        np.matmul(weights, source[low:high], out=halfway[start : start + len(weights)])
+    # Channels apart, so that the second pass too is products of large matrices.
+    planes = np.moveaxis(halfway.reshape(len(rows), -1, channels), 2, 0).reshape(channels * len(rows), -1)
+    out = np.empty((len(planes), len(columns)), np.float32)
+    for start, low, high, weights in _blocks(columns, across, planes.shape[1]):
+        out[:, start : start + len(weights)] = planes[:, low:high] @ weights.T
+    return np.moveaxis(out.reshape(channels, len(rows), len(columns)), 0, 2)
 
 
 def footprint(window: Window, corner: tuple[float, float], period: float, size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -122,19 +131,16 @@ def _taps(positions: np.ndarray, ratio: float, count: float, wraps: bool) -> tup
     return first, np.where(whole[:, None], weights - slope * spread * centred, weights).astype(np.float32)
 
 
-def _filter(source: np.ndarray, first: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weigh rows of `source` (rows, n): output k, float32, is the sum over t of weights[k, t] source[first[k] + t].
+def _blocks(first: np.ndarray, weights: np.ndarray, count: int) -> Iterator[tuple[int, int, int, np.ndarray]]:
+    """Cut the band matrix of `_taps` over `count` source pixels into dense blocks of a few outputs.
 
-    In blocks of a few outputs, each one dense matrix product: rows that a block does not reach cost nothing.
+    Yields (first output, low, high, weights (outputs, high - low)): what a block does not reach costs nothing.
     """
-    outputs, taps = weights.shape
-    out = np.empty((outputs, source.shape[1]), np.float32)
-    for start in range(0, outputs, BLOCK):
+    taps = weights.shape[1]
+    for start in range(0, len(first), BLOCK):
         begins, block = first[start : start + BLOCK], weights[start : start + BLOCK]
-        low, high = max(int(begins[0]), 0), min(int(begins[-1]) + taps, len(source))
+        low, high = max(int(begins[0]), 0), min(int(begins[-1]) + taps, count)
         # A column for every index from begins[0] on; those outside the picture have weight 0 and go.
         dense = np.zeros((len(begins), int(begins[-1] - begins[0]) + taps), np.float32)
         dense[np.arange(len(begins))[:, None], (begins - begins[0])[:, None] + np.arange(taps)] = block
-        dense = dense[:, low - begins[0] : high - begins[0]]
-        np.matmul(dense, source[low:high].astype(np.float32), out=out[start : start + BLOCK])
-    return out
+        yield start, low, high, dense[:, low - begins[0] : high - begins[0]]
