@@ -23,10 +23,22 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Licence = Literal[
+    "cc0", "pdm", "by", "by-sa", "by-nd", "by-nc", "by-nc-sa", "by-nc-nd", "no-known-copyright", "us-government"
+]  # fmt: skip
+
+
 class Ingest(Section):
-    source: Literal["packages", "folder"]
-    set: Literal["deepsky"]
+    source: Literal["packages", "folder", "urls", "flickr", "google", "huggingface"]
+    set: Literal["deepsky", "photos", "pano"]
     folder: Annotated[str, Field(min_length=1)]
+    list: Annotated[str, Field(min_length=1)]
+    queries: tuple[Annotated[str, Field(min_length=1)], ...]
+    licences: tuple[Licence, ...]
+    dataset: str
+    split: Annotated[str, Field(min_length=1)]
+    column: Annotated[str, Field(min_length=1)]
+    limit: Annotated[int, Field(ge=1)]
     max_mb: Annotated[float, Field(gt=0)]
     min_side_px: Annotated[int, Field(ge=8)]
     max_mpx: Annotated[float, Field(gt=0)]
@@ -36,6 +48,16 @@ class Ingest(Section):
     decode_s: Annotated[float, Field(gt=0)]
     decode_mb: Annotated[int, Field(ge=256)]
     shard_files: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _says_what_to_look_for(self) -> Ingest:
+        if self.source in ("flickr", "google") and not self.queries:
+            raise ValueError(f"queries is empty; name at least one to search {self.source} for")
+        if self.source in ("flickr", "google") and not self.licences:
+            raise ValueError("licences is empty; name those that you accept")
+        if self.source == "huggingface" and not self.dataset:
+            raise ValueError("dataset is empty; name one of huggingface.co, or a folder")
+        return self
 
 
 class Prepare(Section):

@@ -2,8 +2,9 @@
 
     python benchmarks/loader.py --out loader.json
 
-For every side p and photograph, windows are drawn as training draws them: log-uniform in scale from the whole frame to
-native pixels, anywhere. One thread, CPU seconds, medians; the store with an empty cache of tiles for every patch.
+For every side p, photograph and law of train.period_law (uniform_size is AnyRes-GAN's, log_uniform the default here),
+windows lie anywhere, at eight scales that stand for an eighth of the law each. One thread, CPU seconds, means; the store
+without a cache of tiles.
 
 a   decode the file, Lanczos the whole picture to the drawn scale, crop
 b   decode the file, Lanczos from the window's box alone
@@ -19,6 +20,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VIP
     os.environ.setdefault(_name, "1")
 
 import io
+import itertools
 import json
 import math
 import multiprocessing
@@ -27,7 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -36,7 +38,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anyres.data.intake import intake
-from anyres.data.patches import PatchSampler
+from anyres.data.patches import PatchSampler, PeriodLaw
 from anyres.data.pyramid import Store, prepare
 from anyres.data.sources.record import Access, LocalFile, Record
 from anyres.params import Params
@@ -46,6 +48,8 @@ from anyres.progress import progress_bar
 
 SIZES = {1: (816, 1224), 8: (2304, 3456), 24: (4000, 6000), 50: (5760, 8640)}  # (height, width) by megapixels
 SIDES = (128, 256, 1024)
+LAWS: tuple[PeriodLaw, ...] = ("log_uniform", "uniform_size")
+STRATA = 8
 Image.MAX_IMAGE_PIXELS = None
 
 
@@ -59,7 +63,12 @@ def main(
         folder = Path(name)
         files = photographs_in(folder, photographs)
         stores = {codec: build(files, folder / codec, codec) for codec in ("deflate", "jpeg")}
-        rows = [measure(files[size], size, side, stores, seconds) for side in SIDES for size in files if side <= min(SIZES[size])]
+        cases = [(law, side, size) for law in LAWS for side in SIDES for size in files if side <= min(SIZES[size])]
+        rows = []
+        with progress_bar("patches", len(cases), "cases") as advance:
+            for law, side, size in cases:
+                rows.append(measure(files[size], size, side, law, stores, seconds))
+                advance(1)
         feed = {f"{codec} p={side}": fed(stores[codec].path, side, seconds) for codec in stores for side in SIDES}
         quality = {codec: fidelity(files, store) for codec, store in stores.items()}
     show(rows)
@@ -107,13 +116,17 @@ def build(files: dict[int, Path], folder: Path, codec: str) -> Store:
     return prepare(folder / "ingested", params.prepare.model_copy(update={"codec": codec}), folder / "store")
 
 
-def windows(size: tuple[int, int], side: int, seed: int = 0) -> list[Window]:
-    """Windows of a picture of `size` = (height, width), log-uniform in scale."""
+def windows(size: tuple[int, int], side: int, law: PeriodLaw, seed: int) -> list[Window]:
+    """One window of a picture of `size` = (height, width) in each stratum of the law, from coarse to fine."""
     rng = np.random.default_rng(seed)
     finest, coarsest = native_period(size), 2 / side
     drawn = []
-    for _ in range(1000):
-        period = math.exp(rng.uniform(math.log(finest), math.log(coarsest)))
+    for stratum in range(STRATA):
+        scale = (stratum + rng.random()) / STRATA
+        if law == "log_uniform":
+            period = coarsest * (finest / coarsest) ** scale
+        else:
+            period = 1 / (1 / coarsest + scale * (1 / finest - 1 / coarsest))
         slack_x, slack_y = finest * size[1] / 2 - period * side / 2, finest * size[0] / 2 - period * side / 2
         drawn.append(Window((rng.uniform(-1, 1) * slack_x, rng.uniform(-1, 1) * slack_y), period, (side, side)))
     return drawn
@@ -148,30 +161,33 @@ def corner(size: tuple[int, int], window: Window, target: tuple[int, int]) -> tu
     return (x / (period * size[1]) + 0.5) * target[0], (y / (period * size[0]) + 0.5) * target[1]
 
 
-def measure(path: Path, megapixels: int, side: int, stores: dict[str, Store], seconds: float) -> dict[str, float]:
-    """Median CPU milliseconds a patch of each way."""
+def measure(
+    path: Path, megapixels: int, side: int, law: PeriodLaw, stores: dict[str, Store], seconds: float
+) -> dict[str, float | str]:
+    """Mean CPU milliseconds a patch of each way."""
     data, size = path.read_bytes(), SIZES[megapixels]
-    drawn = windows(size, side)
     ways: dict[str, Callable[[Window], np.ndarray]] = {
         "a": lambda window: whole(data, size, window),
         "b": lambda window: boxed(data, size, window),
         "c": lambda window: boxed(data, size, window, draft=True),
     }
     for codec, store in stores.items():
-        cold = Store.open(store.path, cache_bytes=2**20)
+        # Nothing is kept from one patch to the next, the page table neither.
+        cold = Store.open(store.path, cache_bytes=0)
         number = next(i for i, picture in enumerate(store.pictures) if picture.name == path.name)
-        # Far more tiles than fit into the cache: what is measured is reading and decoding. The page table stays.
         ways[codec] = lambda window, cold=cold, number=number: cold.read(number, window)
-    row: dict[str, float] = {"p": side, "megapixels": megapixels}
+    row: dict[str, float | str] = {"law": law, "p": side, "megapixels": megapixels}
     for name, read in ways.items():
         spent = []
-        read(drawn[-1])
+        read(windows(size, side, law, seed=10**6)[0])
         start = time.perf_counter()
-        for window in drawn:
-            before = time.process_time()
-            read(window)
-            spent.append(time.process_time() - before)
-            if time.perf_counter() - start > seconds and len(spent) >= 5:
+        # Whole rounds: every way meets all scales equally often.
+        for number in itertools.count():
+            for window in windows(size, side, law, number):
+                before = time.process_time()
+                read(window)
+                spent.append(time.process_time() - before)
+            if time.perf_counter() - start > seconds:
                 break
         row[name] = 1000 * statistics.mean(spent)
     return row
@@ -200,7 +216,9 @@ def fidelity(files: dict[int, Path], store: Store) -> dict[str, float]:
     original = np.asarray(Image.open(files[8]).convert("RGB"))
     number = next(i for i, picture in enumerate(store.pictures) if picture.name == "8.jpg")
     differences = [
-        store.read(number, window) - render_real(original, window) for window in windows(original.shape[:2], 96, seed=1)[:40]
+        store.read(number, window) - render_real(original, window)
+        for seed in range(5)
+        for window in windows(original.shape[:2], 96, "log_uniform", seed)
     ]
     worst = max(float((difference**2).mean()) for difference in differences)
     return {
@@ -209,14 +227,14 @@ def fidelity(files: dict[int, Path], store: Store) -> dict[str, float]:
     }
 
 
-def show(rows: list[dict[str, float]]) -> None:
+def show(rows: list[dict[str, Any]]) -> None:
     """Print milliseconds a patch and how many times faster than way a."""
     table = Table(title="CPU milliseconds a patch, one core (times faster than a)", title_justify="left")
     for name in rows[0]:
         table.add_column(name, justify="right")
     for row in rows:
-        cells = [f"{row[name]:g}" for name in ("p", "megapixels")]
-        cells += [f"{row[name]:.1f} ({row['a'] / row[name]:.0f}x)" for name in row if name not in ("p", "megapixels")]
+        cells = [str(row[name]) for name in ("law", "p", "megapixels")]
+        cells += [f"{row[name]:.1f} ({row['a'] / row[name]:.0f}x)" for name in list(row)[len(cells) :]]
         table.add_row(*cells)
     Console().print(table)
 
