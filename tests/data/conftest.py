@@ -22,7 +22,8 @@ Build = Callable[..., Store]
 def take_in(source: Path, out: Path, **changes: object) -> Catalogue:
     """Take a folder in with one worker, near-duplicates kept: pictures made of noise resemble each other."""
     params = ingest_params(**{"near_duplicates": "keep"} | changes)
-    return intake(records(source), params, Access(out.with_name(f"{out.name}-cache")), out, workers=1, progress=False)
+    access = Access(out.with_name(f"{out.name}-cache"))
+    return intake(records(source, access.cache_dir, params.max_mb), params, access, out, workers=1, progress=False)
 
 
 @pytest.fixture

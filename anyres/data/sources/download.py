@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import hashlib
 import json
@@ -256,7 +257,9 @@ def _client() -> httpx.Client:
 
 @cache
 def _new_client() -> httpx.Client:
-    return httpx.Client(follow_redirects=True, max_redirects=10, headers={"User-Agent": AGENT})
+    client = httpx.Client(follow_redirects=True, max_redirects=10, headers={"User-Agent": AGENT})
+    atexit.register(client.close)
+    return client
 
 
 @contextmanager
