@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from anyres.data.intake import intake
-from anyres.data.sources import Access, IntakeError, debian, stellarium
+from anyres.data.sources import Access, IntakeError, debian, packages, stellarium
 from anyres.data.sources.debian import Package
 from anyres.data.sources.packages import SETS, PackageSet, records
 
@@ -85,7 +85,7 @@ def program(folder: Path, name: str, script: str) -> None:
 
 
 def test_a_cached_package_needs_no_network(package: PackageSet, tmp_path: Path, no_network: Path) -> None:
-    found = records(package, tmp_path / "cache", progress=False)
+    found = records((package,), tmp_path / "cache", progress=False)
     assert [(record.name, record.author, record.licence, record.page) for record in found] == [
         ("ic10.png", "", stellarium.UNSTATED, ""),
         ("m31.png", "Ada Lens", "CC-BY-SA-3.0", "https://pictures.example/m31"),
@@ -108,7 +108,7 @@ def test_another_package_than_the_pinned_one_is_refused(package: PackageSet, tmp
     with pytest.raises(
         IntakeError, match=rf"{package.package.file}: SHA-256 is [0-9a-f]{{64}}, expected {package.package.sha256}; delete"
     ):
-        records(package, tmp_path / "cache", progress=False)
+        records((package,), tmp_path / "cache", progress=False)
 
 
 def test_what_is_no_package_is_refused(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_what_is_no_package_is_refused(tmp_path: Path) -> None:
 
 
 def test_without_apt_the_file_to_put_is_named(tmp_path: Path, no_network: Path) -> None:
-    wanted = SETS["deepsky"].package
+    wanted = packages.STELLARIUM
     with pytest.raises(
         IntakeError, match=rf"no apt-get .*put stellarium-data_0\.22\.2-1_all\.deb \(SHA-256 {wanted.sha256}\) into "
     ):
@@ -132,7 +132,7 @@ def test_missing_package_lists_name_the_one_command(tmp_path: Path, no_network: 
     program(no_network, "apt-get", UNKNOWN)
     program(no_network, "apt-cache", "exit 0")
     with pytest.raises(IntakeError, match="type `sudo apt-get update` and try again") as caught:
-        debian.fetch(SETS["deepsky"].package, tmp_path / "cache", may_update=False, progress=False)
+        debian.fetch(packages.STELLARIUM, tmp_path / "cache", may_update=False, progress=False)
     assert "\n" not in str(caught.value)
     assert list((tmp_path / "cache").iterdir()) == []
 
@@ -141,7 +141,7 @@ def test_another_version_in_the_lists_is_named(tmp_path: Path, no_network: Path)
     program(no_network, "apt-get", 'echo "E: Version not found"; exit 100')
     program(no_network, "apt-cache", 'echo "stellarium-data | 23.4-2 | archive"')
     with pytest.raises(IntakeError, match=r"=0\.22\.2-1: apt has 23\.4-2 only; or put stellarium-data_0\.22\.2-1_all\.deb "):
-        debian.fetch(SETS["deepsky"].package, tmp_path / "cache", may_update=False, progress=False)
+        debian.fetch(packages.STELLARIUM, tmp_path / "cache", may_update=False, progress=False)
 
 
 def test_missing_package_lists_are_fetched_where_that_is_allowed(package: PackageSet, tmp_path: Path, no_network: Path) -> None:
@@ -167,13 +167,13 @@ def test_a_failed_download_says_why_and_leaves_nothing(tmp_path: Path, no_networ
     program(
         no_network,
         "apt-get",
-        f'echo half > {SETS["deepsky"].package.file}; echo "E: Failed to fetch: no route to host"; exit 100',
+        f'echo half > {packages.STELLARIUM.file}; echo "E: Failed to fetch: no route to host"; exit 100',
     )
     program(no_network, "apt-cache", 'echo "stellarium-data | 0.22.2-1 | archive"')
     with pytest.raises(
         IntakeError, match=r"^apt-get download stellarium-data=0\.22\.2-1: Failed to fetch: no route to host; or put"
     ):
-        debian.fetch(SETS["deepsky"].package, tmp_path / "cache", may_update=False, progress=False)
+        debian.fetch(packages.STELLARIUM, tmp_path / "cache", may_update=False, progress=False)
     assert list((tmp_path / "cache").iterdir()) == []
 
 

@@ -34,7 +34,11 @@ class Package:
 
     @property
     def file(self) -> str:
-        return f"{self.name}_{self.version}_{self.architecture}.deb"
+        return f"{self.name}_{self.version.replace(':', '%3a')}_{self.architecture}.deb"
+
+    def fetch(self, cache_dir: Path, progress: bool = True) -> Path:
+        """See `fetch`."""
+        return fetch(self, cache_dir, progress=progress)
 
 
 def fetch(package: Package, cache_dir: Path, may_update: bool | None = None, progress: bool = True) -> Path:
