@@ -17,7 +17,7 @@ import numpy as np
 import pyvips
 from PIL import Image, ImageOps
 
-from anyres.data.refusal import RefusedError
+from anyres.data.refusal import RefusedError, in_few_words
 
 # Other loaders of libvips read things that are no photographs (SVG, PDF, CSV).
 LOADERS = ("jpegload", "pngload", "webpload", "gifload", "tiffload", "ppmload", "jp2kload", "jxlload", "heifload")
@@ -226,4 +226,7 @@ def _field(image: pyvips.Image, name: str, default: int) -> int:
 
 
 def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    if isinstance(error, pyvips.Error) and error.detail:
+        # What follows the first line depends on which of libvips's threads came first.
+        return " ".join(error.detail.strip().splitlines()[0].split())[:200]
+    return in_few_words(error)

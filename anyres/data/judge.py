@@ -15,7 +15,7 @@ from anyres.data.decode import decode, quiet_decoders
 from anyres.params import Ingest
 
 # Part of every remembered verdict: raise it when a verdict changes for equal bytes and parameters.
-FORMAT = 1
+FORMAT = 2
 HASH_PX = 32
 THUMBNAIL_PX = 8
 THUMBNAIL_SCALE = 32

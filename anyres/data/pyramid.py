@@ -29,7 +29,7 @@ from anyres.progress import progress_bar
 __all__ = ["Build", "Store", "Stored", "assemble", "build", "halve", "lend", "plan", "prepare", "pyramid"]
 
 # Part of the content hash: raise it when the pixels of a store change for equal parameters.
-FORMAT = "pyramid 2: kaiser halving, sRGB of 8 bits, coarser levels unclipped in 16"
+FORMAT = "pyramid 3: kaiser halving, sRGB of 8 bits, coarser levels unclipped in 16"
 # Levels end when the short side is this small: no window is coarser than a few pixels over the frame.
 COARSEST_PX = 16
 # Taps on each side and shape of the halving filter: its pass band is flat where LEVEL_MARGIN lets windows read.

@@ -28,12 +28,14 @@ def records(address: str | Path, cache_dir: Path = Path(".anyres/cache"), max_mb
     except OSError as error:
         raise IntakeError(f"ingest.folder: {str(folder)!r} cannot be read: {error.strerror}") from None
     found: list[Record] = []
-    for parent, folders, files in os.walk(folder):
+    # Absolute: a worker that fetches them may stand elsewhere.
+    root = folder.absolute()
+    for parent, folders, files in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
             path = Path(parent, name)
             if not name.startswith(".") and (path.is_file() or path.is_symlink()):
-                key = path.relative_to(folder).as_posix().encode("utf-8", "replace").decode()
+                key = path.relative_to(root).as_posix().encode("utf-8", "replace").decode()
                 if is_archive(name) and path.is_file():
                     found += members(path, key, cache_dir, max_mb)
                 else:
