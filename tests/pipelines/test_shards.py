@@ -4,6 +4,7 @@ after a kill."""
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import signal
@@ -16,15 +17,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 from PIL import Image
 from ruamel.yaml import YAML
 
-from ..data.pictures import encoded, photograph
-
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(300)
+
+
+def photograph(height: int, width: int, seed: int) -> np.ndarray:
+    coarse = Image.fromarray(np.random.default_rng(seed).integers(0, 255, (9, 13, 3), dtype=np.uint8))
+    return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def encoded(pixels: np.ndarray, kind: str) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind)
+    return stream.getvalue()
 
 
 @pytest.fixture(scope="module")
