@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 Byte = Annotated[int, Field(ge=0, le=255)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -66,7 +66,9 @@ class Prepare(Section):
     jpeg_quality: Annotated[int, Field(ge=50, le=100)]
 
 
-class Network(Section):
+class ExactNetwork(Section):
+    """Of continuum: the pad-free trunk."""
+
     z_dim: Width
     w_dim: Width
     mapping_layers: Annotated[int, Field(ge=1, le=16)]
@@ -76,6 +78,38 @@ class Network(Section):
     features_per_octave: Annotated[int, Field(ge=2, le=256, multiple_of=2)]
     d_channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=10)]
     d_attention_heads: Annotated[int, Field(ge=0, le=64)]
+    d_pooled_px: Annotated[int, Field(ge=1, le=16)]
+
+    @property
+    def cell_px(self) -> int:
+        """Pixels of a cell of the coarsest level."""
+        return 2 ** (len(self.channels) - 1)
+
+
+class AliasFreeNetwork(Section):
+    """Of anyres_gan: the alias-free trunk."""
+
+    z_dim: Width
+    w_dim: Width
+    mapping_layers: Annotated[int, Field(ge=1, le=16)]
+    layers: Annotated[int, Field(ge=4, le=20)]
+    channel_base: Annotated[int, Field(ge=64, le=2**20)]
+    channel_max: Width
+    d_channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=10)]
+    d_attention_heads: Annotated[int, Field(ge=0, le=64)]
+    d_pooled_px: Annotated[int, Field(ge=1, le=16)]
+
+
+def _kind(network: Any) -> str:
+    """Which network the keys of a section belong to."""
+    if isinstance(network, AliasFreeNetwork) or (isinstance(network, dict) and "channel_base" in network):
+        return "anyres_gan"
+    return "continuum"
+
+
+Network = Annotated[
+    Annotated[ExactNetwork, Tag("continuum")] | Annotated[AliasFreeNetwork, Tag("anyres_gan")], Discriminator(_kind)
+]
 
 
 class Loss(Section):
@@ -96,11 +130,11 @@ class Optimizer(Section):
 
 class Train(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
-    method: Literal["continuum"]
+    method: Literal["continuum", "anyres_gan"]
     kimg: Annotated[float, Field(gt=0)]
     batch: Annotated[int, Field(ge=1)]
     precision: Literal["auto", "no", "bf16"]
-    chart: Literal["frame", "plane"]
+    chart: Literal["frame", "plane", "cylinder"]
     patch_px: tuple[Side, Side]
     zoom_max: Annotated[float, Field(ge=1, le=2**16)]
     period_law: Literal["log_uniform", "uniform_size"]
@@ -114,7 +148,16 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Train:
-        cell = 2 ** (len(self.network.channels) - 1)
+        if _kind(self.network) != self.method:
+            raise ValueError(f"network holds the keys of {_kind(self.network)}, method is {self.method}; see docs/presets")
+        if isinstance(self.network, AliasFreeNetwork):
+            # The alias-free schedule starts at 16 samples for a patch.
+            short = min(self.patch_px)
+            if short & (short - 1) or short < 32 or max(self.patch_px) % (short // 16):
+                raise ValueError(f"patch_px {self.patch_px} must have a power of two from 32 on as its short side")
+            cell = short // 16
+        else:
+            cell = self.network.cell_px
         if any(side % cell for side in self.patch_px):
             raise ValueError(f"patch_px {self.patch_px} must be multiples of {cell}, the pixels of a cell of the network")
         heads, width = self.network.d_attention_heads, self.network.d_channels[-1]

@@ -22,6 +22,7 @@ TINY_NETWORK = {
     "features_per_octave": 6,
     "d_channels": (8, 12, 16),
     "d_attention_heads": 2,
+    "d_pooled_px": 2,
 }
 
 

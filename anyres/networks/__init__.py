@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from anyres.networks.anyres_gan import AnyresGan
 from anyres.networks.continuum import Continuum
 from anyres.networks.discriminator import Discriminator
 from anyres.networks.scene import Scene
 from anyres.params import Train
 
-__all__ = ["Continuum", "Discriminator", "Scene", "build_discriminator", "build_generator"]
+__all__ = ["AnyresGan", "Continuum", "Discriminator", "Scene", "build_discriminator", "build_generator"]
 
-GENERATORS = {"continuum": Continuum}
+GENERATORS = {"continuum": Continuum, "anyres_gan": AnyresGan}
 
 
-def build_generator(params: Train, half_extent: tuple[float, float] = (1.0, 1.0)) -> Continuum:
+def build_generator(params: Train, half_extent: tuple[float, float] = (1.0, 1.0)) -> Continuum | AnyresGan:
     """Construct the generator of `params.method`; `half_extent` bounds the frame of its data."""
     return GENERATORS[params.method](params, half_extent)
 
 
 def build_discriminator(params: Train) -> Discriminator:
     """Construct the discriminator that every method shares."""
-    return Discriminator(params.network.d_channels, params.network.d_attention_heads)
+    network = params.network
+    return Discriminator(network.d_channels, network.d_attention_heads, network.d_pooled_px)

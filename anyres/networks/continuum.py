@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from anyres.networks.layers import LEAK, Linear, Mapping
 from anyres.networks.padfree import MARGIN_CELLS, Trunk
 from anyres.networks.scene import Scene
-from anyres.params import Train
+from anyres.params import ExactNetwork, Train
 from anyres.plane import fields
 from anyres.plane.chart import Chart
 from anyres.plane.geometry import Geometry
@@ -95,6 +95,7 @@ class Continuum(nn.Module):
 
     def __init__(self, params: Train, half_extent: tuple[float, float] = (1.0, 1.0)):
         super().__init__()
+        assert isinstance(params.network, ExactNetwork)
         network = params.network
         chart = Chart(params.chart, half_extent)
         self.z_dim = network.z_dim

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from anyres.networks.attention import SelfAttention
 from anyres.networks.layers import GAIN, LEAK, Conv, Linear
 
-POOLED = 2
 GROUP = 4
 
 
@@ -40,23 +39,25 @@ class Block(nn.Module):
 class Discriminator(nn.Module):
     """Pictures (b, 3, h, w) in [-1, 1] -> logits (b,). `channels` run from the finest level to the coarsest.
 
-    With `heads` the coarsest map attends to itself; a caller that differentiates logits by pictures twice says so.
+    The coarsest map is pooled to `pooled` pixels a side. With `heads` it attends to itself; a caller that differentiates
+    logits by pictures twice says so.
     Pictures are standardised first, by `mean` and `spread` of the training data: see `standardize`.
     """
 
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, channels: Sequence[int], heads: int = 0):
+    def __init__(self, channels: Sequence[int], heads: int = 0, pooled: int = 2):
         super().__init__()
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("spread", torch.ones(()))
+        self.pooled = pooled
         self.from_rgb = Conv(3, channels[0], kernel=1, gain=GAIN)
         self.blocks = nn.ModuleList(Block(a, b) for a, b in itertools.pairwise(channels))
         last = channels[-1]
         self.attention = SelfAttention(last, heads) if heads else None
         self.conv = Conv(last + 1, last, gain=GAIN)
-        self.hidden = Linear(last * POOLED**2, last, gain=GAIN)
+        self.hidden = Linear(last * pooled**2, last, gain=GAIN)
         self.logit = Linear(last, 1)
 
     def standardize(self, pictures: Tensor) -> None:
@@ -76,7 +77,7 @@ class Discriminator(nn.Module):
         if self.attention is not None:
             x = self.attention(x, twice_differentiable=twice_differentiable)
         x = torch.cat([x, deviation(x)], dim=1)
-        x = F.adaptive_avg_pool2d(F.leaky_relu(self.conv(x), LEAK), POOLED)
+        x = F.adaptive_avg_pool2d(F.leaky_relu(self.conv(x), LEAK), self.pooled)
         return self.logit(F.leaky_relu(self.hidden(x.flatten(1)), LEAK)).squeeze(1).float()
 
 

@@ -41,7 +41,7 @@ TINY: dict[str, dict[str, Any]] = {
     "export": {"samples": 2},
 }
 NETWORK = {"z_dim": 12, "w_dim": 10, "stem_layers": 1, "channels": [16, 12, 8], "octaves": 4, "features_per_octave": 6}
-NETWORK_D = {"d_channels": [8, 12, 16], "d_attention_heads": 2}
+NETWORK_D = {"d_channels": [8, 12, 16], "d_attention_heads": 2, "d_pooled_px": 2}
 
 
 def change(checkout: Path, section: str, **values: Any) -> None:

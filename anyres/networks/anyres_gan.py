@@ -1,0 +1,175 @@
+"""`anyres_gan`: the alias-free generator, told where and how finely it draws.
+
+Chai et al., "Any-resolution Training for High-resolution Image Synthesis" (AnyRes-GAN), ECCV 2022, section 3.1: a
+window's place and scale enter by the frequencies of the Fourier input and by a shift of every layer's style. Filters, widths
+and cutoffs stay those of one patch at any zoom. Two things differ from the authors' release: the scale's embedding is not
+normalised away (there it is the same for every zoom), and the canvas may have any size and shape.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anyres.networks import aliasfree
+from anyres.networks.aliasfree import MARGIN, AliasFreeConv
+from anyres.networks.layers import GAIN, LEAK, Linear, Mapping
+from anyres.networks.scene import Scene
+from anyres.params import AliasFreeNetwork, Train
+from anyres.plane.chart import CIRCUMFERENCE, Chart
+from anyres.plane.geometry import Geometry
+from anyres.plane.window import Window
+
+# Colours of unit variance would leave the range.
+OUTPUT_SCALE = 0.25
+
+
+class FourierInput(nn.Module):
+    """Sines of plane coordinates under a turn and shift learned from the style: windows -> (b, channels, h, w).
+
+    Karras et al. 2021, section 3.2 and appendix F, on the coordinates of AnyRes-GAN, half of ours: the short side of a frame
+    spans [-1/2, 1/2]. Positions are those of the window's own cells, `rate` of them for `patch` pixels.
+    On a cylinder (section 4.3) half of the channels see (sin pi x, y), half (cos pi x, y), and nothing turns or shifts.
+    """
+
+    frequencies: Tensor
+    phases: Tensor
+
+    def __init__(self, channels: int, style_dim: int, rate: int, cutoff: float, patch: int, chart: Chart):
+        super().__init__()
+        self.rate, self.cutoff, self.patch, self.chart = rate, cutoff, patch, chart
+        directions = torch.randn(channels, 2)
+        radius = directions.square().sum(dim=1, keepdim=True).sqrt()
+        # A disc with as much in every ring: exp(r^2 / 4) maps the radius of a normal pair to about [0, 1].
+        directions = directions / (radius * radius.square().exp().pow(0.25))
+        self.register_buffer("frequencies", directions * cutoff)
+        self.register_buffer("phases", torch.rand(channels) - 0.5)
+        self.mix = nn.Parameter(torch.randn(channels, channels))
+        self.place = Linear(style_dim, 4, zero=True)
+        with torch.no_grad():
+            self.place.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
+
+    def forward(self, w: Tensor, windows: Sequence[Window]) -> Tensor:
+        cell = self.patch // self.rate
+        grids = [
+            Window(v.center, v.period * cell, (v.size[0] // cell + 2 * MARGIN, v.size[1] // cell + 2 * MARGIN)) for v in windows
+        ]
+        axes = [grid.axes() for grid in grids]
+        x = torch.from_numpy(np.stack([axis[0] for axis in axes])).to(w.device)
+        y = torch.from_numpy(np.stack([axis[1] for axis in axes])).to(w.device)
+        # What of a frequency remains in cells of this window: its features fade out before the grid's Nyquist rate.
+        zoom = torch.tensor([2.0 / (v.period * self.patch) for v in windows], device=w.device)
+        local = self.frequencies.norm(dim=1)[None, :] / zoom[:, None]
+        amplitude = (1 - (local - self.cutoff) / (self.rate / 2 - self.cutoff)).clamp(0, 1)
+        turns = self._ring(x, y) if self.chart.name == "cylinder" else self._plane(w, x, y)
+        features = torch.sin(2 * math.pi * turns) * amplitude[:, :, None, None]
+        mix = self.mix / math.sqrt(len(self.mix))
+        mixed = F.conv2d(features.to(mix.dtype), mix[:, :, None, None])
+        return mixed.contiguous(memory_format=torch.channels_last)
+
+    def _plane(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        place = self.place(w)
+        place = place / place[:, :2].norm(dim=1, keepdim=True)
+        cos, sin, shift_x, shift_y = place.unbind(dim=1)
+        fx, fy = self.frequencies.unbind(dim=1)
+        # Frequencies turned and phases shifted in the frame of the whole picture, so that all windows of a scene agree.
+        turned_x = fx * cos[:, None] + fy * sin[:, None]
+        turned_y = fy * cos[:, None] - fx * sin[:, None]
+        shifted = self.phases - turned_x * shift_x[:, None] - turned_y * shift_y[:, None]
+        # Whole turns drop out in float64, one axis at a time.
+        along_x = (turned_x.double()[:, :, None] * x[:, None, :] / 2 + shifted.double()[:, :, None]).frac().float()
+        along_y = (turned_y.double()[:, :, None] * y[:, None, :] / 2).frac().float()
+        return along_x[:, :, None, :] + along_y[:, :, :, None]
+
+    def _ring(self, x: Tensor, y: Tensor) -> Tensor:
+        angle = 2 * math.pi / CIRCUMFERENCE * x
+        half = len(self.frequencies) // 2
+        # The ring's radius keeps lengths: a step along x is as long on it as on the plane.
+        radius = CIRCUMFERENCE / (2 * math.pi) / 2
+        ring = torch.cat([angle.sin()[:, None].expand(-1, half, -1), angle.cos()[:, None].expand(-1, half, -1)], dim=1) * radius
+        fx, fy = self.frequencies.double().unbind(dim=1)
+        along_x = ring * fx[None, : 2 * half, None] + self.phases.double()[None, :, None]
+        along_y = y[:, None, :] / 2 * fy[None, :, None]
+        return (along_x[:, :, None, :] + along_y[:, :, :, None]).float()
+
+
+class ScaleMapping(nn.Module):
+    """log2(zoom) / log2(zoom_max) -> v (b, outputs), two layers, its one input not normalised."""
+
+    def __init__(self, zoom_max: float, outputs: int):
+        super().__init__()
+        self.octaves = max(math.log2(zoom_max), 1.0)
+        self.first = Linear(1, outputs, gain=GAIN)
+        self.second = Linear(outputs, outputs, gain=GAIN)
+
+    def forward(self, zoom: Tensor) -> Tensor:
+        u = torch.log2(zoom)[:, None] / self.octaves
+        return F.leaky_relu(self.second(F.leaky_relu(self.first(u), LEAK)), LEAK)
+
+
+class AnyresGan(nn.Module):
+    """Generator: scenes and windows of one size to pictures (b, 3, h, w) in about [-1, 1].
+
+    Sides of a window must be multiples of `geometry.lattice_px`. Tiles agree with a whole render but for the margins, whose
+    zeros reach a little way in: `geometry.exact` is false.
+    """
+
+    w_mean: Tensor
+    network: AliasFreeNetwork
+
+    def __init__(self, params: Train, half_extent: tuple[float, float] = (1.0, 1.0)):
+        super().__init__()
+        assert isinstance(params.network, AliasFreeNetwork)
+        network, patch = params.network, min(params.patch_px)
+        chart = Chart(params.chart, half_extent)
+        self.z_dim = network.z_dim
+        self.patch = patch
+        self.base_period = 2.0 / patch
+        layers = aliasfree.plan(patch, network.layers, network.channel_base, network.channel_max)
+        self.mapping = Mapping(network.z_dim, network.w_dim, network.mapping_layers)
+        first = layers[0]
+        self.input = FourierInput(first.inputs, network.w_dim, first.in_rate, first.in_cutoff, patch, chart)
+        self.layers = nn.ModuleList(AliasFreeConv(layer, network.w_dim) for layer in layers)
+        self.scale = ScaleMapping(params.zoom_max, network.w_dim)
+        self.register_buffer("w_mean", torch.zeros(network.w_dim))
+        # Follows the power of activations over 20 thousand pictures.
+        self.magnitude_beta = 0.5 ** (params.batch / 20_000)
+        cell = patch // first.in_rate
+        self.geometry = Geometry(
+            chart=chart,
+            lattice_px=cell,
+            halo_px=MARGIN * cell,
+            exact=False,
+            periods=(self.base_period / params.zoom_max, self.base_period),
+            native_sizes=(params.patch_px,),
+        )
+
+    def styles(self, z: Tensor, psi: float = 1.0) -> Tensor:
+        """w (b, w_dim), truncated towards its mean by psi; the scale is not."""
+        w = self.mapping(z)
+        return w if psi == 1.0 else self.w_mean + psi * (w - self.w_mean)
+
+    def forward(self, scene: Scene, windows: Sequence[Window], psi: float = 1.0) -> Tensor:
+        return self.synthesize(self.styles(scene.z, psi), scene.seeds, windows)
+
+    def synthesize(self, w: Tensor, seeds: Tensor, windows: Sequence[Window]) -> Tensor:
+        """Draw styles w (b, w_dim) at windows of one size. There are no fields: `seeds` play no part."""
+        height, width = windows[0].size
+        cell = self.geometry.lattice_px
+        if height % cell or width % cell:
+            raise ValueError(f"window size {(height, width)} must be multiples of {cell} pixels; render() draws any size")
+        scale = self.scale(torch.tensor([window.zoom(self.base_period) for window in windows], device=w.device))
+        x = self.input(w, windows)
+        beta = self.magnitude_beta if self.training else None
+        for layer in self.layers:
+            x = layer(x, w, scale, beta)
+        return x * OUTPUT_SCALE
+
+    def scale_parameters(self) -> list[nn.Parameter]:
+        """What AnyRes-GAN adds to the alias-free generator."""
+        return [p for name, p in self.named_parameters() if name.startswith("scale.") or ".scale_style." in name]
