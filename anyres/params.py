@@ -119,6 +119,16 @@ class Loss(Section):
     penalty_every: Annotated[int, Field(ge=1)]
 
 
+class Stages(Section):
+    """Whole frames first, then patches with what that taught: anyres_gan's recipe, for any method."""
+
+    global_kimg: Annotated[float, Field(ge=0)]
+    global_share: Probability
+    teacher_weight: Annotated[float, Field(ge=0)]
+    teacher_direction: Literal["inverse", "forward"]
+    perceptual: Literal["lite0", "none"]
+
+
 class Optimizer(Section):
     g_lr: Annotated[float, Field(gt=0, le=1)]
     d_lr: Annotated[float, Field(gt=0, le=1)]
@@ -140,6 +150,7 @@ class Train(Section):
     period_law: Literal["log_uniform", "uniform_size"]
     flip: Probability
     network: Network
+    stages: Stages
     loss: Loss
     optimizer: Optimizer
     report_every_kimg: Annotated[float, Field(gt=0)]
@@ -160,6 +171,11 @@ class Train(Section):
             cell = self.network.cell_px
         if any(side % cell for side in self.patch_px):
             raise ValueError(f"patch_px {self.patch_px} must be multiples of {cell}, the pixels of a cell of the network")
+        if self.stages.teacher_weight and not 0 < self.stages.global_kimg < self.kimg:
+            raise ValueError(
+                f"stages.global_kimg {self.stages.global_kimg:g} must lie between 0 and kimg {self.kimg:g}: "
+                "the teacher of the second stage is what the first one learns"
+            )
         heads, width = self.network.d_attention_heads, self.network.d_channels[-1]
         if heads and width % heads:
             raise ValueError(f"network.d_attention_heads {heads} must divide the last of network.d_channels, {width}")

@@ -36,8 +36,9 @@ class PatchSampler:
     Pictures are drawn uniformly. The period lies between the photograph's native one and the coarsest at which the
     patch still fits its frame, with zoom = base / period <= zoom_max and base = 2 / min(patch_px). Law of the
     period: "log_uniform" in zoom, or "uniform_size", uniform in the short side 2 / period of the whole picture
-    (Chai et al. 2022, section 3.2). `skipped` counts pictures that offer no such window; `usable` are the indices
-    of the others. Raises ValueError, one line, where none is usable.
+    (Chai et al. 2022, section 3.2). Samples before number `whole_until`, and later ones with probability `whole_share`, are
+    at the coarsest period: whole frames, as far as the shapes agree. `skipped` counts pictures that offer no such window;
+    `usable` are the indices of the others. Raises ValueError, one line, where none is usable.
     """
 
     def __init__(
@@ -48,6 +49,8 @@ class PatchSampler:
         period_law: PeriodLaw,
         flip: float,
         seed: int,
+        whole_until: int = 0,
+        whole_share: float = 0.0,
     ) -> None:
         self.store = store
         self.patch_px = patch_px
@@ -55,6 +58,8 @@ class PatchSampler:
         self.zoom_max = zoom_max
         self.period_law = period_law
         self.flip = flip
+        self.whole_until = whole_until
+        self.whole_share = whole_share
         self.seed = seed
         finest, coarsest = self._ranges(store.pictures.sizes)
         self.usable = np.flatnonzero(finest <= coarsest).tolist()
@@ -83,10 +88,10 @@ class PatchSampler:
         # The lowest word counts the blocks of one sample; n stands in the next, so that samples share none.
         rng = np.random.Generator(np.random.Philox(key=self.seed, counter=n << 64))
         # All numbers at once: a law that uses more or fewer of them leaves the others as they were.
-        which, scale, x, y, mirrored = rng.random(5)
+        which, scale, x, y, mirrored, whole = rng.random(6)
         index = self.usable[int(which * len(self.usable))]
         picture = self.store.frame(index)
-        period = self._period(picture, scale)
+        period = self.periods(picture)[1] if n < self.whole_until or whole < self.whole_share else self._period(picture, scale)
         half_width, half_height = picture.half_extent
         height, width = self.patch_px
         slack_x, slack_y = max(half_width - period * width / 2, 0.0), max(half_height - period * height / 2, 0.0)

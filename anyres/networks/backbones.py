@@ -46,6 +46,10 @@ class Lite0(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         return self.network.forward_head(self.network.forward_features(pictures), pre_logits=True)  # type: ignore[operator]
 
+    def maps(self, pictures: Tensor) -> list[Tensor]:
+        """Feature maps after each stage that halves the resolution: 16 to 320 channels at 1/2 to 1/32."""
+        return self.network.forward_intermediates(pictures, intermediates_only=True)  # type: ignore[operator]
+
     def classify(self, pictures: Tensor) -> Tensor:
         """Logits (b, 1000) over the classes of ImageNet."""
         return self.network(pictures)

