@@ -44,6 +44,27 @@ def info(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: anyres preset anyres_gan-small")
+def preset(
+    name: Annotated[str, typer.Argument(help="Its name; without one, all names are listed.")] = "",
+    params: Annotated[Path, typer.Option(help="The file to write into.")] = Path("params.yaml"),
+) -> None:
+    """Write a preset (a method with its sizes, stages and rates) into params.yaml; other values and comments stay."""
+    from anyres import presets
+    from anyres.params import ParamsError
+
+    if not name:
+        for known, path in presets.shipped().items():
+            typer.echo(f"{known:20} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+        return
+    try:
+        presets.use(name, params)
+    except ParamsError as error:
+        typer.echo(error, err=True)
+        raise typer.Exit(2) from None
+    typer.echo(f"{params} holds {name}; `make run` trains it")
+
+
 def _show(title: str, figures: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table

@@ -160,7 +160,9 @@ class Train(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Train:
         if _kind(self.network) != self.method:
-            raise ValueError(f"network holds the keys of {_kind(self.network)}, method is {self.method}; see docs/presets")
+            raise ValueError(
+                f"network holds the keys of {_kind(self.network)}, method is {self.method}; type `anyres preset {self.method}-small`"
+            )
         if isinstance(self.network, AliasFreeNetwork):
             # The alias-free schedule starts at 16 samples for a patch.
             short = min(self.patch_px)

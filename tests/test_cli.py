@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from anyres import presets
 from anyres.data.intake import intake
 from anyres.data.pyramid import prepare
 from anyres.data.sources import Access
@@ -67,3 +69,30 @@ def test_info_without_a_data_set_is_one_line(tmp_path: Path) -> None:
 
 def test_help_shows_an_example() -> None:
     assert "Example: anyres info data/store --verify" in anyres("info", "--help").stdout
+
+
+@pytest.fixture
+def params_file(tmp_path: Path) -> Path:
+    return Path(shutil.copy(ROOT / "params.yaml", tmp_path))
+
+
+@pytest.mark.parametrize("name", sorted(presets.shipped()))
+def test_a_preset_fits_and_leaves_the_rest(params_file: Path, name: str) -> None:
+    before = Params.load(params_file)
+    assert anyres("preset", name, "--params", params_file).returncode == 0
+    after = Params.load(params_file)
+    assert after.train.method == name.split("-")[0]
+    assert (after.ingest, after.prepare, after.export) == (before.ingest, before.prepare, before.export)
+    assert "# larger files are set aside" in params_file.read_text(encoding="utf-8")
+    # There and back: what params.yaml ships.
+    assert anyres("preset", "continuum-small", "--params", params_file).returncode == 0
+    assert Params.load(params_file) == before
+
+
+def test_an_unknown_preset_is_named_and_nothing_written(params_file: Path) -> None:
+    before = params_file.read_bytes()
+    result = anyres("preset", "stylegan", "--params", params_file)
+    assert result.returncode == 2
+    assert "no preset 'stylegan'; there are anyres_gan-256, anyres_gan-small, continuum-small" in result.stderr
+    assert params_file.read_bytes() == before
+    assert "anyres_gan-small" in anyres("preset").stdout
