@@ -161,7 +161,8 @@ class Train(Section):
     def _fits_together(self) -> Train:
         if _kind(self.network) != self.method:
             raise ValueError(
-                f"network holds the keys of {_kind(self.network)}, method is {self.method}; type `anyres preset {self.method}-small`"
+                f"network holds the keys of {_kind(self.network)}, method is {self.method}; "
+                f"type `anyres preset {self.method}-small`"
             )
         if isinstance(self.network, AliasFreeNetwork):
             # The alias-free schedule starts at 16 samples for a patch.
