@@ -117,6 +117,7 @@ class Loss(Section):
     r1_gamma: Annotated[float, Field(ge=0)]
     r2_gamma: Annotated[float, Field(ge=0)]
     penalty_every: Annotated[int, Field(ge=1)]
+    feature_matching: Annotated[float, Field(ge=0)]
 
 
 class Stages(Section):
@@ -124,9 +125,10 @@ class Stages(Section):
 
     global_kimg: Annotated[float, Field(ge=0)]
     global_share: Probability
+    teacher: str
     teacher_weight: Annotated[float, Field(ge=0)]
     teacher_direction: Literal["inverse", "forward"]
-    perceptual: Literal["lite0", "none"]
+    perceptual: Literal["lite0", "lpips", "none"]
 
 
 class Optimizer(Section):
@@ -145,6 +147,7 @@ class Train(Section):
     batch: Annotated[int, Field(ge=1)]
     precision: Literal["auto", "no", "bf16"]
     chart: Literal["frame", "plane", "cylinder"]
+    fov: Annotated[float, Field(gt=0, le=360)]
     patch_px: tuple[Side, Side]
     zoom_max: Annotated[float, Field(ge=1, le=2**16)]
     period_law: Literal["log_uniform", "uniform_size"]
@@ -174,9 +177,15 @@ class Train(Section):
             cell = self.network.cell_px
         if any(side % cell for side in self.patch_px):
             raise ValueError(f"patch_px {self.patch_px} must be multiples of {cell}, the pixels of a cell of the network")
-        if self.stages.teacher_weight and not 0 < self.stages.global_kimg < self.kimg:
+        stages = self.stages
+        if stages.teacher and (stages.global_kimg or not stages.teacher_weight):
             raise ValueError(
-                f"stages.global_kimg {self.stages.global_kimg:g} must lie between 0 and kimg {self.kimg:g}: "
+                f"stages.teacher {stages.teacher!r} takes the place of a first stage; "
+                "set stages.global_kimg to 0 and stages.teacher_weight above 0, or leave stages.teacher empty"
+            )
+        if stages.teacher_weight and not stages.teacher and not 0 < stages.global_kimg < self.kimg:
+            raise ValueError(
+                f"stages.global_kimg {stages.global_kimg:g} must lie between 0 and kimg {self.kimg:g}: "
                 "the teacher of the second stage is what the first one learns"
             )
         heads, width = self.network.d_attention_heads, self.network.d_channels[-1]
@@ -237,6 +246,9 @@ class Params(Section):
 def fingerprint(params: Train, data_hash: str) -> str:
     """Name the training that these params and this data determine: 16 hexadecimal digits."""
     identity = {"train": params.model_dump(mode="json"), "data": data_hash}
+    if params.stages.teacher:
+        weights = Path(params.stages.teacher) / "generator.safetensors"
+        identity["teacher"] = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 

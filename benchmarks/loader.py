@@ -42,7 +42,7 @@ from anyres.data.patches import PatchSampler, PeriodLaw
 from anyres.data.pyramid import Store, prepare
 from anyres.data.sources.record import Access, LocalFile, Record
 from anyres.params import Params
-from anyres.plane.resample import native_period, render_real
+from anyres.plane.resample import FRAME, render_real
 from anyres.plane.window import Window
 from anyres.progress import progress_bar
 
@@ -119,7 +119,7 @@ def build(files: dict[int, Path], folder: Path, codec: str) -> Store:
 def windows(size: tuple[int, int], side: int, law: PeriodLaw, seed: int) -> list[Window]:
     """One window of a picture of `size` = (height, width) in each stratum of the law, from coarse to fine."""
     rng = np.random.default_rng(seed)
-    finest, coarsest = native_period(size), 2 / side
+    finest, coarsest = FRAME.native_period(size), 2 / side
     drawn = []
     for stratum in range(STRATA):
         scale = (stratum + rng.random()) / STRATA
@@ -134,7 +134,7 @@ def windows(size: tuple[int, int], side: int, law: PeriodLaw, seed: int) -> list
 
 def whole(data: bytes, size: tuple[int, int], window: Window) -> np.ndarray:
     """Way a."""
-    scale = native_period(size) / window.period
+    scale = FRAME.native_period(size) / window.period
     target = max(round(size[1] * scale), window.size[1]), max(round(size[0] * scale), window.size[0])
     image = Image.open(io.BytesIO(data)).convert("RGB").resize(target, Image.Resampling.LANCZOS)
     left, top = (round(edge) for edge in corner(size, window, target))
@@ -146,17 +146,17 @@ def boxed(data: bytes, size: tuple[int, int], window: Window, draft: bool = Fals
     """Ways b and c."""
     image = Image.open(io.BytesIO(data))
     if draft:
-        scale = native_period(size) / window.period
+        scale = FRAME.native_period(size) / window.period
         image.draft("RGB", (math.ceil(size[1] * scale), math.ceil(size[0] * scale)))
     left, top = corner(size, window, image.size)
-    reach = window.period * window.size[1] / (native_period(size) * size[1]) * image.width
+    reach = window.period * window.size[1] / (FRAME.native_period(size) * size[1]) * image.width
     box = max(left, 0.0), max(top, 0.0), min(left + reach, image.width), min(top + reach, image.height)
     return np.asarray(image.convert("RGB").resize((window.size[1], window.size[0]), Image.Resampling.LANCZOS, box=box))
 
 
 def corner(size: tuple[int, int], window: Window, target: tuple[int, int]) -> tuple[float, float]:
     """Left and top of a window in pixels of the picture at `target` = (width, height)."""
-    period = native_period(size)
+    period = FRAME.native_period(size)
     x, y = window.center[0] - window.period * window.size[1] / 2, window.center[1] - window.period * window.size[0] / 2
     return (x / (period * size[1]) + 0.5) * target[0], (y / (period * size[0]) + 0.5) * target[1]
 

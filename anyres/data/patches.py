@@ -13,6 +13,8 @@ from typing import Literal, Self
 import numpy as np
 
 from anyres.data.store import Frame, Store
+from anyres.plane.chart import CIRCUMFERENCE, CLOSING_SLACK, Chart, wrap
+from anyres.plane.resample import FRAME
 from anyres.plane.window import Window
 
 Batch = tuple[np.ndarray, list[Window]]
@@ -23,19 +25,23 @@ FIT_SLACK = 1e-9
 
 @dataclass(frozen=True)
 class Draw:
-    """One sample: `window` of picture `picture` of the store, or of its mirror image (x -> -x) where `flip`."""
+    """One sample: `window` of picture `picture` of the store, or of its mirror image (x -> -x) where `flip`.
+
+    On a cylinder the picture stands turned about the ring: its middle at x = `turn`.
+    """
 
     picture: int
     window: Window
     flip: bool
+    turn: float = 0.0
 
 
 class PatchSampler:
     """Draws windows of `patch_px` = (h, w) pixels that lie within the frame of a photograph.
 
     Pictures are drawn uniformly. The period lies between the photograph's native one and the coarsest at which the
-    patch still fits its frame, with zoom = base / period <= zoom_max and base = 2 / min(patch_px). Law of the
-    period: "log_uniform" in zoom, or "uniform_size", uniform in the short side 2 / period of the whole picture
+    patch still fits its frame, with zoom = base / period <= zoom_max and base = short side / min(patch_px). Law of the
+    period: "log_uniform" in zoom, or "uniform_size", uniform in the pixels of the whole picture's short side
     (Chai et al. 2022, section 3.2). Samples before number `whole_until`, and later ones with probability `whole_share`, are
     at the coarsest period: whole frames, as far as the shapes agree. `skipped` counts pictures that offer no such window;
     `usable` are the indices of the others. Raises ValueError, one line, where none is usable.
@@ -51,10 +57,12 @@ class PatchSampler:
         seed: int,
         whole_until: int = 0,
         whole_share: float = 0.0,
+        chart: Chart = FRAME,
     ) -> None:
         self.store = store
+        self.chart = chart
         self.patch_px = patch_px
-        self.base = 2 / min(patch_px)
+        self.base = chart.short_side / min(patch_px)
         self.zoom_max = zoom_max
         self.period_law = period_law
         self.flip = flip
@@ -71,6 +79,13 @@ class PatchSampler:
                 f"{zoom_max:g} or less; lower train.patch_px, raise train.zoom_max or add larger pictures"
             )
 
+    @property
+    def half_extent(self) -> tuple[float, float]:
+        """Half width and half height of the plane that the usable pictures cover."""
+        extents = [self.chart.half_extent_of(self.store.frame(index).size) for index in self.usable]
+        half_width, half_height = max(e[0] for e in extents), max(e[1] for e in extents)
+        return (CIRCUMFERENCE / 2 if self.chart.name == "cylinder" else half_width), half_height
+
     def periods(self, picture: Frame) -> tuple[float, float]:
         """Finest and coarsest period at which a picture offers a window; finest > coarsest where it offers none."""
         finest, coarsest = self._ranges(np.array([[picture.height, picture.width]]))
@@ -79,8 +94,12 @@ class PatchSampler:
     def _ranges(self, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`periods` of pictures of sizes (n, 2) = (height, width)."""
         # Native periods, as plane units a pixel; a frame's extent is its size times its period.
-        native = 2.0 / sizes.min(axis=1)
-        coarsest = (native[:, None] * sizes / np.array(self.patch_px)).min(axis=1)
+        native = self.chart.short_side / sizes.min(axis=1)
+        extents = native[:, None] * sizes
+        if self.chart.name == "cylinder":
+            # Wider than the ring, a picture would lie over itself.
+            extents[extents[:, 1] > CIRCUMFERENCE + CLOSING_SLACK] = 0.0
+        coarsest = (extents / np.array(self.patch_px)).min(axis=1)
         return np.maximum(native, self.base / self.zoom_max), coarsest * (1 + FIT_SLACK)
 
     def draw(self, n: int) -> Draw:
@@ -88,23 +107,31 @@ class PatchSampler:
         # The lowest word counts the blocks of one sample; n stands in the next, so that samples share none.
         rng = np.random.Generator(np.random.Philox(key=self.seed, counter=n << 64))
         # All numbers at once: a law that uses more or fewer of them leaves the others as they were.
-        which, scale, x, y, mirrored, whole = rng.random(6)
+        which, scale, x, y, mirrored, whole, turn = rng.random(7)
         index = self.usable[int(which * len(self.usable))]
         picture = self.store.frame(index)
         period = self.periods(picture)[1] if n < self.whole_until or whole < self.whole_share else self._period(picture, scale)
-        half_width, half_height = picture.half_extent
+        half_width, half_height = self.chart.half_extent_of(picture.size)
         height, width = self.patch_px
         slack_x, slack_y = max(half_width - period * width / 2, 0.0), max(half_height - period * height / 2, 0.0)
-        window = Window(((2 * x - 1) * slack_x, (2 * y - 1) * slack_y), period, self.patch_px)
-        return Draw(index, window, bool(mirrored < self.flip))
+        center = ((2 * x - 1) * slack_x, (2 * y - 1) * slack_y)
+        if self.chart.name != "cylinder":
+            return Draw(index, Window(center, period, self.patch_px), bool(mirrored < self.flip))
+        # A photograph may stand anywhere about the ring; from one that goes about it no place is left out.
+        turn = 2 * turn - 1
+        if self.chart.closes(picture.size):
+            center = (2 * x - 1, center[1])
+        window = Window((wrap(center[0] + turn), center[1]), period, self.patch_px)
+        return Draw(index, window, bool(mirrored < self.flip), turn)
 
     def read(self, draw: Draw) -> np.ndarray:
         """Return the pixels of a draw, uint8 (h, w, 3), sRGB."""
         window = draw.window
-        if draw.flip:
-            x, y = window.center
-            window = Window((-x, y), window.period, window.size)
-        pixels = np.clip(np.rint(self.store.read(draw.picture, window)), 0, 255).astype(np.uint8)
+        x, y = window.center
+        if self.chart.name == "cylinder":
+            x = wrap(x - draw.turn)
+        window = Window((-x if draw.flip else x, y), window.period, window.size)
+        pixels = np.clip(np.rint(self.store.read(draw.picture, window, self.chart)), 0, 255).astype(np.uint8)
         return np.ascontiguousarray(pixels[:, ::-1]) if draw.flip else pixels
 
     def batch(self, n0: int, count: int) -> tuple[np.ndarray, list[Window]]:

@@ -19,8 +19,8 @@ from anyres.data.catalogue import SHARDS, Row, credit_line
 from anyres.data.shards import ShardReader
 from anyres.data.tiff import DamagedTiffError, Level, decode_tile, read_levels
 from anyres.files import replacing, write_atomic
-from anyres.plane.chart import Chart
-from anyres.plane.resample import FRAME, PERIOD_SLACK, footprint, native_period, resample
+from anyres.plane.chart import Chart, wrap
+from anyres.plane.resample import FRAME, PERIOD_SLACK, footprint, resample
 from anyres.plane.window import Window
 
 INDEX = "index.npy"
@@ -30,6 +30,8 @@ DEFAULT_CACHE_BYTES = 768 * 2**20
 # A level serves windows at least this much coarser than itself: with its halving filter flat up to there, a window is
 # that of the native picture to 1/255.
 LEVEL_MARGIN = 1.5
+# Pixels beside the ends of a level's rows that halving, which does not wrap, has touched.
+SEAM_REACH = 16
 # A row of the index; `text` and `text_size` say where in CREDITS its line stands.
 ENTRY = np.dtype(
     [
@@ -62,14 +64,19 @@ class Frame:
         return self.width / self.height
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
+    @property
     def period(self) -> float:
-        """Native period, plane units per pixel."""
-        return native_period((self.height, self.width))
+        """Native period, plane units per pixel, on a frame."""
+        return FRAME.native_period(self.size)
 
     @property
     def half_extent(self) -> tuple[float, float]:
-        """Half width and half height in plane units."""
-        return self.period * self.width / 2, self.period * self.height / 2
+        """Half width and half height in plane units, on a frame."""
+        return FRAME.half_extent_of(self.size)
 
 
 @dataclass(frozen=True)
@@ -183,28 +190,33 @@ class Store:
     def read(self, index: int, window: Window, chart: Chart = FRAME) -> np.ndarray:
         """Return picture `index` at a window as `render_real` would, float32 (h, w, 3) in 0..255.
 
-        From the coarsest level finer than the window by LEVEL_MARGIN, or the native one. Kernels have negative
-        lobes: values may leave 0..255 slightly. Raises ValueError where the window is finer than the picture or
-        leaves its frame, or the stored file is damaged.
+        `chart` is the picture's own, its centre at 0: one that closes a cylinder wraps. From the coarsest level finer than
+        the window by LEVEL_MARGIN, or the native one. Kernels have negative lobes: values may leave 0..255 slightly. Raises
+        ValueError where the window is finer than the picture or leaves its frame, or the stored file is damaged.
         """
         picture = self.frame(index)
-        if window.period < picture.period * (1 - PERIOD_SLACK):
+        native = chart.native_period(picture.size)
+        if window.period < native * (1 - PERIOD_SLACK):
             name = self.pictures[index].name
-            raise ValueError(
-                f"window period {window.period:g} is finer than the {picture.period:g} of {name}; this never upsamples"
-            )
-        half_width, half_height = picture.half_extent
+            raise ValueError(f"window period {window.period:g} is finer than the {native:g} of {name}; this never upsamples")
+        half_width, half_height = chart.half_extent_of(picture.size)
         corner = (-half_width, -half_height)
         levels = self._levels(index)
-        if chart.name == "cylinder":
-            # A kernel over the seam needs both ends of a row, and halving does not wrap: whole rows, native.
-            top, _, bottom, _ = self._reach(window, corner, picture.period, levels[0])
-            rows = self._pixels(index, levels, 0, (top, 0, bottom, picture.width))
-            return resample(rows, window, (corner[0], corner[1] + top * picture.period), picture.period, chart)
-        Chart("frame", (half_width, half_height)).check(window)
-        finer = math.floor(math.log2(window.period / picture.period / LEVEL_MARGIN))
+        finer = math.floor(math.log2(window.period / native / LEVEL_MARGIN))
         depth = min(max(finer, 0), len(levels) - 1)
-        period = picture.period * 2**depth
+        period = native * 2**depth
+        if chart.closes(picture.size):
+            Chart("cylinder", (half_width, half_height)).check(window)
+            x, y = window.center
+            window = Window((wrap(x), y), window.period, window.size)
+            _, left, _, right = footprint(window, corner, period, levels[depth].size, clip=False)
+            if left < SEAM_REACH or right > picture.width // 2**depth - SEAM_REACH:
+                # A kernel over the seam needs both ends of a row, and halving does not wrap: whole rows, native.
+                top, _, bottom, _ = self._reach(window, corner, native, levels[0])
+                rows = self._pixels(index, levels, 0, (top, 0, bottom, picture.width))
+                return resample(rows, window, (corner[0], corner[1] + top * native), native, wraps=True)
+        else:
+            Chart("frame", (half_width, half_height)).check(window)
         top, left, bottom, right = self._reach(window, corner, period, levels[depth])
         pixels = self._pixels(index, levels, depth, (top, left, bottom, right))
         # Of an odd side the coarser levels' last pixel reaches beyond the picture.

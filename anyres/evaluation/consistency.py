@@ -76,6 +76,29 @@ def seam_error(tiled: np.ndarray, whole: np.ndarray, rows: Iterable[int], column
     return Seams(float(difference.max()), float(difference.mean()), ratio)
 
 
+@dataclass(frozen=True)
+class Ring:
+    """How a 360 degree picture closes: steps between neighbouring columns, in units of [-1, 1].
+
+    `step` is that from the last column to the first, `interior_p95` the 95th percentile of all others, `rank` the share of
+    them that are smaller.
+    """
+
+    step: float
+    interior_p95: float
+    rank: float
+
+
+def ring_error(rings: Sequence[np.ndarray]) -> Ring:
+    """Measure pictures (h, w, 3) that should go once about the ring; means over the pictures."""
+    found = []
+    for ring in rings:
+        steps = np.abs(np.roll(ring, -1, axis=1).astype(np.float64) - ring).mean(axis=(0, 2))
+        last, inside = steps[-1], steps[:-1]
+        found.append((last, np.percentile(inside, 95), np.mean(inside < last)))
+    return Ring(*(float(value) for value in np.mean(found, axis=0)))
+
+
 def shift_psnr(moved: np.ndarray, still: np.ndarray, right: int, down: int) -> float:
     """Decibels between a render whose window lies `right` and `down` pixels further and the still one, shifted.
 

@@ -13,6 +13,8 @@ from anyres.data.patches import PatchSampler
 from anyres.data.store import Store
 from anyres.evaluation.parallel import over_chunks
 from anyres.params import Train
+from anyres.plane.chart import Chart
+from anyres.plane.resample import FRAME
 from anyres.plane.window import Window, frame_window
 from anyres.synthesis.render import SEED_LIMIT, Generator, device_of, render_many
 
@@ -31,7 +33,8 @@ def scene_seeds(seed: int, stream: str, count: int) -> list[int]:
 
 def sampler_of(train: Train, store: Store, seed: int) -> PatchSampler:
     """The sampler of training under a seed of its own."""
-    return PatchSampler(store, train.patch_px, train.zoom_max, train.period_law, train.flip, SAMPLER_SEED + seed)
+    chart = Chart(train.chart, fov=train.fov)
+    return PatchSampler(store, train.patch_px, train.zoom_max, train.period_law, train.flip, SAMPLER_SEED + seed, chart=chart)
 
 
 def draw_reals(sampler: PatchSampler, first: int, count: int, advance: Advance) -> tuple[np.ndarray, list[Window]]:
@@ -65,7 +68,7 @@ def draw_fixed(
 
     What a generator of one size offers to one who asks for more: the number every other is read against.
     """
-    period = 2.0 / patch_px
+    period = generator.geometry.chart.short_side / patch_px
     height, width = (max(patch_px, *(math.ceil(w.extent[axis] / period - 1e-6) for w in windows)) for axis in (0, 1))
     frames = [Window(_inward(generator, window, period, (height, width)), period, (height, width)) for window in windows]
     coarse = draw_fakes(generator, seeds, frames, advance)
@@ -90,11 +93,17 @@ def real_frames(store: Store, size: int, limit: int, seed: int) -> list[int]:
     return [large[place] for place in sorted(chosen)]
 
 
-def read_frames(store: Store, indices: Sequence[int], size: int, advance: Advance) -> np.ndarray:
+def frame_of(generator: Generator, size: int) -> Window:
+    """The square about the centre, a photograph's short side across, at `size` px."""
+    return frame_window(1.0, size, generator.geometry.chart.short_side)
+
+
+def read_frames(store: Store, indices: Sequence[int], size: int, advance: Advance, chart: Chart = FRAME) -> np.ndarray:
     """The square about the centre of each picture, its short side across, at `size` px: uint8 (n, size, size, 3)."""
     out = np.empty((len(indices), size, size, 3), np.uint8)
+    window = frame_window(1.0, size, chart.short_side)
     for place, index in enumerate(indices):
-        out[place] = np.clip(np.rint(store.read(index, frame_window(1.0, size))), 0, 255)
+        out[place] = np.clip(np.rint(store.read(index, window, chart)), 0, 255)
         advance(1)
     return out
 

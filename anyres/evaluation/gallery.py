@@ -16,7 +16,8 @@ from anyres.evaluation import draws
 from anyres.evaluation.distances import NEIGHBOURS
 from anyres.evaluation.features import FeatureSpace
 from anyres.params import Params
-from anyres.plane.window import Window, frame_window
+from anyres.plane.chart import ring_window
+from anyres.plane.window import Window
 from anyres.synthesis.render import Generator, device_of, render, render_many
 
 HERO_PX = 512
@@ -27,6 +28,7 @@ SCENES = 6
 SCENE_PX = 192
 REAL_EXAMPLES = 10
 ZOOM_PX = 96
+RING_PX = 256
 ZOOMS = (1, 2, 4, 8, 16, 32)
 PATCHES_A_SIDE = (3, 2)
 FILM_FRAMES = 6
@@ -58,17 +60,17 @@ def hero(params: Params, generator: Generator, store: Store) -> tuple[int, Plate
     Near: the mean distance to its NEIGHBOURS nearest photographs in the features of the metrics. Returns its seed too.
     """
     seeds = draws.scene_seeds(params.evaluate.seed, "hero", CANDIDATES)
-    frames = draws.draw_fakes(generator, seeds, [frame_window(1.0, JUDGED_PX)] * len(seeds), ignore)
+    frames = draws.draw_fakes(generator, seeds, [draws.frame_of(generator, JUDGED_PX)] * len(seeds), ignore)
     varied = np.argsort(-frames.astype(np.float64).std(axis=(1, 2)).mean(axis=-1))[: CANDIDATES // 2]
     space = FeatureSpace(params.evaluate.features, device_of(generator))
     photographs = draws.real_frames(store, JUDGED_PX, JUDGES, params.evaluate.seed)
     if photographs:
-        reals = space(draws.read_frames(store, photographs, JUDGED_PX, ignore))
+        reals = space(draws.read_frames(store, photographs, JUDGED_PX, ignore, generator.geometry.chart))
         distance = np.linalg.norm(space(frames[varied])[:, None] - reals[None], axis=-1)
         seed = seeds[varied[int(np.argmin(np.sort(distance)[:, :NEIGHBOURS].mean(axis=1)))]]
     else:
         seed = seeds[varied[0]]
-    pixels = render(generator, seed, frame_window(1.0, HERO_PX))
+    pixels = render(generator, seed, draws.frame_of(generator, HERO_PX))
     return seed, plate(pixels, f"Generated picture, scene {seed}, {HERO_PX} by {HERO_PX} pixels", lossless=False)
 
 
@@ -76,7 +78,7 @@ def scenes(params: Params, generator: Generator) -> list[Plate]:
     """The first scenes of the evaluation seed, none left out."""
     seeds = draws.scene_seeds(params.evaluate.seed, "scenes", SCENES)
     return [
-        plate(render(generator, seed, frame_window(1.0, SCENE_PX)), f"Generated picture, scene {seed}", lossless=False)
+        plate(render(generator, seed, draws.frame_of(generator, SCENE_PX)), f"Generated picture, scene {seed}", lossless=False)
         for seed in seeds
     ]
 
@@ -96,7 +98,7 @@ def real_examples(params: Params, store: Store) -> list[Plate]:
 def over_scales(params: Params, generator: Generator, seed: int) -> list[Plate]:
     """One scene at every size of the sweep."""
     return [
-        plate(render(generator, seed, frame_window(1.0, size)), f"The scene drawn at {size} pixels", f"{size} px")
+        plate(render(generator, seed, draws.frame_of(generator, size)), f"The scene drawn at {size} pixels", f"{size} px")
         for size in params.evaluate.sizes
     ]
 
@@ -104,12 +106,14 @@ def over_scales(params: Params, generator: Generator, seed: int) -> list[Plate]:
 def zoom_in(generator: Generator, seed: int) -> list[Plate]:
     """Windows of one size into the most detailed point of a scene, each twice as deep as the one before."""
     finest, _ = generator.geometry.periods
-    point = _detailed_point(render(generator, seed, frame_window(1.0, 128)))
+    frame = draws.frame_of(generator, ZOOM_PX)
+    unit = frame.extent[0] / 2
+    point = _detailed_point(render(generator, seed, draws.frame_of(generator, 128)))
     out = []
     for zoom in ZOOMS:
         slack = 1 - 1 / zoom
-        center = (float(np.clip(point[0], -slack, slack)), float(np.clip(point[1], -slack, slack)))
-        window = Window(center, 2.0 / ZOOM_PX / zoom, (ZOOM_PX, ZOOM_PX))
+        center = (unit * float(np.clip(point[0], -slack, slack)), unit * float(np.clip(point[1], -slack, slack)))
+        window = Window(center, frame.period / zoom, frame.size)
         beyond = window.period < finest * (1 - 1e-9)
         caption = f"×{zoom}" + (", beyond training" if beyond else "")
         out.append(plate(render(generator, seed, window), f"Zoom {zoom} into scene {seed}", caption, lossless=False))
@@ -153,6 +157,16 @@ def film(samples: Path) -> list[Plate]:
         )
         for path in chosen
     ]
+
+
+def ring(generator: Generator, seed: int) -> Plate | None:
+    """The whole ring of a 360 degree model, begun at its back so that the seam lies in the middle of the plate; else None."""
+    chart = generator.geometry.chart
+    if chart.name != "cylinder":
+        return None
+    window = ring_window(chart, RING_PX, generator.geometry.lattice_px)
+    pixels = np.roll(render(generator, seed, window), window.size[1] // 2, axis=1)
+    return plate(pixels, f"Scene {seed} all round, its two ends side by side in the middle", lossless=False)
 
 
 def seam_plates(tiled: np.ndarray, whole: np.ndarray, rows: Sequence[int], columns: Sequence[int], gain: float) -> list[Plate]:

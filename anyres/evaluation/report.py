@@ -18,12 +18,13 @@ from torch import nn
 from anyres.data.store import Store
 from anyres.evaluation import draws, figures, gallery
 from anyres.evaluation.distances import FD_UNBIASED
-from anyres.evaluation.sweep import SEAM_TILE, SEAM_WINDOW, draw_tiled
+from anyres.evaluation.sweep import SEAM_TILE, SEAM_WINDOW, STITCHES, draw_tiled, seam_window
 from anyres.files import write_atomic
 from anyres.params import Params
 
 TEMPLATE = "templates/report.html"
 SEAM_GAIN = 10_000.0
+APPROXIMATE_SEAM_GAIN = 10.0
 
 
 def write_report(
@@ -74,8 +75,13 @@ def _magnitude(value: float) -> int:
 def _pictures(params: Params, generator: Any, store: Store, trained: Path) -> dict[str, Any]:
     seed, hero = gallery.hero(params, generator, store)
     seam_seed = draws.scene_seeds(params.evaluate.seed, "seams", 1)[0]
-    tiled, rows, columns = draw_tiled(generator, seam_seed, SEAM_WINDOW, SEAM_TILE)
-    whole, _, _ = draw_tiled(generator, seam_seed, SEAM_WINDOW, 4 * max(SEAM_WINDOW.size))
+    seam_at = seam_window(generator)
+    whole, _, _ = draw_tiled(generator, seam_seed, seam_at, 4 * max(seam_at.size))
+    seams = []
+    for stitch in STITCHES if not generator.geometry.exact else STITCHES[:1]:
+        tiled, rows, columns = draw_tiled(generator, seam_seed, seam_at, SEAM_TILE, stitch)
+        gain = SEAM_GAIN if generator.geometry.exact else APPROXIMATE_SEAM_GAIN
+        seams += gallery.seam_plates(tiled, whole, rows, columns, gain)
     return {
         "hero": hero,
         "hero_seed": seed,
@@ -87,7 +93,8 @@ def _pictures(params: Params, generator: Any, store: Store, trained: Path) -> di
         "pairs": gallery.patch_pairs(params, generator, store),
         "film": gallery.film(trained / "samples"),
         "seam_size": SEAM_WINDOW.size,
-        "seams": gallery.seam_plates(tiled, whole, rows, columns, SEAM_GAIN),
+        "seams": seams,
+        "ring": gallery.ring(generator, seed),
     }
 
 

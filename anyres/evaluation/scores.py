@@ -14,7 +14,7 @@ from anyres.evaluation import draws
 from anyres.evaluation.distances import Estimate, frechet, frechet_estimate, kid, kid_estimate, precision_recall
 from anyres.evaluation.features import FeatureSpace
 from anyres.params import Params
-from anyres.plane.window import Window, frame_window
+from anyres.plane.window import Window
 from anyres.progress import progress_bar
 from anyres.synthesis.render import Generator
 
@@ -59,7 +59,7 @@ def score_patches(params: Params, generator: Generator, untrained: Generator, st
         numbers[f"patch_fd{name}"] = frechet(features[name], real)
     numbers["patch_kid_ratio"] = numbers["patch_kid"] / numbers["patch_kid_init"]
     numbers["patch_precision"], numbers["patch_recall"] = precision_recall(features[""], real)
-    octaves = _octave(windows, 2.0 / base_px), _octave(other_windows, 2.0 / base_px)
+    octaves = _octave(windows, sampler.base), _octave(other_windows, sampler.base)
     rows = list(_octave_scores(octaves, features, real, settings.bootstrap, settings.seed))
     for row in rows:
         numbers |= {f"octave/{row['zoom']}/{key}": value for key, value in row.items() if key not in ("zoom", "samples")}
@@ -98,8 +98,8 @@ def _frame_scores(
     base_px: int,
     advance: Callable[[float], None],
 ) -> dict[str, float]:
-    settings, windows = params.evaluate, [frame_window(1.0, size)] * len(seeds)
-    real = space(draws.read_frames(store, indices, size, advance), advance)
+    settings, windows = params.evaluate, [draws.frame_of(generator, size)] * len(seeds)
+    real = space(draws.read_frames(store, indices, size, advance, generator.geometry.chart), advance)
     fake = space(draws.draw_fakes(generator, seeds, windows, advance), advance)
     fixed = space(draws.draw_fixed(generator, seeds, windows, base_px, advance), advance)
     return {
@@ -141,4 +141,4 @@ def _with_interval(name: str, estimate: Estimate) -> dict[str, float]:
 def _trained(generator: Generator, size: int) -> bool:
     """Whether the period of a frame of this size lies in the range seen in training."""
     finest, coarsest = generator.geometry.periods
-    return finest * (1 - 1e-9) <= 2.0 / size <= coarsest * (1 + 1e-9)
+    return finest * (1 - 1e-9) <= generator.geometry.chart.short_side / size <= coarsest * (1 + 1e-9)

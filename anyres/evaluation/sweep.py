@@ -21,21 +21,26 @@ from torch import nn
 
 from anyres.data.store import Store
 from anyres.evaluation import draws, figures
-from anyres.evaluation.consistency import SSIM_WINDOW, Seams, resized, seam_error, self_ssim, shift_psnr
+from anyres.evaluation.consistency import SSIM_WINDOW, Ring, Seams, resized, ring_error, seam_error, self_ssim, shift_psnr
 from anyres.evaluation.distances import FD_UNBIASED, KID_SUBSET, NEIGHBOURS
 from anyres.evaluation.features import FeatureSpace
 from anyres.evaluation.scores import Scores, score_patches, score_sweep
 from anyres.files import write_atomic
 from anyres.params import Params
+from anyres.plane.chart import ring_window
 from anyres.plane.resample import KERNEL
-from anyres.plane.window import Window, frame_window
+from anyres.plane.window import Window
 from anyres.progress import progress_bar
-from anyres.synthesis.render import Generator, device_of, render, render_tiles
+from anyres.synthesis.render import Generator, Stitch, device_of, render, render_tiles
 
-# Rectangular, off the centre, its origin on no lattice; it fits every frame.
+# Rectangular, off the centre, its origin on no lattice; it fits every frame. In units of half a short side.
 SEAM_WINDOW = Window((0.0617, -0.2043), 2.0 / 256, (152, 232))
 SEAM_TILE = 64
+# Exact generators have no use for the second.
+STITCHES: tuple[Stitch, ...] = ("grid", "overlap")
 SHIFT = (3, 5)
+RING_PX = 128
+RINGS = 8
 # Written for two renders without any difference: JSON knows no infinity.
 MOST_DB = 200.0
 
@@ -54,9 +59,12 @@ def evaluate(params: Params, generator: nn.Module, untrained: nn.Module, store: 
     patches = score_patches(params, trained, before, store, space)
     sweep = score_sweep(params, trained, store, space)
     scales = score_scales(params, trained, space)
-    seams = measure_seams(trained, params.evaluate.seed)
     metrics: dict[str, Any] = {**patches.numbers, **sweep.numbers, **scales.numbers}
-    metrics |= {f"seam/{key}": value for key, value in asdict(seams).items()}
+    for stitch in STITCHES[:1] if trained.geometry.exact else STITCHES:
+        seams = measure_seams(trained, params.evaluate.seed, stitch)
+        metrics |= {f"seam/{key}" if stitch == "grid" else f"seam_{stitch}/{key}": v for key, v in asdict(seams).items()}
+    if trained.geometry.chart.name == "cylinder":
+        metrics |= {f"ring/{key}": value for key, value in asdict(measure_ring(trained, params.evaluate.seed)).items()}
     metrics["equivariance/integer_db"] = measure_equivariance(trained, params.evaluate.seed)
     metrics["protocol"] = protocol(params, generator, store, space)
     _write_json(out / "metrics.json", metrics)
@@ -82,7 +90,7 @@ def score_scales(params: Params, generator: Generator, space: FeatureSpace) -> S
     with progress_bar("evaluate scales", len(seeds) * (len(sizes) + len(sizes) ** 2), "img") as advance:
         scenes = []
         for seed in seeds:
-            scenes.append([render(generator, seed, frame_window(1.0, size)) for size in sizes])
+            scenes.append([render(generator, seed, draws.frame_of(generator, size)) for size in sizes])
             advance(len(sizes))
         similarity = self_ssim(scenes)
         for i, reference in enumerate(sizes):
@@ -101,28 +109,44 @@ def score_scales(params: Params, generator: Generator, space: FeatureSpace) -> S
     return Scores(numbers, rows)
 
 
-def measure_seams(generator: Generator, seed: int) -> Seams:
+def measure_seams(generator: Generator, seed: int, stitch: Stitch | None = None) -> Seams:
     """Compare a rectangular, off-centre window drawn in tiles with the same drawn whole."""
     scene = draws.scene_seeds(seed, "seams", 1)[0]
-    tiled, rows, columns = draw_tiled(generator, scene, SEAM_WINDOW, SEAM_TILE)
-    whole, _, _ = draw_tiled(generator, scene, SEAM_WINDOW, 4 * max(SEAM_WINDOW.size))
+    window = seam_window(generator)
+    tiled, rows, columns = draw_tiled(generator, scene, window, SEAM_TILE, stitch)
+    whole, _, _ = draw_tiled(generator, scene, window, 4 * max(window.size))
     return seam_error(tiled, whole, rows, columns)
+
+
+def seam_window(generator: Generator) -> Window:
+    """SEAM_WINDOW on the generator's own plane."""
+    unit, (x, y) = generator.geometry.chart.short_side / 2, SEAM_WINDOW.center
+    return Window((x * unit, y * unit), SEAM_WINDOW.period * unit, SEAM_WINDOW.size)
+
+
+def measure_ring(generator: Generator, seed: int) -> Ring:
+    """Draw whole rings in tiles, as any large picture is, and measure how they close."""
+    window = ring_window(generator.geometry.chart, RING_PX, generator.geometry.lattice_px)
+    seeds = draws.scene_seeds(seed, "rings", RINGS)
+    return ring_error([draw_tiled(generator, scene, window, RING_PX)[0] for scene in seeds])
 
 
 def measure_equivariance(generator: Generator, seed: int) -> float:
     """Decibels between a window moved by whole pixels, off the lattice, and the moved render of the window."""
     scene = draws.scene_seeds(seed, "equivariance", 1)[0]
     down, right = SHIFT
-    still = frame_window(1.0, 128).crop(0, 0, (96, 120))
+    still = draws.frame_of(generator, 128).crop(0, 0, (96, 120))
     pictures = [draw_tiled(generator, scene, w, 256)[0] for w in (still.crop(down, right, still.size), still)]
     return min(shift_psnr(pictures[0], pictures[1], right, down), MOST_DB)
 
 
-def draw_tiled(generator: Generator, seed: int, window: Window, tile: int) -> tuple[np.ndarray, list[int], list[int]]:
+def draw_tiled(
+    generator: Generator, seed: int, window: Window, tile: int, stitch: Stitch | None = None
+) -> tuple[np.ndarray, list[int], list[int]]:
     """Draw in tiles without rounding to bytes: float32 (h, w, 3), rows and columns where tiles begin beyond 0."""
     out = np.empty((*window.size, 3), np.float32)
     rows, columns = set(), set()
-    for at, pixels in render_tiles(generator, seed, window, tile=tile):
+    for at, pixels in render_tiles(generator, seed, window, tile=tile, stitch=stitch):
         out[at.top : at.top + at.size[0], at.left : at.left + at.size[1]] = pixels.permute(1, 2, 0).float().cpu().numpy()
         rows.add(at.top)
         columns.add(at.left)

@@ -111,7 +111,7 @@ def bundle_hash(folder: Path) -> str:
 def sample_grid(model: Model, num_samples: int) -> Image.Image:
     """Whole frames of seeds 0 to n - 1, truncated, row by row."""
     half_width, half_height = model.geometry.chart.half_extent
-    window = frame_window(half_width / half_height, SAMPLE_SHORT_PX)
+    window = frame_window(half_width / half_height, SAMPLE_SHORT_PX, 2 * min(half_width, half_height))
     columns = math.ceil(math.sqrt(num_samples))
     height, width = window.size
     grid = np.zeros((math.ceil(num_samples / columns) * height, columns * width, 3), np.uint8)

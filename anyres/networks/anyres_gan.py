@@ -32,9 +32,10 @@ OUTPUT_SCALE = 0.25
 class FourierInput(nn.Module):
     """Sines of plane coordinates under a turn and shift learned from the style: windows -> (b, channels, h, w).
 
-    Karras et al. 2021, section 3.2 and appendix F, on the coordinates of AnyRes-GAN, half of ours: the short side of a frame
-    spans [-1/2, 1/2]. Positions are those of the window's own cells, `rate` of them for `patch` pixels.
-    On a cylinder (section 4.3) half of the channels see (sin pi x, y), half (cos pi x, y), and nothing turns or shifts.
+    Karras et al. 2021, section 3.2 and appendix F, on the coordinates of AnyRes-GAN: the short side of a photograph is their
+    unit. Positions are those of the window's own cells, `rate` of them for `patch` pixels.
+    On a cylinder (section 4.3) half of the channels see (sin pi x, y), half (cos pi x, y), and nothing turns or shifts; sine and
+    cosine are stretched so that a step along the ring is as long as one down it.
     """
 
     frequencies: Tensor
@@ -63,7 +64,7 @@ class FourierInput(nn.Module):
         x = torch.from_numpy(np.stack([axis[0] for axis in axes])).to(w.device)
         y = torch.from_numpy(np.stack([axis[1] for axis in axes])).to(w.device)
         # What of a frequency remains in cells of this window: its features fade out before the grid's Nyquist rate.
-        zoom = torch.tensor([2.0 / (v.period * self.patch) for v in windows], device=w.device)
+        zoom = torch.tensor([self.chart.short_side / (v.period * self.patch) for v in windows], device=w.device)
         local = self.frequencies.norm(dim=1)[None, :] / zoom[:, None]
         amplitude = (1 - (local - self.cutoff) / (self.rate / 2 - self.cutoff)).clamp(0, 1)
         turns = self._ring(x, y) if self.chart.name == "cylinder" else self._plane(w, x, y)
@@ -89,12 +90,11 @@ class FourierInput(nn.Module):
     def _ring(self, x: Tensor, y: Tensor) -> Tensor:
         angle = 2 * math.pi / CIRCUMFERENCE * x
         half = len(self.frequencies) // 2
-        # The ring's radius keeps lengths: a step along x is as long on it as on the plane.
-        radius = CIRCUMFERENCE / (2 * math.pi) / 2
+        radius = CIRCUMFERENCE / (2 * math.pi) / self.chart.short_side
         ring = torch.cat([angle.sin()[:, None].expand(-1, half, -1), angle.cos()[:, None].expand(-1, half, -1)], dim=1) * radius
         fx, fy = self.frequencies.double().unbind(dim=1)
         along_x = ring * fx[None, : 2 * half, None] + self.phases.double()[None, :, None]
-        along_y = y[:, None, :] / 2 * fy[None, :, None]
+        along_y = y[:, None, :] / self.chart.short_side * fy[None, :, None]
         return (along_x[:, :, None, :] + along_y[:, :, :, None]).float()
 
 
@@ -126,10 +126,10 @@ class AnyresGan(nn.Module):
         super().__init__()
         assert isinstance(params.network, AliasFreeNetwork)
         network, patch = params.network, min(params.patch_px)
-        chart = Chart(params.chart, half_extent)
+        chart = Chart(params.chart, half_extent, params.fov)
         self.z_dim = network.z_dim
         self.patch = patch
-        self.base_period = 2.0 / patch
+        self.base_period = chart.short_side / patch
         layers = aliasfree.plan(patch, network.layers, network.channel_base, network.channel_max)
         self.mapping = Mapping(network.z_dim, network.w_dim, network.mapping_layers)
         first = layers[0]

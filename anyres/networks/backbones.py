@@ -39,6 +39,9 @@ PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw"
 class Lite0(nn.Module):
     """EfficientNet-Lite0: pictures (b, 3, h, w) in [-1, 1] -> pooled features (b, 1280). Any size from 32 px."""
 
+    # Of `maps`, beside each other as they are.
+    channel_weights = (torch.ones(1),) * 5
+
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
@@ -69,6 +72,64 @@ def lite0() -> Lite0:
     model = Lite0(network).eval().requires_grad_(False)
     fold_normalisation(network)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+class Vgg16(nn.Module):
+    """VGG-16 (Simonyan and Zisserman 2015) with the channel weights of LPIPS 0.1: pictures (b, 3, h, w) in [-1, 1] -> maps."""
+
+    # Input statistics of LPIPS, on [-1, 1]; layers whose outputs it compares.
+    SHIFT = (-0.030, -0.088, -0.188)
+    SCALE = (0.458, 0.448, 0.450)
+    TAPS = (3, 8, 15, 22, 29)
+
+    def __init__(self, layers: nn.Sequential, weights: list[Tensor]):
+        super().__init__()
+        self.layers = layers
+        for index, weight in enumerate(weights):
+            self.register_buffer(f"weight{index}", weight)
+        self.register_buffer("shift", torch.tensor(self.SHIFT)[:, None, None])
+        self.register_buffer("scale", torch.tensor(self.SCALE)[:, None, None])
+
+    @property
+    def channel_weights(self) -> tuple[Tensor, ...]:
+        """Of each map, (channels,)."""
+        return tuple(self.get_buffer(f"weight{index}") for index in range(len(self.TAPS)))
+
+    def maps(self, pictures: Tensor) -> list[Tensor]:
+        """Feature maps after the last activation of each stage: 64 to 512 channels at 1/1 to 1/16."""
+        x, found = (pictures - self.get_buffer("shift")) / self.get_buffer("scale"), []
+        for index, layer in enumerate(self.layers):
+            x = layer(x)
+            if index in self.TAPS:
+                found.append(x)
+        return found
+
+
+def lpips_vgg16() -> Vgg16:
+    """Load the network of LPIPS from files that were fetched by hand, in eval mode, without gradients.
+
+    Raises ValueError, one line, that says what to fetch and where to put it.
+    """
+    from torchvision.models import vgg16
+
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    states = []
+    for name, origin in (
+        ("vgg16-397923af.pth", "torchvision's VGG-16"),
+        ("lpips-vgg.pth", "weights/v0.1/vgg.pth of the package lpips"),
+    ):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name}: no such file; put {origin} there, or set train.stages.perceptual: lite0")
+        states.append(torch.load(folder / name, map_location="cpu", weights_only=True))
+    network = vgg16(weights=None)
+    network.load_state_dict(states[0])
+    layers = nn.Sequential(*list(network.features.children())[: Vgg16.TAPS[-1] + 1])
+    # In place, an activation would overwrite the map that is kept.
+    for layer in layers:
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = False
+    weights = [states[1][f"lin{index}.model.1.weight"].flatten() for index in range(len(Vgg16.TAPS))]
+    return Vgg16(layers, weights).eval().requires_grad_(False)
 
 
 def fold_normalisation(network: nn.Module) -> None:

@@ -25,16 +25,16 @@ from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
 
 SCALE_FEATURES = 4
-# The coarsest octave has about a quarter of a cycle per plane unit: half a cycle over the short side of a frame.
-LOWEST_FREQUENCY = 0.25
+# Cycles of the coarsest octave over the short side of a frame.
+LOWEST_CYCLES = 0.5
 
 
 class OctaveFeatures(nn.Module):
     """Sines and cosines of plane coordinates, in octave bands that fade out before the input grid's Nyquist rate.
 
-    Band k holds frequencies in [2^k, 2^(k+1)) x LOWEST_FREQUENCY in random directions. At sampling rate r a band of
-    frequency f has amplitude clamp(2 - 4 f / r, 0, 1): whole up to a quarter of r, nothing from half of it on,
-    so the finest band always matches the period and an octave fades in as one zooms.
+    Band k holds frequencies in [2^k, 2^(k+1)) x LOWEST_CYCLES over a short side, in random directions. At sampling rate r a
+    band of frequency f has amplitude clamp(2 - 4 f / r, 0, 1): whole up to a quarter of r, nothing from half of it on, so
+    the finest band always matches the period and an octave fades in as one zooms.
     """
 
     frequencies: Tensor
@@ -48,7 +48,7 @@ class OctaveFeatures(nn.Module):
         place = ((bits >> 32) & 0xFFFFFFFF).double() / 2**32
         turn = (bits & 0xFFFFFFFF).double() / 2**32
         band = (index // (features // 2)).double()
-        radius = LOWEST_FREQUENCY * torch.exp2(band + place)
+        radius = LOWEST_CYCLES / chart.short_side * torch.exp2(band + place)
         angle = math.pi * turn
         frequencies = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1).numpy()
         self.register_buffer("frequencies", torch.from_numpy(chart.snap_frequencies(frequencies)), persistent=False)
@@ -97,9 +97,9 @@ class Continuum(nn.Module):
         super().__init__()
         assert isinstance(params.network, ExactNetwork)
         network = params.network
-        chart = Chart(params.chart, half_extent)
+        chart = Chart(params.chart, half_extent, params.fov)
         self.z_dim = network.z_dim
-        self.base_period = 2.0 / min(params.patch_px)
+        self.base_period = chart.short_side / min(params.patch_px)
         self.mapping = Mapping(network.z_dim, network.w_dim, network.mapping_layers)
         self.scale = ScaleEmbedding(params.zoom_max, network.w_dim)
         # Zero at first: training starts at the network that ignores scale.
@@ -108,12 +108,14 @@ class Continuum(nn.Module):
         self.trunk = Trunk(self.features.outputs, network.channels, network.w_dim, network.stem_layers)
         self.register_buffer("w_mean", torch.zeros(network.w_dim))
         cell = self.trunk.cell_px
+        # A rectangular patch may fit an oblong picture at a coarser period than a square one.
+        coarsest = self.base_period if chart.name == "cylinder" else 2 * max(half_extent) / min(params.patch_px)
         self.geometry = Geometry(
             chart=chart,
             lattice_px=cell,
             halo_px=MARGIN_CELLS * cell,
             exact=True,
-            periods=(self.base_period / params.zoom_max, 2 * max(half_extent) / min(params.patch_px)),
+            periods=(self.base_period / params.zoom_max, coarsest),
             native_sizes=(params.patch_px,),
         )
 

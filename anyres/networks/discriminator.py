@@ -69,11 +69,14 @@ class Discriminator(nn.Module):
         self.mean.copy_(pictures.mean())
         self.spread.copy_(pictures.std().clamp_min(1e-3))
 
-    def forward(self, pictures: Tensor, *, twice_differentiable: bool = False) -> Tensor:
+    def maps(self, pictures: Tensor) -> list[Tensor]:
+        """Outputs of the blocks, from fine to coarse."""
         x = ((pictures - self.mean) / self.spread).contiguous(memory_format=torch.channels_last)
         x = F.leaky_relu(self.from_rgb(x), LEAK)
-        for block in self.blocks:
-            x = block(x)
+        return [x := block(x) for block in self.blocks]
+
+    def forward(self, pictures: Tensor, *, twice_differentiable: bool = False) -> Tensor:
+        x = self.maps(pictures)[-1]
         if self.attention is not None:
             x = self.attention(x, twice_differentiable=twice_differentiable)
         x = torch.cat([x, deviation(x)], dim=1)

@@ -31,7 +31,7 @@ class Geometry:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Geometry:
-        chart = Chart(values["chart"]["name"], tuple(values["chart"]["half_extent"]))
+        chart = Chart(values["chart"]["name"], tuple(values["chart"]["half_extent"]), values["chart"]["fov"])
         sizes = tuple((int(h), int(w)) for h, w in values["native_sizes"])
         finest, coarsest = values["periods"]
         return cls(chart, values["lattice_px"], values["halo_px"], values["exact"], (finest, coarsest), sizes)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from anyres.plane.chart import CIRCUMFERENCE, Chart
+from anyres.plane.chart import Chart
 from anyres.plane.window import Window
 
 KERNEL = "lanczos3"
@@ -21,22 +21,17 @@ FRAME = Chart("frame")
 BLOCK = 16
 
 
-def native_period(size: tuple[int, int]) -> float:
-    """Plane units per pixel of a photograph of `size` = (h, w): its short side spans [-1, 1]."""
-    return 2.0 / min(size)
-
-
 def render_real(image: np.ndarray, window: Window, chart: Chart = FRAME) -> np.ndarray:
     """Sample a photograph at a window, antialiased.
 
     `image` is (H, W, C), any real dtype, its whole frame; returns float32 (h, w, C) in the same range, which a
     kernel with negative lobes may exceed slightly. Raises ValueError where the window is finer than the
-    photograph (this never upsamples) or reaches outside it; on a cylinder x wraps instead.
+    photograph (this never upsamples) or reaches outside it; x wraps instead for one that closes a cylinder.
     """
     height, width = image.shape[:2]
-    period = native_period((height, width))
+    period = chart.native_period((height, width))
     corner = (-period * width / 2, -period * height / 2)
-    return resample(image, window, corner, period, chart)
+    return resample(image, window, corner, period, wraps=chart.closes((height, width)))
 
 
 def resample(
@@ -44,12 +39,13 @@ def resample(
     window: Window,
     corner: tuple[float, float],
     period: float,
-    chart: Chart = FRAME,
+    wraps: bool = False,
     extent: tuple[float, float] | None = None,
 ) -> np.ndarray:
     """Sample a grid of pixels `period` apart whose top left corner lies at plane position `corner` = (x, y).
 
-    The general form of `render_real`, for the levels of a pyramid; same returns and errors. `extent` = (rows, columns) is
+    The general form of `render_real`, for the levels of a pyramid; same returns and errors. With `wraps` the columns go on
+    from the first after the last. `extent` = (rows, columns) is
     where the picture ends, in pixels of the grid, where that is within its last row or column: those weigh less.
     """
     height, width = image.shape[:2]
@@ -58,9 +54,6 @@ def resample(
         raise ValueError(f"window period {window.period:g} is finer than the photograph's {period:g}; this never upsamples")
     ratio = max(window.period / period, 1.0)
     x, y = window.axes()
-    wraps = chart.name == "cylinder"
-    if wraps and abs(width * period - CIRCUMFERENCE) > 1e-6 * CIRCUMFERENCE:
-        raise ValueError(f"a cylinder's picture must span x in [-1, 1), found a width of {width * period:g} plane units")
     columns, across = _taps((x - corner[0]) / period, ratio, columns_end, wraps)
     rows, down = _taps((y - corner[1]) / period, ratio, rows_end, wraps=False)
     if wraps:
@@ -79,12 +72,16 @@ def resample(
     return np.moveaxis(out.reshape(channels, len(rows), len(columns)), 0, 2)
 
 
-def footprint(window: Window, corner: tuple[float, float], period: float, size: tuple[int, int]) -> tuple[int, int, int, int]:
+def footprint(
+    window: Window, corner: tuple[float, float], period: float, size: tuple[int, int], clip: bool = True
+) -> tuple[int, int, int, int]:
     """Pixels (top, left, bottom, right) of a grid that `resample` reads for a window, clipped to `size` = (h, w)."""
     ratio = max(window.period / period, 1.0)
     x, y = window.axes()
     left, right = _span((x - corner[0]) / period, ratio)
     top, bottom = _span((y - corner[1]) / period, ratio)
+    if not clip:
+        return top, left, bottom, right
     return max(top, 0), max(left, 0), min(bottom, size[0]), min(right, size[1])
 
 

@@ -21,7 +21,7 @@ class Window:
     """Sample the plane at `size = (h, w)` pixels, `period` plane units apart, about `center = (x, y)`.
 
     Pixel (row i, column j) is the sample at x = c_x + period (j + 0.5 - w/2), y = c_y + period (i + 0.5 - h/2):
-    pixel centres, x to the right, y down. The short side of a photograph spans [-1, 1].
+    pixel centres, x to the right, y down. The short side of a photograph spans [-1, 1] on a frame.
     Raises ValueError with the offending value for anything non-finite, zero, negative or not a number.
     """
 
@@ -95,11 +95,14 @@ class Window:
             yield part.top, part.left, self.crop(part.top, part.left, part.size)
 
 
-def frame_window(aspect: float, short_px: int) -> Window:
-    """Return the window of a whole frame of `aspect` = width / height whose short side has `short_px` pixels."""
+def frame_window(aspect: float, short_px: int, short_side: float = 2.0) -> Window:
+    """Return the window of a whole frame of `aspect` = width / height whose short side has `short_px` pixels.
+
+    `short_side` is its length in plane units, see `Chart.short_side`.
+    """
     long_px = max(short_px, round(short_px * max(aspect, 1 / aspect)))
     size = (short_px, long_px) if aspect >= 1 else (long_px, short_px)
-    return Window((0.0, 0.0), 2.0 / short_px, size)
+    return Window((0.0, 0.0), short_side / short_px, size)
 
 
 def _split(position: float) -> tuple[int, float]:

@@ -7,7 +7,7 @@ plane's own pixel grid, so any two windows of one period and one pixel phase agr
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from anyres.plane.window import Window
 
 # Seeds of scenes: counters of training start above.
 SEED_LIMIT = 1 << 40
+Stitch = Literal["grid", "overlap"]
+# Tiles that fade into each other share this part of their side.
+OVERLAP_SHARE = 8
 # Tiles drawn in one pass are together about this large: caches of a CPU, and enough work for an accelerator.
 BATCH_PX = 1 << 18
 
@@ -34,14 +37,17 @@ class Generator(Protocol):
     def __call__(self, scene: Scene, windows: Sequence[Window], psi: float = 1.0) -> Tensor: ...
 
 
-def render(generator: Generator, seed: int, window: Window, psi: float = 1.0, tile: int = 512) -> np.ndarray:
+def render(
+    generator: Generator, seed: int, window: Window, psi: float = 1.0, tile: int = 512, stitch: Stitch | None = None
+) -> np.ndarray:
     """Draw the scene of `seed` at a window of any size: uint8 (h, w, 3).
 
     `psi` truncates styles towards their mean (1: not at all). `tile` is the side in pixels of the largest
-    pass. Raises ValueError where the window leaves the generator's chart, or psi or tile are out of bounds.
+    pass. How tiles meet: see `render_tiles`. Raises ValueError where the window leaves the generator's chart, or psi or tile
+    are out of bounds.
     """
     out = np.empty((*window.size, 3), dtype=np.uint8)
-    for tile_at, pixels in render_tiles(generator, seed, window, psi, tile):
+    for tile_at, pixels in render_tiles(generator, seed, window, psi, tile, stitch):
         out[tile_at.top : tile_at.top + tile_at.size[0], tile_at.left : tile_at.left + tile_at.size[1]] = to_uint8(pixels[None])[
             0
         ]
@@ -50,9 +56,13 @@ def render(generator: Generator, seed: int, window: Window, psi: float = 1.0, ti
 
 @torch.inference_mode()
 def render_tiles(
-    generator: Generator, seed: int, window: Window, psi: float = 1.0, tile: int = 512
+    generator: Generator, seed: int, window: Window, psi: float = 1.0, tile: int = 512, stitch: Stitch | None = None
 ) -> Iterator[tuple[Tile, Tensor]]:
-    """Yield (tile, its pixels (3, h, w) in about [-1, 1]) in the order of the plan, until the window is covered."""
+    """Yield (tile, its pixels (3, h, w) in about [-1, 1]) in the order of the plan, until the window is covered.
+
+    `stitch` "grid" sets tiles side by side; "overlap" draws them larger by an eighth and fades each into the next, as in
+    AnyRes-GAN's section 3.3. By default exact generators take the grid, others overlap.
+    """
     check_scene(seed, psi)
     generator.geometry.chart.check(window)
     lattice = generator.geometry.lattice_px
@@ -61,15 +71,71 @@ def render_tiles(
     aligned, top, left = align(window, lattice)
     scene = Scene.of([seed], generator.z_dim, device_of(generator))
     tiles = plan(aligned.size, tile // lattice * lattice, lattice)
+    stitch = stitch or ("grid" if generator.geometry.exact else "overlap")
+    overlap = max(tile // OVERLAP_SHARE // lattice * lattice, lattice) if stitch == "overlap" else 0
+    if stitch == "grid" or len(tiles) == 1:
+        drawn = _draw(generator, scene, aligned, tiles, psi)
+    else:
+        tiles = plan(aligned.size, max(tile // lattice * lattice - overlap, lattice), lattice)
+        drawn = _blended(generator, scene, aligned, tiles, overlap, psi)
+    for part, pixels in drawn:
+        wanted = _clip(part, top, left, window.size)
+        if wanted is not None:
+            at, rows, columns = wanted
+            yield at, pixels[:, rows, columns]
+
+
+def _draw(generator: Generator, scene: Scene, canvas: Window, tiles: list[Tile], psi: float) -> Iterator[tuple[Tile, Tensor]]:
+    """Tiles of a canvas, those of one size together."""
     count = max(1, BATCH_PX // (tiles[0].size[0] * tiles[0].size[1]))
     for group in batches(tiles, count):
-        windows = [aligned.crop(part.top, part.left, part.size) for part in group]
+        windows = [canvas.crop(part.top, part.left, part.size) for part in group]
         repeated = Scene(scene.z.expand(len(group), -1), scene.seeds.expand(len(group)))
-        for part, pixels in zip(group, generator(repeated, windows, psi=psi), strict=True):
-            wanted = _clip(part, top, left, window.size)
-            if wanted is not None:
-                at, rows, columns = wanted
-                yield at, pixels[:, rows, columns]
+        yield from zip(group, generator(repeated, windows, psi=psi), strict=True)
+
+
+def _blended(
+    generator: Generator, scene: Scene, canvas: Window, tiles: list[Tile], overlap: int, psi: float
+) -> Iterator[tuple[Tile, Tensor]]:
+    """Tiles of a canvas in reading order, each drawn `overlap` pixels larger to the right and below and faded into the next.
+
+    What a tile owes to its neighbours waits beside it: `overlap` columns, and as many rows of the whole canvas.
+    """
+    height, width = canvas.size
+    below: Tensor | None = None
+    beside: Tensor | None = None
+    for cell in tiles:
+        reach = (min(cell.size[0] + overlap, height - cell.top), min(cell.size[1] + overlap, width - cell.left))
+        ((_, pixels),) = _draw(generator, scene, canvas, [Tile(cell.top, cell.left, reach)], psi)
+        rows = _ramps(reach[0], min(overlap, height - cell.top) if cell.top else 0, reach[0] - cell.size[0], pixels)
+        columns = _ramps(reach[1], min(overlap, width - cell.left) if cell.left else 0, reach[1] - cell.size[1], pixels)
+        pixels = pixels * rows[:, None] * columns
+        if below is None:
+            below = pixels.new_zeros(3, overlap, width)
+        if cell.left:
+            assert beside is not None
+            pixels[:, :, : beside.shape[2]] += beside
+        if cell.top:
+            owed = below[:, : reach[0], cell.left : cell.left + cell.size[1]]
+            pixels[:, : owed.shape[1], : owed.shape[2]] += owed
+        beside = pixels[:, :, cell.size[1] :].clone()
+        left_over = pixels[:, cell.size[0] :, : cell.size[1]]
+        below[:, : left_over.shape[1], cell.left : cell.left + cell.size[1]] = left_over
+        yield cell, pixels[:, : cell.size[0], : cell.size[1]]
+
+
+def _ramps(length: int, rising: int, falling: int, like: Tensor) -> Tensor:
+    """Weights along one side of a tile: the rise of one and the fall of the one before it sum to one."""
+    weights = torch.ones(length, dtype=like.dtype, device=like.device)
+    if rising:
+        weights[:rising] *= _rise(rising, like)
+    if falling:
+        weights[length - falling :] *= _rise(falling, like).flip(0)
+    return weights
+
+
+def _rise(count: int, like: Tensor) -> Tensor:
+    return (torch.arange(count, dtype=like.dtype, device=like.device) + 0.5) / count
 
 
 @torch.inference_mode()

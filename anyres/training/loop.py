@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from anyres.networks.scene import Scene
 from anyres.params import Train
+from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
-from anyres.training.losses import LOSSES, PairLoss, gradient_penalty
+from anyres.training.across import draw_across
+from anyres.training.losses import LOSSES, PairLoss, feature_matching, gradient_penalty
 from anyres.training.state import TrainState
 from anyres.training.teacher import Teacher
 
@@ -43,23 +45,26 @@ def training_loop(state: TrainState, params: Train, batches: Iterable[Batch], ac
     if state.nimg >= total:
         return
     loss_d, loss_g = LOSSES[params.loss.name]
+    geometry: Geometry = state.g.geometry  # type: ignore[assignment]
+    # A ring is drawn in frames side by side: where they do not agree exactly, they must learn to.
+    draw = draw_across if geometry.chart.name == "cylinder" and not geometry.exact else _draw
     teacher: Teacher | None = None
     for real, windows in batches:
         step = state.nimg // params.batch
         state.enter(params)
         if teacher is None and state.teacher is not None:
-            base = Window((0.0, 0.0), 2.0 / min(params.patch_px), params.patch_px)
+            base = Window((0.0, 0.0), geometry.chart.short_side / min(params.patch_px), params.patch_px)
             teacher = Teacher(state.teacher, base, params.stages.teacher_direction, params.stages.perceptual).to(
                 accelerator.device
             )
         set_learning_rates(state, params)
         scene = fake_scene(params, state.nimg, accelerator, state.g)
         with accelerator.autocast():
-            fake = state.g(scene, windows)
+            fake = draw(state.g, scene, windows)
         penalize = step % params.loss.penalty_every == 0
         values, logits_real = d_step(state, params, real, fake.detach(), loss_d, penalize, accelerator)
         lesson = None if teacher is None else params.stages.teacher_weight * teacher(fake, scene, windows)
-        values |= g_step(state, logits_real, fake, loss_g, accelerator, lesson)
+        values |= g_step(state, params, real, logits_real, fake, loss_g, accelerator, lesson)
         state.nimg += params.batch
         with torch.no_grad():
             track_w_mean(state.g, scene, accelerator)
@@ -67,6 +72,10 @@ def training_loop(state: TrainState, params: Train, batches: Iterable[Batch], ac
         yield Report(state.nimg, values)
         if state.nimg >= total:
             return
+
+
+def _draw(g: nn.Module, scene: Scene, windows: Sequence[Window]) -> Tensor:
+    return g(scene, windows)
 
 
 def d_step(
@@ -97,6 +106,8 @@ def d_step(
 
 def g_step(
     state: TrainState,
+    params: Train,
+    real: Tensor,
     logits_real: Tensor,
     fake: Tensor,
     loss_g: PairLoss,
@@ -105,17 +116,20 @@ def g_step(
 ) -> dict[str, Tensor]:
     """One step of the generator against the discriminator just updated, through pictures already drawn.
 
-    `lesson`, a loss of the same pictures, is added.
-
-    `logits_real` (b,) are those of the discriminator's own step: they only weigh each picture's gradient.
+    `lesson`, a loss of the same pictures, is added. `logits_real` (b,) are those of the discriminator's own step: they only
+    weigh each picture's gradient.
     """
     state.d.requires_grad_(False)
     with accelerator.autocast():
         logits_fake = state.d(fake)
-    loss = loss_g(logits_real, logits_fake)
-    optimize(loss if lesson is None else loss + lesson, state.g, state.g_opt, accelerator)
+        losses = {"loss/g": loss_g(logits_real, logits_fake)}
+        if params.loss.feature_matching:
+            losses["loss/matching"] = params.loss.feature_matching * feature_matching(state.d, real, fake)
+    if lesson is not None:
+        losses["loss/teacher"] = lesson
+    optimize(torch.stack(list(losses.values())).sum(), state.g, state.g_opt, accelerator)
     state.d.requires_grad_(True)
-    return {"loss/g": loss.detach()} | ({} if lesson is None else {"loss/teacher": lesson.detach()})
+    return {name: loss.detach() for name, loss in losses.items()}
 
 
 def optimize(loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> None:

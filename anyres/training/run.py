@@ -25,10 +25,12 @@ from anyres.files import write_atomic
 from anyres.networks import Scene, build_generator
 from anyres.networks.pixels import from_uint8, to_uint8
 from anyres.params import Train, fingerprint
+from anyres.plane.chart import Chart
 from anyres.plane.window import Window
 from anyres.progress import progress_bar
 from anyres.training.loop import Batch, Report, training_loop
 from anyres.training.state import TrainState
+from anyres.training.teacher import perceptual_features
 
 # The newest checkpoint and the one before it.
 KEPT_CHECKPOINTS = 2
@@ -69,6 +71,7 @@ class Run:
 
     def __init__(self, params: Train, store: Store, out: Path, folder: Path, accelerator: Accelerator):
         self.params, self.store, self.out, self.folder, self.accelerator = params, store, out, folder, accelerator
+        self.chart = Chart(params.chart, fov=params.fov)
         self.sampler = PatchSampler(
             store,
             params.patch_px,
@@ -78,10 +81,19 @@ class Run:
             params.seed,
             whole_until=round(params.stages.global_kimg * 1000),
             whole_share=params.stages.global_share,
+            chart=self.chart,
         )
-        extents = [store.frame(index).half_extent for index in self.sampler.usable]
-        half_extent = (max(e[0] for e in extents), max(e[1] for e in extents))
-        self.state = TrainState.fresh(params, half_extent, accelerator.device)
+        half_extent = self.sampler.half_extent
+        reached = self.sampler.base / min(self.chart.native_period(store.frame(i).size) for i in self.sampler.usable)
+        if reached < params.zoom_max * (1 - 1e-6):
+            raise ValueError(
+                f"params.yaml: train.zoom_max: {params.zoom_max:g} is more than the largest picture of the data allows; "
+                f"lower it to {math.floor(reached * 100) / 100:g} or add larger pictures"
+            )
+        if params.stages.teacher_weight:
+            perceptual_features(params.stages.perceptual)
+        first = first_stage(params, Path(params.stages.teacher)) if params.stages.teacher else None
+        self.state = TrainState.fresh(params, half_extent, accelerator.device, first)
         self.state.d.standardize(from_uint8(self.sampler.batch(0, STANDARD_PATCHES)[0]))  # type: ignore[operator]
         self.writes = accelerator.is_main_process
         self.seconds = 0.0
@@ -196,7 +208,9 @@ class Run:
         for zoom in SAMPLE_ZOOMS:
             if zoom <= self.params.zoom_max:
                 # Off the centre, where a zoom shows the texture of an object rather than its core.
-                window = Window((0.0, 0.0) if zoom == 1 else (0.12, -0.08), 2.0 / min(size) / zoom, size)
+                unit = self.chart.short_side / 2
+                center = (0.0, 0.0) if zoom == 1 else (0.12 * unit, -0.08 * unit)
+                window = Window(center, 2 * unit / min(size) / zoom, size)
                 rows.append(np.concatenate(list(to_uint8(g(scene, [window] * SAMPLE_SCENES))), axis=1))
         buffer = io.BytesIO()
         Image.fromarray(np.concatenate(rows)).save(buffer, format="png")
@@ -251,6 +265,23 @@ def load_generator(folder: Path, weights: str = "generator.safetensors") -> torc
     generator = build_generator(Train.model_validate(record["params"]), (half_width, half_height))
     generator.load_state_dict(load_file(folder / weights))
     return generator.eval().requires_grad_(False)
+
+
+def first_stage(params: Train, folder: Path) -> torch.nn.Module:
+    """Load the generator of a finished training that `params` can go on from. Raises ValueError, one line, where they cannot."""
+    if not (folder / "train.json").is_file():
+        raise ValueError(
+            f"params.yaml: train.stages.teacher: {folder} holds no train.json; name the folder of a finished training"
+        )
+    teacher = Train.model_validate(json.loads((folder / "train.json").read_text(encoding="utf-8"))["params"])
+    for key in ("method", "patch_px", "chart", "fov", "network"):
+        found, wanted = getattr(teacher, key), getattr(params, key)
+        if found != wanted:
+            shown = f" {found} is not {wanted}" if key != "network" else "s differ"
+            raise ValueError(
+                f"params.yaml: train.stages.teacher: {folder} was trained with another train.{key}:{shown}; make them equal"
+            )
+    return load_generator(folder)
 
 
 def _crosses(nimg: int, step: int, every_kimg: float) -> bool:

@@ -35,11 +35,18 @@ class TrainState:
     teacher: nn.Module | None = None  # of the second stage: a generator, frozen
 
     @classmethod
-    def fresh(cls, params: Train, half_extent: tuple[float, float], device: torch.device) -> TrainState:
-        """Build networks from `params.seed` alone, the same on every process and whatever was drawn before."""
+    def fresh(
+        cls, params: Train, half_extent: tuple[float, float], device: torch.device, first: nn.Module | None = None
+    ) -> TrainState:
+        """Build networks from `params.seed` alone, the same on every process and whatever was drawn before.
+
+        `first`, a generator of the same params, is what a first stage has learnt.
+        """
         with torch.random.fork_rng():
             torch.manual_seed(params.seed)
             g, d = build_generator(params, half_extent), build_discriminator(params)
+        if first is not None:
+            g.load_state_dict(first.state_dict())
         g_ema = build_generator(params, half_extent)
         g_ema.load_state_dict(g.state_dict())
         g, d, g_ema = g.to(device), d.to(device), g_ema.to(device).eval().requires_grad_(False)

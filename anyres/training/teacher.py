@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anyres.networks.backbones import Lite0, lite0
+from anyres.networks.backbones import Lite0, Vgg16, lite0, lpips_vgg16
 from anyres.networks.scene import Scene
 from anyres.plane.resample import lanczos
 from anyres.plane.window import Window
@@ -29,12 +29,13 @@ class Teacher(nn.Module):
         self.generator = generator.eval().requires_grad_(False)
         self.base = base
         self.direction = direction
-        self.features: Lite0 | None = lite0() if perceptual == "lite0" else None
+        self.features = perceptual_features(perceptual)
 
     def forward(self, fake: Tensor, scene: Scene, windows: Sequence[Window]) -> Tensor:
         """Mean distance of `fake` (b, 3, h, w) in [-1, 1] at `windows` to the teacher's pictures, scalar.
 
-        L1 and, with features, the distance of their channel-normalised maps, outside of the patch the same picture.
+        L1 and, in the inverse direction with features, the distance of their channel-normalised maps, outside of the patch
+        the same picture.
         """
         bases = [around(window, self.base) for window in windows]
         with torch.no_grad():
@@ -48,6 +49,16 @@ class Teacher(nn.Module):
         if self.features is not None:
             distance = distance + perceptual(self.features, torch.where(mask > 0, brought, taught), taught)
         return distance
+
+
+def perceptual_features(name: str) -> Lite0 | Vgg16 | None:
+    """The network whose feature maps are compared, or None for "none". Raises ValueError where its weights are not at hand."""
+    match name:
+        case "lite0":
+            return lite0()
+        case "lpips":
+            return lpips_vgg16()
+    return None
 
 
 def around(window: Window, base: Window) -> Window:
@@ -82,11 +93,15 @@ def warp(targets: Sequence[Window], sources: Sequence[Window], device: torch.dev
     return rows, columns, (inside_y[:, :, None] * inside_x[:, None, :])[:, None]
 
 
-def perceptual(features: Lite0, pictures: Tensor, others: Tensor) -> Tensor:
-    """Mean squared distance of feature maps of unit length, summed over the network's stages (as in LPIPS, without weights)."""
+def perceptual(features: Lite0 | Vgg16, pictures: Tensor, others: Tensor) -> Tensor:
+    """Mean squared distance of feature maps of unit length, summed over the network's stages.
+
+    LPIPS (Zhang et al., CVPR 2018, equation 1) where the features have its channel weights; the like of it where they are one.
+    """
     total = pictures.new_zeros(())
-    for a, b in zip(features.maps(pictures), features.maps(others), strict=True):
-        total = total + (unit(a) - unit(b)).square().sum(dim=1).mean()
+    for index, (a, b) in enumerate(zip(features.maps(pictures), features.maps(others), strict=True)):
+        distance = (unit(a) - unit(b)).square()
+        total = total + (distance * features.channel_weights[index].to(a.device)[:, None, None]).sum(dim=1).mean()
     return total
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from anyres.data.patches import PatchSampler, Prefetch
 from anyres.data.pyramid import Store
-from anyres.plane.chart import Chart
+from anyres.plane.chart import Chart, wrap
 from anyres.plane.resample import render_real
+from anyres.plane.window import Window
 
 from .conftest import Build
 from .pictures import photograph
@@ -190,3 +191,42 @@ def test_coordinates_and_pixels_agree_for_rectangular_patches(build: Build, flip
         # Within the kernel's reach of the frame a cut kernel keeps constants only: leave two pixels out.
         assert np.abs(difference[2:-2, 2:-2]).max() <= 1.8  # half a level each: file, level, patch, and a little more
         assert np.abs(difference[2:-2, 2:-2].mean((0, 1))).max() <= 0.3  # the same, averaged over few plateaus
+
+
+def test_panoramas_are_drawn_from_all_round_and_turned(build: Build) -> None:
+    """Every place of the picture and every place of the ring, each with its own pixels."""
+    panorama = photograph(80, 160, seed=6)
+    chart = Chart("cylinder", fov=180.0)
+    drawn = sampler(build({"a": panorama}), chart=chart, patch_px=(12, 12))
+    draws = [drawn.draw(n) for n in range(400)]
+    for values in ([d.window.center[0] for d in draws], [d.turn for d in draws], [d.window.center[0] - d.turn for d in draws]):
+        counts = np.histogram((np.array(values) + 1) % 2, bins=8, range=(0, 2))[0]
+        assert counts.min() > 25
+    assert all(abs(d.window.bounds[1]) <= 0.5 + 1e-6 and abs(d.window.bounds[3]) <= 0.5 + 1e-6 for d in draws)
+    assert drawn.half_extent == (1.0, 0.5)
+    assert {round(d.window.zoom(drawn.base)) for d in draws} <= set(range(1, 8))
+    for draw in draws[:12]:
+        x = draw.window.center[0] - draw.turn
+        place = Window((-x if draw.flip else x, draw.window.center[1]), draw.window.period, (12, 12))
+        truth = render_real(panorama, place, chart)
+        truth = truth[:, ::-1] if draw.flip else truth
+        assert np.abs(drawn.read(draw).astype(float) - np.clip(truth, 0, 255)).max() <= 1.5
+
+
+def test_photographs_stand_anywhere_about_the_ring(build: Build) -> None:
+    """A window stays within its photograph, whose middle is somewhere; one wider than the ring is left out."""
+    chart = Chart("cylinder", fov=120.0)
+    store = build({"a": photograph(80, 120, seed=1), "b": photograph(60, 200, seed=2)})
+    drawn = sampler(store, chart=chart, patch_px=(12, 12))
+    assert (drawn.usable, drawn.skipped) == ([0], 1)
+    half_width, half_height = chart.half_extent_of((80, 120))
+    middles = []
+    for n in range(300):
+        draw = drawn.draw(n)
+        x = wrap(draw.window.center[0] - draw.turn)
+        assert abs(x) + draw.window.extent[1] / 2 <= half_width + 1e-6
+        assert abs(draw.window.center[1]) + draw.window.extent[0] / 2 <= half_height + 1e-6
+        assert drawn.read(draw).shape == (12, 12, 3)
+        middles.append(draw.window.center[0])
+    assert np.histogram(middles, bins=6, range=(-1, 1))[0].min() > 25
+    assert drawn.half_extent == (1.0, half_height)

@@ -155,12 +155,29 @@ def test_reading_never_upsamples_nor_leaves_the_frame(build: Build) -> None:
         store.read(0, Window((0, 0), 2.01 / 8, (8, 9)))
 
 
-def test_a_cylinder_wraps(build: Build) -> None:
-    panorama = photograph(90, 60, seed=4)
+@pytest.mark.parametrize(("size", "fov"), [((96, 64), 360.0), ((300, 600), 180.0)])
+def test_a_picture_that_closes_a_cylinder_wraps(build: Build, size: tuple[int, int], fov: float) -> None:
+    panorama = photograph(*size, seed=4)
     store = build({"a": panorama})
-    chart = Chart("cylinder", (1.0, 1.5))
-    window = Window((0.97, 0.2), 2 / 60 * 1.7, (12, 10))
-    assert np.abs(store.read(0, window, chart) - render_real(panorama, window, chart)).max() <= 1 / 255
+    chart = Chart("cylinder", (1.0, size[0] / size[1]), fov)
+    native = 2 / size[1]
+    # At the seam, beside it, and far from it where a coarser level serves.
+    for x in (0.97, -1.0, 0.8, 0.1, 2.1):
+        for zoom in (1.7, 4.0):
+            window = Window((x, 0.1), native * zoom, (12, 10))
+            assert np.abs(store.read(0, window, chart) - render_real(panorama, window, chart)).max() <= 1
+    with pytest.raises(ValueError, match="outside the cylinder"):
+        store.read(0, Window((0.0, size[0] / size[1]), native * 2, (8, 9)), chart)
+
+
+def test_a_photograph_on_a_cylinder_is_a_frame(build: Build) -> None:
+    picture = photograph(90, 120, seed=4)
+    store = build({"a": picture})
+    chart = Chart("cylinder", fov=60.0)
+    window = Window((0.03, -0.02), chart.native_period((90, 120)) * 2, (20, 30))
+    assert np.abs(store.read(0, window, chart) - render_real(picture, window, chart)).max() <= 1
+    with pytest.raises(ValueError, match="outside the frame"):
+        store.read(0, Window((0.5, 0.0), window.period, (20, 30)), chart)
 
 
 def file_of(store: Store) -> bytes:

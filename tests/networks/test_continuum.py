@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anyres.networks import Scene, build_discriminator, build_generator
-from anyres.networks.continuum import LOWEST_FREQUENCY, OctaveFeatures, ScaleEmbedding
+from anyres.networks.continuum import LOWEST_CYCLES, OctaveFeatures, ScaleEmbedding
 from anyres.networks.discriminator import deviation
 from anyres.networks.padfree import MARGIN_CELLS, Trunk
 from anyres.params import Train
@@ -130,7 +130,7 @@ def test_features_are_their_slow_definition():
 def test_no_feature_is_sampled_at_its_nyquist_rate_and_octaves_fade_in():
     features = OctaveFeatures(6, 8, Chart("plane"))
     magnitude = features.frequencies.norm(dim=1)
-    bands = torch.log2(magnitude / LOWEST_FREQUENCY).floor().long()
+    bands = torch.log2(magnitude / (LOWEST_CYCLES / 2)).floor().long()
     assert bands.bincount().tolist() == [4] * 6
     energies = []
     for period in (0.5, 0.25, 0.125):

@@ -6,16 +6,16 @@ from PIL import Image
 
 from anyres.plane import resample as resampler
 from anyres.plane.chart import Chart
-from anyres.plane.resample import footprint, lanczos, native_period, render_real
+from anyres.plane.resample import FRAME, footprint, lanczos, render_real
 from anyres.plane.window import Window, frame_window
 
 SIZE = (90, 140)
-NATIVE = native_period(SIZE)
+NATIVE = FRAME.native_period(SIZE)
 
 
 def coordinate_image(size: tuple[int, int]) -> np.ndarray:
     """Each pixel holds its own plane position."""
-    return Window((0.0, 0.0), native_period(size), size).coords()
+    return Window((0.0, 0.0), FRAME.native_period(size), size).coords()
 
 
 @pytest.mark.parametrize("ratio", [1.0, 1.37, 2.0, 3.3])
@@ -44,7 +44,7 @@ def test_agrees_with_pillow_where_both_can():
 
 def plainly(picture, window):
     """The same sums, pixel by pixel in float64."""
-    period = native_period(picture.shape[:2])
+    period = FRAME.native_period(picture.shape[:2])
     x, y = (axis / period + side / 2 for axis, side in zip(window.axes(), picture.shape[1::-1], strict=True))
     ratio = window.period / period
     (columns, across), (rows, down) = (
@@ -63,7 +63,7 @@ def plainly(picture, window):
 def test_the_products_of_matrices_equal_the_plain_sums(size):
     picture = np.random.default_rng(5).uniform(0, 255, (*size, 3))
     # More outputs than a block, a whole frame and an inner piece.
-    for window in (frame_window(size[1] / size[0], 19), Window((0.1, -0.05), native_period(size) * 1.3, (18, 17))):
+    for window in (frame_window(size[1] / size[0], 19), Window((0.1, -0.05), FRAME.native_period(size) * 1.3, (18, 17))):
         np.testing.assert_allclose(render_real(picture, window), plainly(picture, window), atol=2e-3)
 
 
@@ -82,19 +82,29 @@ def test_never_upsamples_and_never_looks_outside():
         render_real(picture, Window((1.5, 0.0), NATIVE * 2, (8, 9)))
 
 
-def test_a_cylinder_wraps_along_x():
-    picture = np.random.default_rng(3).uniform(0, 1, (32, 64, 2))
-    # 2:1, so that the height spans half of the ring: plane units of a 360 degree picture.
-    from anyres.plane.resample import resample
-
-    chart = Chart("cylinder")
-    period = 2.0 / 64
-    corner = (-1.0, -0.5)
-    across = resample(picture, Window((1.0, 0.0), 2 * period, (6, 10)), corner, period, chart)
-    turned = resample(np.roll(picture, 32, axis=1), Window((0.0, 0.0), 2 * period, (6, 10)), corner, period, chart)
+@pytest.mark.parametrize(("size", "fov"), [((32, 64), 180.0), ((40, 30), 360.0), ((20, 60), 120.0)])
+def test_a_picture_that_closes_the_cylinder_wraps_along_x(size: tuple[int, int], fov: float):
+    picture = np.random.default_rng(3).uniform(0, 1, (*size, 2))
+    chart = Chart("cylinder", fov=fov)
+    period = 2.0 / size[1]
+    assert chart.native_period(size) == pytest.approx(period)
+    assert chart.closes(size)
+    across = render_real(picture, Window((1.0, 0.0), 2 * period, (6, 10)), chart)
+    turned = render_real(np.roll(picture, size[1] // 2, axis=1), Window((0.0, 0.0), 2 * period, (6, 10)), chart)
     np.testing.assert_allclose(across, turned, atol=1e-6)
-    with pytest.raises(ValueError, match="must span x in"):
-        resample(picture, Window((0.0, 0.0), 2 * period, (6, 10)), corner, period * 0.9, chart)
+
+
+def test_a_smaller_picture_on_the_cylinder_has_borders():
+    picture = np.random.default_rng(3).uniform(0, 1, (30, 40, 2))
+    chart = Chart("cylinder", fov=60.0)
+    period = chart.native_period((30, 40))
+    assert period * 30 == pytest.approx(2 / 6)
+    assert not chart.closes((30, 40))
+    on_frame = render_real(picture, Window((0.1, 0.2), FRAME.native_period((30, 40)) * 1.5, (7, 8)))
+    on_ring = render_real(picture, Window((0.1 / 6, 0.2 / 6), period * 1.5, (7, 8)), chart)
+    np.testing.assert_allclose(on_ring, on_frame, atol=1e-5)
+    with pytest.raises(ValueError, match="outside the photograph's 0 to 40"):
+        render_real(picture, Window((0.9, 0.0), period * 2, (6, 10)), chart)
 
 
 def test_the_footprint_holds_all_that_is_read():

@@ -4,8 +4,14 @@ import math
 
 import pytest
 import torch
+from accelerate import Accelerator
 
-from anyres.training.losses import LOSSES, gradient_penalty
+from anyres.networks import build_discriminator
+from anyres.params import Train
+from anyres.plane.window import Window
+from anyres.training.loop import training_loop
+from anyres.training.losses import LOSSES, feature_matching, gradient_penalty
+from anyres.training.state import TrainState
 
 
 def softplus(x: float) -> float:
@@ -35,3 +41,29 @@ def test_the_penalty_of_a_linear_critic_is_the_square_of_its_weight():
     assert penalty.item() == pytest.approx(weight.square().sum().item())
     (gradient,) = torch.autograd.grad(penalty, weight)
     torch.testing.assert_close(gradient, 2 * weight)
+
+
+def test_feature_matching_is_the_distance_of_mean_features(tiny: Train) -> None:
+    torch.manual_seed(0)
+    d = build_discriminator(tiny)
+    real = torch.rand(8, 3, 16, 24)
+    assert feature_matching(d, real, real.flip(0)) <= 1e-6
+    d.requires_grad_(False)
+    fake = (0.5 * real).requires_grad_()
+    distance = feature_matching(d, real, fake)
+    by_hand = [(a.mean(0) - b.mean(0)).abs().mean() for a, b in zip(d.maps(real), d.maps(fake), strict=True)]
+    torch.testing.assert_close(distance, sum(by_hand) / len(by_hand))
+    distance.backward()
+    assert fake.grad is not None
+    assert fake.grad.abs().max() > 0
+
+
+def test_feature_matching_joins_the_generator_s_loss(tiny: Train) -> None:
+    values = tiny.model_dump()
+    values["loss"]["feature_matching"] = 2.0
+    params = Train.model_validate(values | {"kimg": 0.008})
+    state = TrainState.fresh(params, (1.5, 1.0), torch.device("cpu"))
+    batch = torch.rand(8, 3, 16, 24), [Window((0.0, 0.0), 1 / 16, (16, 24))] * 8
+    (report,) = training_loop(state, params, [batch], Accelerator(cpu=True))
+    assert report.values["loss/matching"] > 0
+    assert all(parameter.requires_grad for parameter in state.d.parameters())
