@@ -11,6 +11,10 @@ import typer
 app = typer.Typer(help="One GAN from photographs of any size, drawn at any resolution.", no_args_is_help=True)
 
 
+# Endings of picture files, and what Pillow calls their format.
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP", ".tif": "TIFF"}
+
+
 @app.callback()
 def main() -> None:
     """One GAN from photographs of any size, drawn at any resolution."""
@@ -63,6 +67,41 @@ def preset(
         typer.echo(error, err=True)
         raise typer.Exit(2) from None
     typer.echo(f"{params} holds {name}; `make run` trains it")
+
+
+@app.command(epilog="Example: anyres panorama out/export/generator --seed 3 --height 512 --out panorama.png")
+def panorama(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A bundle folder of a generator trained with chart cylinder.")],
+    seed: Annotated[int, typer.Option(help="Which scene.")] = 0,
+    height: Annotated[int, typer.Option(min=16, max=16384, help="Pixels down; the width follows from the angle.")] = 512,
+    psi: Annotated[float, typer.Option(help="Truncation: 0 the average picture, 1 none.")] = 0.7,
+    out: Annotated[Path, typer.Option(help="A .png, .jpg, .webp or .tif file.")] = Path("panorama.png"),
+) -> None:
+    """Draw a scene all round, 360 degrees whose ends meet.
+
+    Ends with 2 and one line where the model has no ring to draw.
+    """
+    from PIL import Image
+
+    import anyres
+    from anyres.files import replacing
+    from anyres.plane.chart import ring_window
+    from anyres.progress import progress_bar
+    from anyres.synthesis.render import render
+
+    try:
+        if out.suffix.lower() not in PICTURES:
+            raise ValueError(f"{out}: not a kind of picture that is written here; end its name with {', '.join(PICTURES)}")
+        loaded = anyres.load(str(model))
+        window = ring_window(loaded.geometry.chart, height, loaded.geometry.lattice_px)
+        with progress_bar("panorama", window.size[0] * window.size[1] / 1e6, "MP") as advance:
+            pixels = render(loaded.generator, seed, window, psi, advance=advance)
+        with replacing(out) as stream:
+            Image.fromarray(pixels).save(stream, format=PICTURES[out.suffix.lower()])
+    except (ValueError, OSError) as error:
+        typer.echo(error, err=True)
+        raise typer.Exit(2) from None
+    typer.echo(f"{out}: {window.size[1]} x {window.size[0]} px, scene {seed}")
 
 
 def _show(title: str, figures: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from anyres.data.pyramid import prepare
 from anyres.data.sources import Access
 from anyres.data.sources.folder import records
 from anyres.params import Params
+from tests.export.bundles import make_bundle
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -93,6 +94,32 @@ def test_an_unknown_preset_is_named_and_nothing_written(params_file: Path) -> No
     before = params_file.read_bytes()
     result = anyres("preset", "stylegan", "--params", params_file)
     assert result.returncode == 2
-    assert "no preset 'stylegan'; there are anyres_gan-256, anyres_gan-small, continuum-small" in result.stderr
+    assert "no preset 'stylegan'; there are anyres_gan-256, anyres_gan-small, continuum-panorama, continuum-small" in result.stderr
     assert params_file.read_bytes() == before
     assert "anyres_gan-small" in anyres("preset").stdout
+
+
+def test_panorama_draws_all_round_and_says_what_is_wrong(tmp_path: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    ring = make_bundle(tmp_path / "ring", 1, 0.5, (1.0, 0.5), chart="cylinder", fov=180.0)
+    flat = make_bundle(tmp_path / "flat", 1, 0.5)
+    done = anyres("panorama", ring, "--seed", "3", "--height", "100", "--out", tmp_path / "round.png")
+    assert done.returncode == 0, done.stderr
+    assert "round.png: 200 x 100 px, scene 3" in done.stdout
+    pixels = np.asarray(Image.open(tmp_path / "round.png")).astype(int)
+    assert pixels.shape == (100, 200, 3)
+    steps = np.abs(np.roll(pixels, -1, axis=1) - pixels).mean(axis=(0, 2))
+    assert steps[-1] <= 1.5 * steps[[-3, -2, 0, 1]].max()
+    for words, says in (
+        ((flat,), "a panorama needs the chart cylinder, this is a frame"),
+        ((tmp_path / "none",), "no such bundle folder"),
+        ((ring, "--out", tmp_path / "a.xyz"), "end its name with .png, .jpg, .webp, .tif"),
+        ((ring, "--psi", "9"), "psi must be from 0 to 2"),
+    ):
+        done = anyres("panorama", "--out", tmp_path / "b.png", *words)
+        assert done.returncode == 2
+        assert says in done.stderr
+        assert len(done.stderr.strip().splitlines()) <= 2
+        assert not (tmp_path / "b.png").exists()

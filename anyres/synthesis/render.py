@@ -6,7 +6,7 @@ plane's own pixel grid, so any two windows of one period and one pixel phase agr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -38,19 +38,27 @@ class Generator(Protocol):
 
 
 def render(
-    generator: Generator, seed: int, window: Window, psi: float = 1.0, tile: int = 512, stitch: Stitch | None = None
+    generator: Generator,
+    seed: int,
+    window: Window,
+    psi: float = 1.0,
+    tile: int = 512,
+    stitch: Stitch | None = None,
+    advance: Callable[[float], None] | None = None,
 ) -> np.ndarray:
     """Draw the scene of `seed` at a window of any size: uint8 (h, w, 3).
 
     `psi` truncates styles towards their mean (1: not at all). `tile` is the side in pixels of the largest
-    pass. How tiles meet: see `render_tiles`. Raises ValueError where the window leaves the generator's chart, or psi or tile
-    are out of bounds.
+    pass. How tiles meet: see `render_tiles`. `advance` is told of megapixels as they are drawn. Raises ValueError where the
+    window leaves the generator's chart, or psi or tile are out of bounds.
     """
     out = np.empty((*window.size, 3), dtype=np.uint8)
     for tile_at, pixels in render_tiles(generator, seed, window, psi, tile, stitch):
         out[tile_at.top : tile_at.top + tile_at.size[0], tile_at.left : tile_at.left + tile_at.size[1]] = to_uint8(pixels[None])[
             0
         ]
+        if advance is not None:
+            advance(tile_at.size[0] * tile_at.size[1] / 1e6)
     return out
 
 

@@ -277,9 +277,9 @@ def first_stage(params: Train, folder: Path) -> torch.nn.Module:
     for key in ("method", "patch_px", "chart", "fov", "network"):
         found, wanted = getattr(teacher, key), getattr(params, key)
         if found != wanted:
-            shown = f" {found} is not {wanted}" if key != "network" else "s differ"
+            shown = "" if key == "network" else f": {found} is not {wanted}"
             raise ValueError(
-                f"params.yaml: train.stages.teacher: {folder} was trained with another train.{key}:{shown}; make them equal"
+                f"params.yaml: train.stages.teacher: {folder} was trained with another train.{key}{shown}; make them equal"
             )
     return load_generator(folder)
 

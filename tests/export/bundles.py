@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -15,20 +16,39 @@ ROOT = Path(__file__).resolve().parents[2]
 HALF_EXTENT = (1.5, 1.0)
 
 
-def tiny_params() -> Params:
+# A small generator of AnyRes-GAN, as changes of the section train.
+ANYRES_GAN: dict[str, Any] = {
+    "method": "anyres_gan",
+    "patch_px": (32, 32),
+    "network": {
+        "z_dim": 8,
+        "w_dim": 12,
+        "mapping_layers": 1,
+        "layers": 6,
+        "channel_base": 128,
+        "channel_max": 10,
+        "d_channels": (6, 8),
+        "d_attention_heads": 0,
+        "d_pooled_px": 2,
+    },
+}
+
+
+def tiny_params(**train: Any) -> Params:
     values = Params.load(ROOT / "params.yaml").model_dump()
     network = {"z_dim": 8, "w_dim": 12, "mapping_layers": 1, "channels": (10, 8, 6), "d_channels": (6, 8)}
     values["train"]["network"] |= network
     values["train"]["patch_px"] = (16, 24)
+    values["train"] |= train
     values["export"]["samples"] = 3
     return Params.model_validate(values)
 
 
-def make_bundle(folder: Path, seed: int, patch_kid: float) -> Path:
+def make_bundle(folder: Path, seed: int, patch_kid: float, half_extent: tuple[float, float] = HALF_EXTENT, **train: Any) -> Path:
     """Write a bundle of the untrained generator of `seed`, as if it had been measured with `patch_kid`."""
-    params = tiny_params()
+    params = tiny_params(**train)
     torch.manual_seed(seed)
-    generator = build_generator(params.train, HALF_EXTENT)
+    generator = build_generator(params.train, half_extent)
     weights = folder.with_name(f"{folder.name}.safetensors")
     folder.mkdir(parents=True)
     save_file({name: value.contiguous() for name, value in generator.state_dict().items()}, weights)

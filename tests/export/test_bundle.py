@@ -17,6 +17,7 @@ from anyres.networks import build_generator
 from anyres.params import Train
 from anyres.plane.window import Window
 from anyres.synthesis.render import render
+from tests.export.bundles import ANYRES_GAN, make_bundle
 
 WINDOW = Window((0.1, -0.2), 1 / 40, (20, 28))
 
@@ -92,3 +93,18 @@ def test_weights_of_another_network_are_refused(bundle: Path, tmp_path: Path) ->
     params["train"]["network"]["w_dim"] = 13
     with pytest.raises(ValueError, match=r"does not fit generator\.json: .*size mismatch"):
         load(changed(bundle, tmp_path / "copy", params=params))
+
+
+@pytest.mark.parametrize("chart", ["frame", "cylinder"])
+def test_any_method_and_chart_makes_a_bundle(tmp_path: Path, chart: str) -> None:
+    half_extent = (1.0, 0.5) if chart == "cylinder" else (1.5, 1.0)
+    folder = make_bundle(tmp_path / "generator", 1, 0.5, half_extent, **ANYRES_GAN, chart=chart, fov=180.0)
+    model = load(folder)
+    assert model.meta["method"] == "anyres_gan"
+    assert (model.geometry.chart.name, model.geometry.chart.fov, model.geometry.exact) == (chart, 180.0, False)
+    again = build_generator(Train.model_validate(model.meta["params"]["train"]), half_extent)
+    again.load_state_dict(load_file(folder / "generator.safetensors"))
+    assert np.array_equal(model.render(5, WINDOW, psi=0.4), render(again.eval(), 5, WINDOW, psi=0.4))
+    with Image.open(folder / "samples.png") as samples:
+        aspect = 2.0 if chart == "cylinder" else 1.5
+        assert samples.size == (2 * round(128 * aspect), 2 * 128)

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from anyres.networks.backbones import FEATURES, Lite0, fold_normalisation, lite0, to_timm, verified, weights_path
+from anyres.networks.backbones import FEATURES, Lite0, fold_normalisation, lite0, lpips_vgg16, to_timm, verified, weights_path
+from anyres.training.teacher import perceptual
 
 ESPRESSO = 967
 # Tabby, tiger cat, Persian, Siamese, Egyptian cat.
@@ -89,3 +90,33 @@ def test_folding_a_norm_changes_nothing() -> None:
     fold_normalisation(layers)
     assert isinstance(layers[1], nn.ReLU6)
     torch.testing.assert_close(layers(pictures), before, atol=1e-6, rtol=1e-5)
+
+
+def test_lpips_is_its_formula_on_files_fetched_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights are random, in files laid out as the real ones: the distance is Zhang et al.'s equation 1."""
+    from torchvision.models import vgg16
+
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    torch.manual_seed(0)
+    plain = vgg16(weights=None)
+    torch.save(plain.state_dict(), folder / "vgg16-397923af.pth")
+    with pytest.raises(ValueError, match=r"lpips-vgg\.pth: no such file"):
+        lpips_vgg16()
+    channels = (64, 128, 256, 512, 512)
+    heads = {f"lin{index}.model.1.weight": torch.rand(1, count, 1, 1) for index, count in enumerate(channels)}
+    torch.save(heads, folder / "lpips-vgg.pth")
+    network = lpips_vgg16()
+    a, b = torch.rand(2, 3, 32, 48) * 2 - 1, torch.rand(2, 3, 32, 48) * 2 - 1
+    assert perceptual(network, a, a) == 0
+    expected = 0.0
+    shift, scale = torch.tensor([-0.030, -0.088, -0.188])[:, None, None], torch.tensor([0.458, 0.448, 0.450])[:, None, None]
+    for index, (last, count) in enumerate(zip((4, 9, 16, 23, 30), channels, strict=True)):
+        with torch.no_grad():
+            x, y = (plain.eval().features[:last]((picture - shift) / scale) for picture in (a, b))
+        assert x.shape[1] == count
+        x, y = (z / z.norm(dim=1, keepdim=True) for z in (x, y))
+        expected += ((x - y).square() * heads[f"lin{index}.model.1.weight"]).sum(dim=1).mean().item()
+    assert perceptual(network, a, b).item() == pytest.approx(expected, rel=1e-3)

@@ -182,3 +182,71 @@ def test_the_moving_average_of_equal_updates_has_its_closed_form(tiny: Train):
     steps = half_life / tiny.batch
     assert ema_beta(tiny, 10**9) ** steps == pytest.approx(0.5)
     assert ema_beta(tiny, 0) == 0.0
+
+
+def test_a_zoom_that_no_picture_reaches_is_refused(tiny: Train, store: Store, tmp_path: Path) -> None:
+    params = tiny.model_copy(update={"zoom_max": 16.0})
+    with pytest.raises(
+        ValueError, match=r"train\.zoom_max: 16 is more than the largest picture of the data allows; lower it to 10 "
+    ):
+        train(params, store, tmp_path / "out", tmp_path / "runs", cpu())
+    assert not (tmp_path / "out").exists()
+
+
+def with_stages(params: Train, **stages: object) -> Train:
+    values = params.model_dump()
+    values["stages"] |= stages
+    return Train.model_validate(values)
+
+
+def test_a_training_of_before_takes_the_place_of_a_first_stage(
+    tiny: Train, store: Store, uninterrupted: Path, tmp_path: Path
+) -> None:
+    folder = uninterrupted / "out"
+    params = with_stages(tiny, teacher=str(folder), teacher_weight=5.0).model_copy(update={"kimg": 0.016})
+    train(params, store, tmp_path / "out", tmp_path / "runs", cpu())
+    # It starts where the other ended, and keeps that as its teacher.
+    before = load_file(folder / "generator.safetensors")
+    assert not equal(weights(tmp_path / "out"), before)
+    (state,) = (tmp_path / "runs").glob("*/*16.safetensors")
+    kept = {key.removeprefix("teacher."): value for key, value in load_file(state).items() if key.startswith("teacher.")}
+    assert equal(kept, before)
+    history = [json.loads(line) for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines()]
+    assert all("loss/teacher" in line for line in history)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"patch_px": (32, 48)}, r"another train\.patch_px: \(16, 24\) is not \(32, 48\)"),
+        ({"chart": "plane"}, r"another train\.chart: frame is not plane"),
+        ({"wider": True}, r"another train\.network; make them equal"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused(
+    tiny: Train, store: Store, uninterrupted: Path, tmp_path: Path, changes: dict, says: str
+) -> None:
+    folder = uninterrupted / "out"
+    params = with_stages(tiny, teacher=str(folder), teacher_weight=5.0)
+    if changes.pop("wider", False):
+        changes["network"] = params.network.model_copy(update={"w_dim": 20})
+    with pytest.raises(ValueError, match=says):
+        train(params.model_copy(update=changes), store, tmp_path / "out", tmp_path / "runs", cpu())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_teacher_that_is_not_there_is_refused(tiny: Train, store: Store, tmp_path: Path) -> None:
+    params = with_stages(tiny, teacher=str(tmp_path / "nothing"), teacher_weight=5.0)
+    with pytest.raises(ValueError, match=r"stages\.teacher: .*nothing holds no train\.json; name the folder"):
+        train(params, store, tmp_path / "out", tmp_path / "runs", cpu())
+    with pytest.raises(ValueError, match="takes the place of a first stage"):
+        with_stages(tiny, teacher="out/train", teacher_weight=5.0, global_kimg=0.02)
+
+
+def test_perceptual_weights_that_are_not_there_are_named_before_training(
+    tiny: Train, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    params = with_stages(tiny, global_kimg=0.04, teacher_weight=5.0, perceptual="lpips")
+    with pytest.raises(ValueError, match=r"vgg16-397923af\.pth: no such file; put torchvision's VGG-16 there, or set .*lite0"):
+        train(params, store, tmp_path / "out", tmp_path / "runs", cpu())

@@ -1,0 +1,62 @@
+"""Evaluation and report of generators whose tiles do not agree exactly, and of rings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anyres.data.store import Store
+from anyres.evaluation.consistency import ring_error
+from anyres.evaluation.report import write_report
+from anyres.evaluation.sweep import evaluate
+from anyres.networks import build_generator
+from anyres.params import Params, Train
+from tests.export.bundles import ANYRES_GAN
+
+from .ripples import EVALUATE
+
+
+def test_the_step_of_a_ring_is_ranked_among_its_others() -> None:
+    x = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    closed = np.repeat(np.sin(x + 0.3)[None, :, None], 5, axis=0)
+    ring = ring_error([closed])
+    assert ring.step <= ring.interior_p95
+    cut = np.repeat(np.linspace(-1, 1, 64)[None, :, None], 5, axis=0)
+    open_ring = ring_error([cut, cut])
+    assert open_ring.step == pytest.approx(2.0)
+    assert open_ring.interior_p95 == pytest.approx(2 / 63)
+    assert open_ring.rank == 1.0
+
+
+@pytest.mark.parametrize(("chart", "fov"), [("frame", 180.0), ("cylinder", 60.0)])
+def test_a_generator_with_borders_is_measured_both_ways(
+    params: Params, store: Store, tmp_path: Path, chart: str, fov: float
+) -> None:
+    train = Train.model_validate(params.train.model_dump() | ANYRES_GAN | {"chart": chart, "fov": fov, "zoom_max": 2.0})
+    evaluation = params.evaluate.model_copy(update=EVALUATE | {"sizes": (32, 48), "num_samples": 24})
+    params = params.model_copy(update={"train": train, "evaluate": evaluation})
+    half_extent = (1.0, 0.4) if chart == "cylinder" else (1.5, 1.0)
+    torch.manual_seed(0)
+    generator, untrained = (build_generator(train, half_extent).eval().requires_grad_(False) for _ in range(2))
+    metrics = evaluate(params, generator, untrained, store, tmp_path / "evaluation")
+    assert 0 < metrics["seam_overlap/mean"] < metrics["seam/mean"] + 1e-6
+    assert 0 <= metrics["seam_overlap/gradient_ratio"] < 2
+    assert ("ring/step" in metrics) == (chart == "cylinder")
+    if chart == "cylinder":
+        assert 0 <= metrics["ring/rank"] <= 1
+    trained = tmp_path / "train"
+    (trained / "samples").mkdir(parents=True)
+    Image.new("RGB", (64, 32)).save(trained / "samples" / "000000.png")
+    (trained / "history.jsonl").write_text(json.dumps({"nimg": 1000, "loss/d": 1.0, "loss/g": 0.5}) + "\n")
+    record = {"method": "anyres_gan", "nimg": 1000, "seconds": 1.0, "img_per_s": 4.0, "pictures": 30, "pictures_skipped": 0}
+    record |= {"parameters": {"g": 4000, "d": 7000}, "device": "cpu", "num_processes": 1}
+    (trained / "train.json").write_text(json.dumps(record))
+    page = write_report(tmp_path / "report", params, generator, store, trained, tmp_path / "evaluation")
+    text = page.read_text(encoding="utf-8")
+    assert "faded into each other" in text
+    assert ("All round" in text) == (chart == "cylinder")
