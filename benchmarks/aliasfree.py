@@ -3,7 +3,8 @@
     python benchmarks/aliasfree.py --out aliasfree.json
 
 The naive one is the public fallback's: a weight for every sample in grouped convolutions, zeros inserted between pixels,
-depthwise filters at the temporary rate. Both take turns in one run; the ratio is that of their fastest steps.
+depthwise filters at the temporary rate. Both take turns in one run; the ratio is that of their fastest steps. A second table
+compares ways to compute the filters alone.
 """
 
 from __future__ import annotations
@@ -12,15 +13,18 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 import typer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from anyres.networks import AnyresGan, Scene
+from anyres.networks.aliasfree import GAIN, Plan, filtered_lrelu, plan, reference
+from anyres.networks.layers import LEAK
 from anyres.params import Params, Train
 from anyres.plane.window import Window
 
@@ -45,8 +49,103 @@ def main(
     for row in rows:
         table.add_row(str(row["channels"]), f"{row['fast_ms']:.0f}", f"{row['naive_ms']:.0f}", f"{row['ratio']:.1f}")
     Console().print(table)
+    filters = compare_filters(patch, batch, layers, repeats)
+    names = [name for name in filters[0] if name not in ("layer", "size", "channels")]
+    table = Table("layer", "input", "channels", *names, title="Filters of a layer forward and back, ms (times as fast as plain)")
+    for row in filters:
+        cells = [f"{1000 * row[name]:.1f} ({row['plain'] / row[name]:.1f})" for name in names]
+        table.add_row(str(row["layer"]), f"{row['size']} px", str(row["channels"]), *cells)
+    Console().print(table)
     if out is not None:
-        out.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+        out.write_text(json.dumps({"steps": rows, "filters": filters}, indent=2) + "\n", encoding="utf-8")
+
+
+def compare_filters(patch: int, batch: int, layers: int, repeats: int) -> list[dict[str, Any]]:
+    """Fastest seconds of every way, forward and back, for some layers of 32 channels."""
+    schedule = plan(patch, layers, 32 * patch, 32)
+    rows = []
+    for index in (2, layers // 2, layers - 3):
+        layer = schedule[index]
+        size = patch * layer.in_rate // patch + 2 * layer.in_margin + 2
+        x = torch.randn(batch, layer.outputs, size, size, requires_grad=True)
+        compiled = torch.compile(Plain(layer))
+        ways: dict[str, Callable[[], Tensor]] = {
+            "plain": lambda x=x, layer=layer: reference(x, layer),
+            "folded": lambda x=x, layer=layer: folded(x, layer),
+            "toeplitz": lambda x=x, layer=layer: toeplitz(x, layer),
+            "compiled": lambda x=x, compiled=compiled: compiled(x),
+            "polyphase": lambda x=x, layer=layer: filtered_lrelu(x, layer),
+        }
+        best = dict.fromkeys(ways, float("inf"))
+        for repeat in range(3 * repeats):
+            for name, way in ways.items():
+                start = time.perf_counter()
+                y = way()
+                (gradient,) = torch.autograd.grad(y.square().sum(), x)
+                best[name] = min(best[name], time.perf_counter() - start)
+                if repeat == 0:
+                    truth = ways["plain"]()
+                    assert torch.allclose(y, truth, atol=1e-3), name
+                del y, gradient
+        rows.append({"layer": index, "size": size, "channels": layer.outputs, **best})
+    return rows
+
+
+class Plain(torch.nn.Module):
+    """`reference` with its filters as constants, which a compiler can see through."""
+
+    def __init__(self, layer: Plan):
+        super().__init__()
+        self.up, self.down, self.pad = layer.up, layer.down, layer.pad
+        self.register_buffer("up_taps", torch.tensor(layer.up_filter).float() * layer.up)
+        self.register_buffer("down_taps", torch.tensor(layer.down_filter).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        before, after = self.pad
+        x = F.pad(x[:, :, :, None, :, None], (0, self.up - 1, 0, 0, 0, self.up - 1))
+        x = F.pad(x.reshape(b, c, h * self.up, w * self.up), (before, after, before, after))
+        x = self.filtered(x, self.get_buffer("up_taps"))
+        x = F.leaky_relu(x, LEAK) * GAIN
+        return self.filtered(x, self.get_buffer("down_taps"))[:, :, :: self.down, :: self.down]
+
+    @staticmethod
+    def filtered(x: Tensor, taps: Tensor) -> Tensor:
+        c = x.shape[1]
+        x = F.conv2d(x, taps[None, None, :, None].expand(c, 1, -1, 1), groups=c)
+        return F.conv2d(x, taps[None, None, None, :].expand(c, 1, 1, -1), groups=c)
+
+
+def folded(x: Tensor, layer: Plan) -> Tensor:
+    """Rows, then columns, as 1-D convolutions of one channel, everything else in the batch."""
+
+    def along(x: Tensor, taps: Tensor, up: int, down: int, pad: tuple[int, int]) -> Tensor:
+        b, c, h, w = x.shape
+        rows = x.reshape(b * c * h, 1, w, 1)
+        spread = F.pad(rows, (0, up - 1)).reshape(b * c * h, 1, w * up) if up > 1 else rows.reshape(b * c * h, 1, w)
+        return F.conv1d(F.pad(spread, pad), taps[None, None], stride=down).reshape(b, c, h, -1)
+
+    up, down = torch.tensor(layer.up_filter).to(x) * layer.up, torch.tensor(layer.down_filter).to(x)
+    for _ in range(2):
+        x = along(x, up, layer.up, 1, layer.pad).transpose(2, 3)
+    x = F.leaky_relu(x, LEAK) * GAIN
+    for _ in range(2):
+        x = along(x, down, 1, layer.down, (0, 0)).transpose(2, 3)
+    return x
+
+
+def toeplitz(x: Tensor, layer: Plan) -> Tensor:
+    """Each filter as one dense matrix along each axis."""
+
+    def banded(taps: tuple[float, ...], inputs: int, up: int, down: int, pad: tuple[int, int]) -> Tensor:
+        impulses = torch.eye(inputs)[:, None, :, None]
+        spread = F.pad(impulses, (0, up - 1)).reshape(inputs, 1, inputs * up)
+        return F.conv1d(F.pad(spread, pad), torch.tensor(taps).float()[None, None] * up, stride=down)[:, 0].T.contiguous()
+
+    up = banded(layer.up_filter, x.shape[-1], layer.up, 1, layer.pad)
+    down = banded(layer.down_filter, len(up), 1, layer.down, (0, 0))
+    x = F.leaky_relu(up @ (x @ up.T), LEAK) * GAIN
+    return down @ (x @ down.T)
 
 
 def small(patch: int, batch: int, layers: int, width: int) -> AnyresGan:

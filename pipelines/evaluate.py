@@ -17,13 +17,15 @@ def evaluate(params: Params, environment: Environment) -> None:
     from anyres.data.store import Store
     from anyres.evaluation.report import write_report
     from anyres.evaluation.sweep import evaluate as measure
-    from anyres.training.run import load_generator
+    from anyres.training.run import FIRST_STAGE, load_generator
 
     device = "cuda" if environment.device == "auto" and torch.cuda.is_available() else "cpu"
     store = Store.open(STORE)
     generator = load_generator(TRAINED).to(device)
     with replaced(EVALUATION) as out:
-        measure(params, generator, load_generator(TRAINED, "generator_init.safetensors").to(device), store, out)
+        untrained = load_generator(TRAINED, "generator_init.safetensors").to(device)
+        first = load_generator(TRAINED, FIRST_STAGE).to(device) if (TRAINED / FIRST_STAGE).exists() else None
+        measure(params, generator, untrained, store, out, first)
     with replaced(REPORT) as out:
         write_report(out, params, generator, store, TRAINED, EVALUATION, {"git commit": git_commit()})
 

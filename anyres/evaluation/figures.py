@@ -21,7 +21,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 from anyres.files import write_atomic
 
 INK, MUTED, LINE = "#1d2433", "#6b7486", "#d9dde5"
-MODEL, BASELINE, REALS, UNTRAINED = "#3b5bdb", "#d9822b", "#2b8a5f", "#9aa3b2"
+MODEL, BASELINE, REALS, UNTRAINED, FIRST = "#3b5bdb", "#d9822b", "#2b8a5f", "#9aa3b2", "#c9a227"
 # In an inline SVG these become the page's own variables, so that a figure follows its light or dark look.
 THEME = {INK: "ink", MUTED: "muted", LINE: "line", MODEL: "model", BASELINE: "baseline", REALS: "reals", UNTRAINED: "untrained"}
 Row = Mapping[str, Any]
@@ -51,19 +51,22 @@ def draw_sweep(rows: Sequence[Row], base_px: int, space: str) -> Figure | None:
 
 
 def draw_octaves(rows: Sequence[Row], space: str) -> Figure | None:
-    """KID of patches by zoom octave: untrained, baseline, model."""
+    """KID of patches by zoom octave: untrained, baselines, model."""
     if not rows:
         return None
     figure, (axis,) = _panels(1)
     place = np.arange(len(rows))
-    series = (
+    series = [
         ("kid_init", "before training", UNTRAINED),
+        ("kid_first", "first stage, enlarged", FIRST),
         ("kid_fixed", "coarsest scale, enlarged", BASELINE),
         ("kid", "this model", MODEL),
-    )
-    for shift, (key, label, colour) in zip((-0.27, 0, 0.27), series, strict=True):
-        values = [row[key] for row in rows]
-        axis.bar(place + shift, values, 0.25, color=colour, label=label)
+    ]
+    series = [part for part in series if part[0] in rows[0]]
+    step = 0.81 / len(series)
+    for number, (key, label, colour) in enumerate(series):
+        values, shift = [row[key] for row in rows], step * (number - (len(series) - 1) / 2)
+        axis.bar(place + shift, values, 0.93 * step, color=colour, label=label)
         for x, value in zip(place + shift, values, strict=True):
             axis.annotate(
                 f"{value:.2g}", (x, max(value, 0)), (0, 3), textcoords="offset points", ha="center", fontsize=8, color=MUTED
@@ -72,7 +75,7 @@ def draw_octaves(rows: Sequence[Row], space: str) -> Figure | None:
     axis.set_ylim(min(0, axis.get_ylim()[0]), axis.get_ylim()[1] * 1.18)
     axis.set_xticks(place, [f"zoom {row['zoom'].replace('-', '–')}\n{row['samples']} patches" for row in rows])
     axis.set_title(f"patch KID in {space}")
-    axis.legend(frameon=False, labelcolor=INK, fontsize=9, ncols=3, loc="upper center")
+    axis.legend(frameon=False, labelcolor=INK, fontsize=9, ncols=len(series), loc="upper center")
     return figure
 
 

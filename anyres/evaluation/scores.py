@@ -20,6 +20,8 @@ from anyres.synthesis.render import Generator
 
 # A distance over fewer samples than this is not worth printing.
 MIN_SAMPLES = 20
+# Octaves from here on show what a generator of one size cannot.
+ZOOMED = 1
 # Reals of a size in the sweep, as a multiple of the fakes: costs stay bounded on large sets.
 REALS_PER_FAKE = 4
 
@@ -32,16 +34,25 @@ class Scores:
     rows: list[dict[str, Any]]
 
 
-def score_patches(params: Params, generator: Generator, untrained: Generator, store: Store, space: FeatureSpace) -> Scores:
+def score_patches(
+    params: Params,
+    generator: Generator,
+    untrained: Generator,
+    store: Store,
+    space: FeatureSpace,
+    first: Generator | None = None,
+) -> Scores:
     """Score fakes, the untrained generator and the fixed-scale baseline at the windows of real patches, fresh scenes.
 
-    Rows are zoom octaves. `patch_kid_ratio` = KID over that of the untrained generator: what was learnt.
+    `first`, the generator of a first stage, joins as a baseline of its own: its whole frames, enlarged. Rows are zoom
+    octaves, and one of all zooms from ZOOMED on. `patch_kid_ratio` = KID over that of the untrained generator: what was
+    learnt.
     """
     settings, count = params.evaluate, params.evaluate.num_samples
     sampler = draws.sampler_of(params.train, store, settings.seed)
     seeds = draws.scene_seeds(settings.seed, "patches", count)
     base_px = min(params.train.patch_px)
-    with progress_bar("evaluate patches", 10 * count, "img") as advance:
+    with progress_bar("evaluate patches", (10 if first is None else 12) * count, "img") as advance:
         reals, windows = draws.draw_reals(sampler, 0, count, advance)
         others, other_windows = draws.draw_reals(sampler, count, count, advance)
         sets = {
@@ -50,11 +61,13 @@ def score_patches(params: Params, generator: Generator, untrained: Generator, st
             "_fixed": draws.draw_fixed(generator, seeds, windows, base_px, advance),
             "_reals": others,
         }
+        if first is not None:
+            sets["_first"] = draws.draw_fixed(first, seeds, windows, base_px, advance)
         real = space(reals, advance)
         features = {name: space(pixels, advance) for name, pixels in sets.items()}
     numbers = _with_interval("patch_kid", kid_estimate(features[""], real, settings.bootstrap, settings.seed))
     numbers |= _with_interval("patch_fd", frechet_estimate(features[""], real, settings.bootstrap, settings.seed))
-    for name in ("_init", "_fixed", "_reals"):
+    for name in [name for name in features if name]:
         numbers[f"patch_kid{name}"] = kid(features[name], real)
         numbers[f"patch_fd{name}"] = frechet(features[name], real)
     numbers["patch_kid_ratio"] = numbers["patch_kid"] / numbers["patch_kid_init"]
@@ -113,17 +126,22 @@ def _frame_scores(
 def _octave_scores(
     octaves: tuple[np.ndarray, np.ndarray], features: dict[str, np.ndarray], real: np.ndarray, resamples: int, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """One row a zoom octave that holds MIN_SAMPLES or more: one mixed number hides the high zooms.
+    """One row a zoom octave that holds MIN_SAMPLES or more, and one of all from ZOOMED on: one mixed number hides high zooms.
 
     `octaves` holds those of the windows, and those of the other set of reals, which has windows of its own.
     """
-    for k in range(int(octaves[0].max()) + 1):
-        inside, other = (octave == k for octave in octaves)
+    last = int(octaves[0].max())
+    ranges = [(f"{2**k}-{2 ** (k + 1)}", range(k, k + 1)) for k in range(last + 1)]
+    if last > ZOOMED:
+        ranges.append((f"{2**ZOOMED}-max", range(ZOOMED, last + 1)))
+    for zoom, among in ranges:
+        inside, other = (np.isin(octave, list(among)) for octave in octaves)
         if min(inside.sum(), other.sum()) >= MIN_SAMPLES:
             scores = _with_interval("kid", kid_estimate(features[""][inside], real[inside], resamples, seed))
-            scores |= {f"kid{name}": kid(features[name][inside], real[inside]) for name in ("_init", "_fixed")}
+            baselines = [name for name in features if name not in ("", "_reals")]
+            scores |= {f"kid{name}": kid(features[name][inside], real[inside]) for name in baselines}
             scores["kid_reals"] = kid(features["_reals"][other], real[inside])
-            yield {"zoom": f"{2**k}-{2 ** (k + 1)}", "samples": int(inside.sum()), **scores}
+            yield {"zoom": zoom, "samples": int(inside.sum()), **scores}
 
 
 def _octave(windows: list[Window], base: float) -> np.ndarray:

@@ -45,18 +45,21 @@ RINGS = 8
 MOST_DB = 200.0
 
 
-def evaluate(params: Params, generator: nn.Module, untrained: nn.Module, store: Store, out: Path) -> dict[str, Any]:
+def evaluate(
+    params: Params, generator: nn.Module, untrained: nn.Module, store: Store, out: Path, first: nn.Module | None = None
+) -> dict[str, Any]:
     """Measure `generator` against the pictures of `store`; return the content of `out`/metrics.json.
 
-    `untrained` is the same generator before training. Writes metrics.json, cost.json, plots/*.csv and figures/*.png
-    below `out`. Raises ValueError, one line, for weights that are not finite and params that do not fit.
+    `untrained` is the same generator before training, `first` the one of a first stage, if it had one. Writes metrics.json,
+    cost.json, plots/*.csv and figures/*.png below `out`. Raises ValueError, one line, for weights that are not finite and
+    params that do not fit.
     """
     start = time.monotonic()
     _check(params, generator, untrained)
     trained, before = cast(Generator, generator), cast(Generator, untrained)
     device = device_of(trained)
     space = FeatureSpace(params.evaluate.features, device)
-    patches = score_patches(params, trained, before, store, space)
+    patches = score_patches(params, trained, before, store, space, cast(Generator, first) if first is not None else None)
     sweep = score_sweep(params, trained, store, space)
     scales = score_scales(params, trained, space)
     metrics: dict[str, Any] = {**patches.numbers, **sweep.numbers, **scales.numbers}

@@ -27,6 +27,7 @@ from anyres.plane.window import Window
 
 # Colours of unit variance would leave the range.
 OUTPUT_SCALE = 0.25
+MEASURED_SCENES = 16
 
 
 class FourierInput(nn.Module):
@@ -169,6 +170,21 @@ class AnyresGan(nn.Module):
         for layer in self.layers:
             x = layer(x, w, scale, beta)
         return x * OUTPUT_SCALE
+
+    @torch.no_grad()
+    def standardize(self, pictures: Tensor) -> None:
+        """Take the mean colour of real pictures (n, 3, h, w) as that of the output, and measure every layer's input.
+
+        Adam moves a bias by its rate a step: a dark domain would cost a short training most of its steps. The running means of
+        power begin where they are, not at one.
+        """
+        to_rgb = self.layers[-1]
+        to_rgb.bias.copy_(pictures.mean(dim=(0, 2, 3)) / OUTPUT_SCALE)  # type: ignore[operator, union-attr]
+        window = Window((0.0, 0.0), self.base_period, (self.patch, self.patch))
+        w = self.mapping(Scene.of(range(MEASURED_SCENES), self.z_dim).z)
+        x, scale = self.input(w, [window] * len(w)), self.scale(torch.ones(len(w)))
+        for layer in self.layers:
+            x = layer(x, w, scale, 0.0)
 
     def scale_parameters(self) -> list[nn.Parameter]:
         """What AnyRes-GAN adds to the alias-free generator."""

@@ -119,6 +119,9 @@ class Continuum(nn.Module):
             native_sizes=(params.patch_px,),
         )
 
+    def standardize(self, pictures: Tensor) -> None:
+        """Nothing to set up by real pictures: its tanh reaches black at once."""
+
     def styles(self, z: Tensor, psi: float = 1.0) -> Tensor:
         """w (b, w_dim), truncated towards its mean by psi (Karras et al., CVPR 2019, appendix B)."""
         w = self.mapping(z)

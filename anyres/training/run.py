@@ -34,8 +34,10 @@ from anyres.training.teacher import perceptual_features
 
 # The newest checkpoint and the one before it.
 KEPT_CHECKPOINTS = 2
-# Patches behind the mean and spread that the discriminator standardises by.
+# Patches whose mean and spread set up the networks.
 STANDARD_PATCHES = 256
+# The generator of the first stage, where there was one.
+FIRST_STAGE = "generator_first.safetensors"
 SAMPLE_SCENES = 8
 SAMPLE_ZOOMS = (1, 2, 4, 8)
 
@@ -51,9 +53,10 @@ class InterruptedTraining(Exception):  # noqa: N818 - no error
 def train(params: Train, store: Store, out: Path, runs: Path, accelerator: Accelerator) -> None:
     """Train on the pictures of `store`, or go on where an interrupted run of the same identity stopped.
 
-    Fills `out` (generator.safetensors, generator_init.safetensors, train.json, history.jsonl, samples/) and keeps
-    checkpoints in `runs`/<fingerprint>. Raises ValueError, one line, for params that do not fit data or machine,
-    DivergenceError where a loss is no number, and InterruptedTraining after a SIGTERM or SIGINT, its checkpoint written.
+    Fills `out` (generator.safetensors, generator_init.safetensors, generator_first.safetensors after two stages, train.json,
+    history.jsonl, samples/) and keeps checkpoints in `runs`/<fingerprint>. Raises ValueError, one line, for params that do
+    not fit data or machine, DivergenceError where a loss is no number, and InterruptedTraining after a SIGTERM or SIGINT,
+    its checkpoint written.
     """
     if params.batch % accelerator.num_processes:
         raise ValueError(
@@ -93,8 +96,8 @@ class Run:
         if params.stages.teacher_weight:
             perceptual_features(params.stages.perceptual)
         first = first_stage(params, Path(params.stages.teacher)) if params.stages.teacher else None
-        self.state = TrainState.fresh(params, half_extent, accelerator.device, first)
-        self.state.d.standardize(from_uint8(self.sampler.batch(0, STANDARD_PATCHES)[0]))  # type: ignore[operator]
+        self.reals = from_uint8(self.sampler.batch(0, STANDARD_PATCHES)[0])
+        self.state = TrainState.fresh(params, half_extent, accelerator.device, self.reals, first)
         self.writes = accelerator.is_main_process
         self.seconds = 0.0
         self.interval: dict[str, list[torch.Tensor]] = {}
@@ -106,7 +109,7 @@ class Run:
             self.seconds = float(self.state.load(newest).get("seconds", 0.0))
         if self.writes:
             self._restore()
-            untrained = TrainState.fresh(self.params, self._half_extent, torch.device("cpu")).g
+            untrained = TrainState.fresh(self.params, self._half_extent, torch.device("cpu"), self.reals).g
             write_generator(untrained, self.out / "generator_init.safetensors")
             if self.state.nimg == 0:
                 self._sample()
@@ -148,6 +151,8 @@ class Run:
         self._checkpoint()
         self._sample()
         write_generator(self.state.g_ema, self.out / "generator.safetensors")
+        if self.state.teacher is not None:
+            write_generator(self.state.teacher, self.out / FIRST_STAGE)
         record = {
             "method": self.params.method,
             "params": self.params.model_dump(mode="json"),

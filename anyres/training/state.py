@@ -36,15 +36,24 @@ class TrainState:
 
     @classmethod
     def fresh(
-        cls, params: Train, half_extent: tuple[float, float], device: torch.device, first: nn.Module | None = None
+        cls,
+        params: Train,
+        half_extent: tuple[float, float],
+        device: torch.device,
+        reals: Tensor | None = None,
+        first: nn.Module | None = None,
     ) -> TrainState:
         """Build networks from `params.seed` alone, the same on every process and whatever was drawn before.
 
-        `first`, a generator of the same params, is what a first stage has learnt.
+        Colours and contrast of `reals`, pictures (n, 3, h, w) in [-1, 1], set them up. `first`, a generator of the same params,
+        is what a first stage has learnt.
         """
         with torch.random.fork_rng():
             torch.manual_seed(params.seed)
             g, d = build_generator(params, half_extent), build_discriminator(params)
+        if reals is not None:
+            for network in (g, d):
+                network.standardize(reals)
         if first is not None:
             g.load_state_dict(first.state_dict())
         g_ema = build_generator(params, half_extent)
