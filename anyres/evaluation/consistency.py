@@ -109,6 +109,24 @@ def shift_psnr(moved: np.ndarray, still: np.ndarray, right: int, down: int) -> f
     return float("inf") if error == 0 else float(10 * np.log10(4 / error))
 
 
+def fractional_psnr(moved: np.ndarray, still: np.ndarray, right: float, down: float) -> float:
+    """Decibels between a render whose window lies `right` and `down` pixels further and the still one, shifted as if band-
+    limited.
+
+    Pictures (h, w, 3) in [-1, 1]; compared in the middle half along each axis, far from where a finite picture's shift is unsure
+    (Karras et al., NeurIPS 2021, appendix E.3, EQ-T with fractional offsets).
+    """
+    shifted = still.astype(np.float64)
+    for axis, amount in ((0, down), (1, right)):
+        turns = np.exp(2j * np.pi * np.fft.fftfreq(shifted.shape[axis]) * amount)
+        turns = turns.reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
+        shifted = np.fft.ifft(np.fft.fft(shifted, axis=axis) * turns, axis=axis).real
+    h, w = still.shape[:2]
+    middle = (slice(h // 4, h - h // 4), slice(w // 4, w - w // 4))
+    error = np.mean((shifted[middle] - moved[middle]) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(4 / error))
+
+
 def _smooth(picture: np.ndarray) -> np.ndarray:
     """Gaussian mean over SSIM_WINDOW px along both axes of (h, w, c), whole windows only."""
     reach = SSIM_WINDOW // 2

@@ -21,7 +21,17 @@ from torch import nn
 
 from anyres.data.store import Store
 from anyres.evaluation import draws, figures
-from anyres.evaluation.consistency import SSIM_WINDOW, Ring, Seams, resized, ring_error, seam_error, self_ssim, shift_psnr
+from anyres.evaluation.consistency import (
+    SSIM_WINDOW,
+    Ring,
+    Seams,
+    fractional_psnr,
+    resized,
+    ring_error,
+    seam_error,
+    self_ssim,
+    shift_psnr,
+)
 from anyres.evaluation.distances import FD_UNBIASED, KID_SUBSET, NEIGHBOURS
 from anyres.evaluation.features import FeatureSpace
 from anyres.evaluation.scores import Scores, score_patches, score_sweep
@@ -39,6 +49,8 @@ SEAM_TILE = 64
 # Exact generators have no use for the second.
 STITCHES: tuple[Stitch, ...] = ("grid", "overlap")
 SHIFT = (3, 5)
+# Parts of a pixel, down and right.
+SHIFTS = ((0.5, 0.25), (-0.3, 0.4), (0.125, -0.5), (-0.45, -0.2))
 RING_PX = 128
 RINGS = 8
 # Written for two renders without any difference: JSON knows no infinity.
@@ -69,6 +81,7 @@ def evaluate(
     if trained.geometry.chart.name == "cylinder":
         metrics |= {f"ring/{key}": value for key, value in asdict(measure_ring(trained, params.evaluate.seed)).items()}
     metrics["equivariance/integer_db"] = measure_equivariance(trained, params.evaluate.seed)
+    metrics["equivariance/fractional_db"] = measure_fractional_equivariance(trained, params.evaluate.seed)
     metrics["protocol"] = protocol(params, generator, store, space)
     _write_json(out / "metrics.json", metrics)
     for name, scores in {"octaves": patches, "sweep": sweep, "self_ssim": scales}.items():
@@ -141,6 +154,17 @@ def measure_equivariance(generator: Generator, seed: int) -> float:
     still = draws.frame_of(generator, 128).crop(0, 0, (96, 120))
     pictures = [draw_tiled(generator, scene, w, 256)[0] for w in (still.crop(down, right, still.size), still)]
     return min(shift_psnr(pictures[0], pictures[1], right, down), MOST_DB)
+
+
+def measure_fractional_equivariance(generator: Generator, seed: int) -> float:
+    """The same for moves of parts of a pixel, mean over SHIFTS: what the network folds back shows here."""
+    found = []
+    for scene, (down, right) in zip(draws.scene_seeds(seed, "shifts", len(SHIFTS)), SHIFTS, strict=True):
+        still = draws.frame_of(generator, 128).crop(8, 8, (112, 112))
+        moved = Window((still.center[0] + right * still.period, still.center[1] + down * still.period), still.period, still.size)
+        pictures = [draw_tiled(generator, scene, window, 256)[0] for window in (moved, still)]
+        found.append(min(fractional_psnr(pictures[0], pictures[1], right, down), MOST_DB))
+    return float(np.mean(found))
 
 
 def draw_tiled(

@@ -7,7 +7,7 @@ import pytest
 import skimage.data
 from skimage.metrics import structural_similarity
 
-from anyres.evaluation.consistency import resized, seam_error, self_ssim, shift_psnr, ssim
+from anyres.evaluation.consistency import fractional_psnr, resized, seam_error, self_ssim, shift_psnr, ssim
 from anyres.plane.resample import render_real
 from anyres.plane.window import frame_window
 
@@ -84,3 +84,17 @@ def test_shifts_are_told_apart_from_their_transpose(photograph: np.ndarray) -> N
     assert shift_psnr(moved, still, right=3, down=5) < 40
     # 10 log10(4 / 0.01^2): a constant error of 0.01 in a range of 2.
     assert shift_psnr(moved + 0.01, still, right=5, down=3) == pytest.approx(10 * np.log10(4 / 1e-4), abs=1e-6)
+
+
+def test_a_shift_by_parts_of_a_pixel_is_known_of_what_is_band_limited() -> None:
+    """Waves far below Nyquist's rate move as sinc interpolation says; ones that stand still do not."""
+
+    def waves(right: float, down: float) -> np.ndarray:
+        rows, columns = np.mgrid[:96, :80].astype(float)
+        x, y = columns + right, rows + down
+        one = np.sin(0.4 * x + 0.2 * y) * np.exp(-(((x - 40) / 20) ** 2) - ((y - 48) / 20) ** 2)
+        return np.repeat(one[:, :, None], 3, axis=2)
+
+    assert fractional_psnr(waves(0.4, -0.3), waves(0, 0), 0.4, -0.3) > 60
+    assert fractional_psnr(waves(0, 0), waves(0, 0), 0.4, -0.3) < 35
+    assert fractional_psnr(waves(0.4, -0.3), waves(0, 0), -0.4, 0.3) < 35

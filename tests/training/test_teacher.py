@@ -16,6 +16,7 @@ from anyres.plane.window import Window
 from anyres.training.loop import training_loop
 from anyres.training.state import TrainState
 from anyres.training.teacher import Teacher, around, warp
+from tests.export.bundles import ANYRES_GAN
 
 BASE = Window((0.0, 0.0), 2 / 32, (32, 32))
 
@@ -143,3 +144,32 @@ def test_a_teacher_needs_a_first_stage(tiny: Train) -> None:
     values["stages"] |= {"teacher_weight": 5.0}
     with pytest.raises(ValueError, match=r"stages\.global_kimg 0 must lie between 0 and kimg"):
         Train.model_validate(values)
+
+
+def test_after_two_stages_the_scale_alone_changes_the_picture(tiny: Train) -> None:
+    """In the first stage nothing hears the scale; what the second learns of it shows in the picture."""
+    values = tiny.model_dump() | ANYRES_GAN | {"kimg": 0.064, "zoom_max": 8.0}
+    values["stages"] |= {"global_kimg": 0.024, "global_share": 0.25, "teacher_weight": 5.0}
+    params = Train.model_validate(values)
+    state = TrainState.fresh(params, (1.0, 1.0), torch.device("cpu"), torch.rand(8, 3, 32, 32) - 0.5)
+
+    def scaled(zoom: float) -> torch.Tensor:
+        g = state.g_ema
+        g.scale.forward, heard = lambda zooms: heard(torch.full_like(zooms, zoom)), g.scale.forward  # type: ignore[union-attr, method-assign]
+        with torch.no_grad():
+            picture = g(Scene.of([3], g.z_dim), [BASE])  # type: ignore[arg-type]
+        g.scale.forward = heard  # type: ignore[union-attr, method-assign]
+        return picture
+
+    def pairs():
+        rng = np.random.default_rng(0)
+        while True:
+            drawn = [windows(1)[n] for n in rng.integers(0, 4, params.batch)]
+            yield torch.stack([pattern(window) for window in drawn]), drawn
+
+    differences = []
+    for report in training_loop(state, params, pairs(), Accelerator(cpu=True)):
+        if report.nimg in (24, 64):
+            differences.append((scaled(1.0) - scaled(8.0)).abs().max().item())
+    assert differences[0] == 0
+    assert differences[1] > 1e-4
