@@ -118,6 +118,9 @@ class Loss(Section):
     r2_gamma: Annotated[float, Field(ge=0)]
     penalty_every: Annotated[int, Field(ge=1)]
     feature_matching: Annotated[float, Field(ge=0)]
+    path_length: Annotated[float, Field(ge=0)]
+    path_every: Annotated[int, Field(ge=1)]
+    style_mixing: Probability
 
 
 class Stages(Section):
@@ -129,6 +132,16 @@ class Stages(Section):
     teacher_weight: Annotated[float, Field(ge=0)]
     teacher_direction: Literal["inverse", "forward"]
     perceptual: Literal["lite0", "lpips", "none"]
+
+
+class Pairs(Section):
+    """Windows drawn at two sizes, so that one scene agrees with itself over scales: ScaleParty's recipe, for any method."""
+
+    ratio: Annotated[float, Field(gt=1, le=4)]
+    share: Probability
+    large_share: Probability
+    cutmix: bool
+    channelmix: bool
 
 
 class Optimizer(Section):
@@ -150,15 +163,37 @@ class Train(Section):
     fov: Annotated[float, Field(gt=0, le=360)]
     patch_px: tuple[Side, Side]
     zoom_max: Annotated[float, Field(ge=1, le=2**16)]
-    period_law: Literal["log_uniform", "uniform_size"]
+    period_law: Literal["log_uniform", "uniform_size", "uniform_extent"]
     flip: Probability
     network: Network
     stages: Stages
+    pairs: Pairs
     loss: Loss
     optimizer: Optimizer
     report_every_kimg: Annotated[float, Field(gt=0)]
     sample_every_kimg: Annotated[float, Field(gt=0)]
     checkpoint_every_kimg: Annotated[float, Field(gt=0)]
+
+    @property
+    def two_sizes(self) -> bool:
+        """Whether some windows are drawn at a second, larger size."""
+        return self.pairs.share > 0 or self.pairs.large_share > 0
+
+    @property
+    def large_px(self) -> tuple[int, int]:
+        """Height and width of a window drawn at the larger size."""
+        height, width = (round(side * self.pairs.ratio) for side in self.patch_px)
+        return height, width
+
+    @property
+    def patch_sizes(self) -> tuple[tuple[int, int], ...]:
+        """Sizes that training draws, small to large."""
+        return (self.patch_px, self.large_px) if self.two_sizes else (self.patch_px,)
+
+    @property
+    def finest_zoom(self) -> float:
+        """Largest zoom that training draws at."""
+        return self.zoom_max * (self.pairs.ratio if self.two_sizes else 1)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Train:
@@ -177,6 +212,13 @@ class Train(Section):
             cell = self.network.cell_px
         if any(side % cell for side in self.patch_px):
             raise ValueError(f"patch_px {self.patch_px} must be multiples of {cell}, the pixels of a cell of the network")
+        if self.two_sizes and any(
+            large % cell or large != side * self.pairs.ratio for large, side in zip(self.large_px, self.patch_px, strict=True)
+        ):
+            raise ValueError(
+                f"pairs.ratio {self.pairs.ratio:g} must make patches of {self.patch_px} multiples of {cell} pixels, "
+                "those of a cell of the network"
+            )
         stages = self.stages
         if stages.teacher and (stages.global_kimg or not stages.teacher_weight):
             raise ValueError(

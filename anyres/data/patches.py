@@ -6,9 +6,9 @@ import math
 import queue
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 
@@ -18,7 +18,9 @@ from anyres.plane.resample import FRAME
 from anyres.plane.window import Window
 
 Batch = tuple[np.ndarray, list[Window]]
-PeriodLaw = Literal["log_uniform", "uniform_size"]
+# The same windows at two sizes, the smaller first.
+BatchPair = tuple[Batch, Batch]
+PeriodLaw = Literal["log_uniform", "uniform_size", "uniform_extent"]
 # Windows that fill the frame are rounded to lie in it.
 FIT_SLACK = 1e-9
 
@@ -41,10 +43,12 @@ class PatchSampler:
 
     Pictures are drawn uniformly. The period lies between the photograph's native one and the coarsest at which the
     patch still fits its frame, with zoom = base / period <= zoom_max and base = short side / min(patch_px). Law of the
-    period: "log_uniform" in zoom, or "uniform_size", uniform in the pixels of the whole picture's short side
-    (Chai et al. 2022, section 3.2). Samples before number `whole_until`, and later ones with probability `whole_share`, are
-    at the coarsest period: whole frames, as far as the shapes agree. `skipped` counts pictures that offer no such window;
-    `usable` are the indices of the others. Raises ValueError, one line, where none is usable.
+    period: "log_uniform" in zoom; "uniform_size", uniform in the pixels of the whole picture's short side (Chai et al. 2022,
+    section 3.2); "uniform_extent", uniform in the part of the frame that is seen (Ntavelis et al. 2022, section 3.4). With
+    `reach` every window can also be read so many times as fine. Samples before number `whole_until`, and later ones with
+    probability `whole_share`, are at the coarsest period: whole frames, as far as the shapes agree. `skipped` counts
+    pictures that offer no such window; `usable` are the indices of the others. Raises ValueError, one line, where none is
+    usable.
     """
 
     def __init__(
@@ -58,8 +62,10 @@ class PatchSampler:
         whole_until: int = 0,
         whole_share: float = 0.0,
         chart: Chart = FRAME,
+        reach: float = 1.0,
     ) -> None:
         self.store = store
+        self.reach = reach
         self.chart = chart
         self.patch_px = patch_px
         self.base = chart.short_side / min(patch_px)
@@ -100,7 +106,7 @@ class PatchSampler:
             # Wider than the ring, a picture would lie over itself.
             extents[extents[:, 1] > CIRCUMFERENCE + CLOSING_SLACK] = 0.0
         coarsest = (extents / np.array(self.patch_px)).min(axis=1)
-        return np.maximum(native, self.base / self.zoom_max), coarsest * (1 + FIT_SLACK)
+        return np.maximum(native * self.reach, self.base / self.zoom_max), coarsest * (1 + FIT_SLACK)
 
     def draw(self, n: int) -> Draw:
         """Return sample `n` >= 0: the same for a seed, whatever was drawn before."""
@@ -136,19 +142,67 @@ class PatchSampler:
 
     def batch(self, n0: int, count: int) -> tuple[np.ndarray, list[Window]]:
         """Return samples n0 to n0 + count - 1: uint8 (count, h, w, 3) and their windows."""
-        draws = [self.draw(n) for n in range(n0, n0 + count)]
+        return self.together([self.draw(n) for n in range(n0, n0 + count)])
+
+    def together(self, draws: list[Draw]) -> Batch:
+        """The pixels of draws of one size, and their windows."""
         return np.stack([self.read(draw) for draw in draws]), [draw.window for draw in draws]
 
     def _period(self, picture: Frame, scale: float) -> float:
         finest, coarsest = self.periods(picture)
-        if self.period_law == "log_uniform":
-            period = math.exp(math.log(coarsest) + scale * (math.log(finest) - math.log(coarsest)))
-        else:
-            period = 1 / (1 / coarsest + scale * (1 / finest - 1 / coarsest))
+        match self.period_law:
+            case "log_uniform":
+                period = math.exp(math.log(coarsest) + scale * (math.log(finest) - math.log(coarsest)))
+            case "uniform_size":
+                period = 1 / (1 / coarsest + scale * (1 / finest - 1 / coarsest))
+            case _:
+                period = coarsest + scale * (finest - coarsest)
         return min(max(period, finest), coarsest)
 
 
-class Prefetch(Iterator[Batch]):
+class TwoSizes:
+    """Batches of a sampler's windows, some at its own size, some at a larger one, some at both: a function of (seed, n).
+
+    One law for a whole batch of `batch` samples, whichever part of it a process asks for: with probability `share` (none
+    before sample `begins`) both sizes, else with probability `large_share` the larger of `large_px` = (h, w).
+    """
+
+    def __init__(
+        self, sampler: PatchSampler, batch: int, large_px: tuple[int, int], share: float, large_share: float, begins: int = 0
+    ) -> None:
+        self.sampler = sampler
+        self.batch_size = batch
+        self.large_px = large_px
+        self.share = share
+        self.large_share = large_share
+        self.begins = begins
+
+    def sizes(self, n: int) -> tuple[bool, bool]:
+        """Whether the batch of sample `n` draws its windows (small, large)."""
+        counter = n // self.batch_size << 64
+        paired, large = np.random.Generator(np.random.Philox(key=[self.sampler.seed, 1], counter=counter)).random(2)
+        if n >= self.begins and paired < self.share:
+            return True, True
+        return not large < self.large_share, bool(large < self.large_share)
+
+    def batch(self, n0: int, count: int) -> Batch | BatchPair:
+        """Samples n0 to n0 + count - 1, which belong to one batch: as `PatchSampler.batch`, or a pair of such."""
+        draws = [self.sampler.draw(n) for n in range(n0, n0 + count)]
+        found = [
+            self.sampler.together([replace(draw, window=draw.window.resized(size)) for draw in draws])
+            for size, wanted in zip((self.sampler.patch_px, self.large_px), self.sizes(n0), strict=True)
+            if wanted
+        ]
+        return found[0] if len(found) == 1 else (found[0], found[1])
+
+
+class Batches(Protocol):
+    """What `Prefetch` reads ahead."""
+
+    def batch(self, n0: int, count: int) -> Batch | BatchPair: ...
+
+
+class Prefetch(Iterator[Batch | BatchPair]):
     """Iterate the batches of one process for ever, from any `nimg` on: resuming is constructing it there.
 
     Each step draws `local` samples a process, `local * world` over all: sample i of this process is number
@@ -156,19 +210,19 @@ class Prefetch(Iterator[Batch]):
     Close it, or use it in a `with`, to end the thread.
     """
 
-    def __init__(self, sampler: PatchSampler, nimg: int, local: int, rank: int = 0, world: int = 1, depth: int = 4) -> None:
+    def __init__(self, sampler: Batches, nimg: int, local: int, rank: int = 0, world: int = 1, depth: int = 4) -> None:
         if not 0 <= rank < world or local < 1 or nimg < 0:
             raise ValueError(f"no batches for nimg {nimg}, local {local}, rank {rank} of world {world}")
         self._first = nimg + rank * local
         self._local = local
         self._step = local * world
         self._sampler = sampler
-        self._ready: queue.Queue[Batch | Exception] = queue.Queue(depth)
+        self._ready: queue.Queue[Batch | BatchPair | Exception] = queue.Queue(depth)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="prefetch", daemon=True)
         self._thread.start()
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Batch | BatchPair:
         if self._closing.is_set():
             raise StopIteration
         batch = self._ready.get()
@@ -192,7 +246,7 @@ class Prefetch(Iterator[Batch]):
         n = self._first
         while not self._closing.is_set():
             try:
-                batch: Batch | Exception = self._sampler.batch(n, self._local)
+                batch: Batch | BatchPair | Exception = self._sampler.batch(n, self._local)
             except Exception as error:  # noqa: BLE001 - raised again by `next`, in the thread that iterates
                 batch = error
             self._put(batch)
@@ -200,7 +254,7 @@ class Prefetch(Iterator[Batch]):
                 return
             n += self._step
 
-    def _put(self, batch: Batch | Exception) -> None:
+    def _put(self, batch: Batch | BatchPair | Exception) -> None:
         while not self._closing.is_set():
             try:
                 self._ready.put(batch, timeout=0.1)

@@ -11,14 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anyres.networks import aliasfree
 from anyres.networks.aliasfree import MARGIN, AliasFreeConv
-from anyres.networks.layers import GAIN, LEAK, Linear, Mapping
+from anyres.networks.generator import Edit, StyleGenerator, places
+from anyres.networks.layers import GAIN, LEAK, Linear, per_layer
 from anyres.networks.scene import Scene
 from anyres.params import AliasFreeNetwork, Train
 from anyres.plane.chart import CIRCUMFERENCE, Chart
@@ -56,14 +56,12 @@ class FourierInput(nn.Module):
         with torch.no_grad():
             self.place.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
 
-    def forward(self, w: Tensor, windows: Sequence[Window]) -> Tensor:
+    def forward(self, w: Tensor, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
         cell = self.patch // self.rate
         grids = [
             Window(v.center, v.period * cell, (v.size[0] // cell + 2 * MARGIN, v.size[1] // cell + 2 * MARGIN)) for v in windows
         ]
-        axes = [grid.axes() for grid in grids]
-        x = torch.from_numpy(np.stack([axis[0] for axis in axes])).to(w.device)
-        y = torch.from_numpy(np.stack([axis[1] for axis in axes])).to(w.device)
+        x, y = places(grids, edit, w.device)
         # What of a frequency remains in cells of this window: its features fade out before the grid's Nyquist rate.
         zoom = torch.tensor([self.chart.short_side / (v.period * self.patch) for v in windows], device=w.device)
         local = self.frequencies.norm(dim=1)[None, :] / zoom[:, None]
@@ -83,20 +81,18 @@ class FourierInput(nn.Module):
         turned_x = fx * cos[:, None] + fy * sin[:, None]
         turned_y = fy * cos[:, None] - fx * sin[:, None]
         shifted = self.phases - turned_x * shift_x[:, None] - turned_y * shift_y[:, None]
+        turned_x, turned_y, shifted = (part.double()[:, :, None, None] for part in (turned_x, turned_y, shifted))
         # Whole turns drop out in float64, one axis at a time.
-        along_x = (turned_x.double()[:, :, None] * x[:, None, :] / 2 + shifted.double()[:, :, None]).frac().float()
-        along_y = (turned_y.double()[:, :, None] * y[:, None, :] / 2).frac().float()
-        return along_x[:, :, None, :] + along_y[:, :, :, None]
+        return (turned_x * x / 2 + shifted).frac().float() + (turned_y * y / 2).frac().float()
 
     def _ring(self, x: Tensor, y: Tensor) -> Tensor:
         angle = 2 * math.pi / CIRCUMFERENCE * x
         half = len(self.frequencies) // 2
         radius = CIRCUMFERENCE / (2 * math.pi) / self.chart.short_side
-        ring = torch.cat([angle.sin()[:, None].expand(-1, half, -1), angle.cos()[:, None].expand(-1, half, -1)], dim=1) * radius
-        fx, fy = self.frequencies.double().unbind(dim=1)
-        along_x = ring * fx[None, : 2 * half, None] + self.phases.double()[None, :, None]
-        along_y = y[:, None, :] / self.chart.short_side * fy[None, :, None]
-        return (along_x[:, :, None, :] + along_y[:, :, :, None]).float()
+        sines, cosines = (part.expand(-1, half, -1, -1) for part in (angle.sin(), angle.cos()))
+        ring = torch.cat([sines, cosines], dim=1) * radius
+        fx, fy, phases = (part[:, None, None] for part in (*self.frequencies.double().unbind(dim=1), self.phases.double()))
+        return (ring * fx + y / self.chart.short_side * fy + phases).float()
 
 
 class ScaleMapping(nn.Module):
@@ -113,31 +109,25 @@ class ScaleMapping(nn.Module):
         return F.leaky_relu(self.second(F.leaky_relu(self.first(u), LEAK)), LEAK)
 
 
-class AnyresGan(nn.Module):
+class AnyresGan(StyleGenerator):
     """Generator: scenes and windows of one size to pictures (b, 3, h, w) in about [-1, 1].
 
-    Sides of a window must be multiples of `geometry.lattice_px`. Tiles agree with a whole render but for the margins, whose
-    zeros reach a little way in: `geometry.exact` is false.
+    Tiles agree with a whole render but for the margins, whose zeros reach a little way in: `geometry.exact` is false.
     """
 
-    w_mean: Tensor
-    network: AliasFreeNetwork
-
     def __init__(self, params: Train, half_extent: tuple[float, float] = (1.0, 1.0)):
-        super().__init__()
         assert isinstance(params.network, AliasFreeNetwork)
         network, patch = params.network, min(params.patch_px)
+        super().__init__(network.z_dim, network.w_dim, network.mapping_layers)
         chart = Chart(params.chart, half_extent, params.fov)
-        self.z_dim = network.z_dim
         self.patch = patch
         self.base_period = chart.short_side / patch
         layers = aliasfree.plan(patch, network.layers, network.channel_base, network.channel_max)
-        self.mapping = Mapping(network.z_dim, network.w_dim, network.mapping_layers)
         first = layers[0]
         self.input = FourierInput(first.inputs, network.w_dim, first.in_rate, first.in_cutoff, patch, chart)
         self.layers = nn.ModuleList(AliasFreeConv(layer, network.w_dim) for layer in layers)
+        self.num_ws = 1 + len(layers)
         self.scale = ScaleMapping(params.zoom_max, network.w_dim)
-        self.register_buffer("w_mean", torch.zeros(network.w_dim))
         # Follows the power of activations over 20 thousand pictures.
         self.magnitude_beta = 0.5 ** (params.batch / 20_000)
         cell = patch // first.in_rate
@@ -146,29 +136,19 @@ class AnyresGan(nn.Module):
             lattice_px=cell,
             halo_px=MARGIN * cell,
             exact=False,
-            periods=(self.base_period / params.zoom_max, self.base_period),
-            native_sizes=(params.patch_px,),
+            periods=(self.base_period / params.finest_zoom, self.base_period),
+            native_sizes=params.patch_sizes,
         )
 
-    def styles(self, z: Tensor, psi: float = 1.0) -> Tensor:
-        """w (b, w_dim), truncated towards its mean by psi; the scale is not."""
-        w = self.mapping(z)
-        return w if psi == 1.0 else self.w_mean + psi * (w - self.w_mean)
-
-    def forward(self, scene: Scene, windows: Sequence[Window], psi: float = 1.0) -> Tensor:
-        return self.synthesize(self.styles(scene.z, psi), scene.seeds, windows)
-
-    def synthesize(self, w: Tensor, seeds: Tensor, windows: Sequence[Window]) -> Tensor:
-        """Draw styles w (b, w_dim) at windows of one size. There are no fields: `seeds` play no part."""
-        height, width = windows[0].size
-        cell = self.geometry.lattice_px
-        if height % cell or width % cell:
-            raise ValueError(f"window size {(height, width)} must be multiples of {cell} pixels; render() draws any size")
+    def synthesize(self, w: Tensor, seeds: Tensor, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+        """Draw styles w, (b, w_dim) or (b, num_ws, w_dim), at windows of one size. There are no fields: `seeds` play no part."""
+        self.check_size(windows)
         scale = self.scale(torch.tensor([window.zoom(self.base_period) for window in windows], device=w.device))
-        x = self.input(w, windows)
+        first, *styles = per_layer(w, self.num_ws)
+        x = self.input(first, windows, edit)
         beta = self.magnitude_beta if self.training else None
-        for layer in self.layers:
-            x = layer(x, w, scale, beta)
+        for layer, style in zip(self.layers, styles, strict=True):
+            x = layer(x, style, scale, beta)
         return x * OUTPUT_SCALE
 
     @torch.no_grad()

@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anyres.networks.layers import LEAK, Linear, Mapping
+from anyres.networks.generator import Edit, StyleGenerator, places
+from anyres.networks.layers import LEAK, Linear
 from anyres.networks.padfree import MARGIN_CELLS, Trunk
-from anyres.networks.scene import Scene
 from anyres.params import ExactNetwork, Train
 from anyres.plane import fields
 from anyres.plane.chart import Chart
@@ -54,16 +53,13 @@ class OctaveFeatures(nn.Module):
         self.register_buffer("frequencies", torch.from_numpy(chart.snap_frequencies(frequencies)), persistent=False)
         self.outputs = octaves * features
 
-    def forward(self, windows: Sequence[Window]) -> Tensor:
-        """Features (b, outputs, h, w), float32, at the windows' own pixel grid."""
+    def forward(self, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+        """Features (b, outputs, h, w), float32, at the windows' own pixel grid, or where `edit` takes it."""
         device = self.frequencies.device
-        axes = [window.axes() for window in windows]
-        x = torch.from_numpy(np.stack([a[0] for a in axes])).to(device)
-        y = torch.from_numpy(np.stack([a[1] for a in axes])).to(device)
+        x, y = places(windows, edit, device)
+        fx, fy = (part[:, None, None] for part in self.frequencies.unbind(dim=1))
         # Whole turns are dropped along each axis in float64, then the sum of both is one outer sum in float32.
-        turns_x = (x[:, None, :] * self.frequencies[None, :, 0, None]).frac().float()
-        turns_y = (y[:, None, :] * self.frequencies[None, :, 1, None]).frac().float()
-        turns = turns_x[:, :, None, :] + turns_y[:, :, :, None]
+        turns = (x * fx).frac().float() + (y * fy).frac().float()
         phase = 2 * math.pi * (turns - turns.round())
         period = torch.tensor([window.period for window in windows], device=device)
         magnitude = self.frequencies.norm(dim=1).float()
@@ -85,28 +81,21 @@ class ScaleEmbedding(nn.Module):
         return F.leaky_relu(self.layer(torch.cat([u, turns.sin(), turns.cos()], dim=1)), LEAK)
 
 
-class Continuum(nn.Module):
-    """Generator: scenes and windows of one size to pictures (b, 3, h, w) in about [-1, 1].
-
-    Sides of a window must be multiples of `geometry.lattice_px`; `anyres.synthesis.render` draws any other size.
-    """
-
-    w_mean: Tensor
+class Continuum(StyleGenerator):
+    """Generator: scenes and windows of one size to pictures (b, 3, h, w) in [-1, 1]."""
 
     def __init__(self, params: Train, half_extent: tuple[float, float] = (1.0, 1.0)):
-        super().__init__()
         assert isinstance(params.network, ExactNetwork)
         network = params.network
+        super().__init__(network.z_dim, network.w_dim, network.mapping_layers)
         chart = Chart(params.chart, half_extent, params.fov)
-        self.z_dim = network.z_dim
         self.base_period = chart.short_side / min(params.patch_px)
-        self.mapping = Mapping(network.z_dim, network.w_dim, network.mapping_layers)
         self.scale = ScaleEmbedding(params.zoom_max, network.w_dim)
         # Zero at first: training starts at the network that ignores scale.
         self.scale_style = Linear(network.w_dim, network.w_dim, zero=True)
         self.features = OctaveFeatures(network.octaves, network.features_per_octave, chart)
         self.trunk = Trunk(self.features.outputs, network.channels, network.w_dim, network.stem_layers)
-        self.register_buffer("w_mean", torch.zeros(network.w_dim))
+        self.num_ws = self.trunk.num_ws
         cell = self.trunk.cell_px
         # A rectangular patch may fit an oblong picture at a coarser period than a square one.
         coarsest = self.base_period if chart.name == "cylinder" else 2 * max(half_extent) / min(params.patch_px)
@@ -115,30 +104,18 @@ class Continuum(nn.Module):
             lattice_px=cell,
             halo_px=MARGIN_CELLS * cell,
             exact=True,
-            periods=(self.base_period / params.zoom_max, coarsest),
-            native_sizes=(params.patch_px,),
+            periods=(self.base_period / params.finest_zoom, coarsest),
+            native_sizes=params.patch_sizes,
         )
 
-    def standardize(self, pictures: Tensor) -> None:
-        """Nothing to set up by real pictures: its tanh reaches black at once."""
-
-    def styles(self, z: Tensor, psi: float = 1.0) -> Tensor:
-        """w (b, w_dim), truncated towards its mean by psi (Karras et al., CVPR 2019, appendix B)."""
-        w = self.mapping(z)
-        return w if psi == 1.0 else self.w_mean + psi * (w - self.w_mean)
-
-    def forward(self, scene: Scene, windows: Sequence[Window], psi: float = 1.0) -> Tensor:
-        w = self.styles(scene.z, psi)
-        return self.synthesize(w, scene.seeds, windows)
-
-    def synthesize(self, w: Tensor, seeds: Tensor, windows: Sequence[Window]) -> Tensor:
-        """Draw styles w (b, w_dim) with fields of `seeds` (b,) at windows of one size."""
+    def synthesize(self, w: Tensor, seeds: Tensor, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+        """Draw styles w, (b, w_dim) or (b, num_ws, w_dim), with fields of `seeds` (b,) at windows of one size."""
         cell = self.trunk.cell_px
-        height, width = windows[0].size
-        if height % cell or width % cell:
-            raise ValueError(f"window size {(height, width)} must be multiples of {cell} pixels; render() draws any size")
+        height, width = self.check_size(windows)
         zoom = torch.tensor([window.zoom(self.base_period) for window in windows], device=w.device, dtype=torch.float32)
-        style = w + self.scale_style(self.scale(zoom))
+        scale = self.scale_style(self.scale(zoom))
+        style = w + (scale if w.ndim == 2 else scale[:, None])
         margin = 2 * MARGIN_CELLS
         grids = [Window(v.center, v.period * cell, (height // cell + margin, width // cell + margin)) for v in windows]
-        return self.trunk(self.features(grids), style, seeds, windows, self.geometry.chart)
+        # Black is the limit of tanh: a dark sky needs no exact cancelling of noise, and no value leaves the range.
+        return torch.tanh(self.trunk(self.features(grids, edit), style, seeds, windows, self.geometry.chart))

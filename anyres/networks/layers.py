@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -64,22 +65,34 @@ def polyphase_weight(weight: Tensor) -> Tensor:
     return phases.reshape(-1, weight.shape[1], 3, 3)
 
 
-def upsample(x: Tensor) -> Tensor:
-    """Bilinear doubling (half-pixel centres) without its clamped border: (b, c, h, w) -> (b, c, 2h-2, 2w-2)."""
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)[:, :, 1:-1, 1:-1]
+def upsample(x: Tensor, *, clamped: bool = False) -> Tensor:
+    """Bilinear doubling (half-pixel centres): (b, c, h, w) -> (b, c, 2h, 2w) `clamped`, else (b, c, 2h-2, 2w-2) without
+    that border.
+    """
+    doubled = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    return doubled if clamped else doubled[:, :, 1:-1, 1:-1]
 
 
 class ModulatedConv(nn.Module):
     """Convolution whose input channels are scaled by a style, valid (no padding), demodulated.
 
-    (b, in, h, w), (b, style) -> (b, out, h', w') with h' = h - kernel + 1, or 2h - 2 - kernel + 1 where it doubles.
+    (b, in, h, w), (b, style) -> (b, out, h', w') with h' = h - kernel + 1, or 2h - 2 - kernel + 1 where it doubles, or two more
+    where it doubles `clamped`.
     The style scales the input and demodulation the output, so that all samples share one dense convolution;
     `per_sample` is the plain form with a weight of its own for each sample. Demodulation carries the gain of the
     leaky ReLU that follows.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, style_dim: int, kernel: int = 3, *, doubles: bool = False, demodulates: bool = True
+        self,
+        inputs: int,
+        outputs: int,
+        style_dim: int,
+        kernel: int = 3,
+        *,
+        doubles: bool = False,
+        clamped: bool = False,
+        demodulates: bool = True,
     ):
         super().__init__()
         if doubles and kernel != 3:
@@ -88,6 +101,7 @@ class ModulatedConv(nn.Module):
         self.style = Linear(style_dim, inputs, bias=1.0)
         self.scale = 1 / math.sqrt(inputs * kernel**2)
         self.doubles = doubles
+        self.clamped = clamped
         self.demodulates = demodulates
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
@@ -95,8 +109,11 @@ class ModulatedConv(nn.Module):
         weight = self.weight * self.scale
         x = x * style[:, :, None, None].to(x.dtype)
         dense = polyphase_weight(weight) if self.doubles else weight
+        # A clamped border is that of a picture which goes on unchanged.
+        x = F.pad(x, (1, 1, 1, 1), mode="replicate") if self.clamped else x
         y = F.conv2d(x, dense.to(x.dtype).contiguous(memory_format=torch.channels_last))
         y = F.pixel_shuffle(y, 2) if self.doubles else y
+        y = y[:, :, 1:-1, 1:-1] if self.clamped else y
         if self.demodulates:
             power = F.linear(style.square(), weight.square().sum(dim=(2, 3)))
             y = y * (GAIN * torch.rsqrt(power + 1e-8))[:, :, None, None].to(x.dtype)
@@ -108,8 +125,17 @@ class ModulatedConv(nn.Module):
         weight = self.weight[None] * self.scale * style[:, None, :, None, None]
         if self.demodulates:
             weight = weight * (GAIN * torch.rsqrt(weight.square().sum(dim=(2, 3, 4), keepdim=True) + 1e-8))
-        x = upsample(x) if self.doubles else x
+        x = upsample(x, clamped=self.clamped) if self.doubles else x
         return torch.cat([F.conv2d(x[i : i + 1], weight[i]) for i in range(len(x))])
+
+
+def per_layer(w: Tensor, count: int) -> Sequence[Tensor]:
+    """Styles of `count` layers, (b, w_dim) each: one for all from w (b, w_dim), or each its own from w (b, count, w_dim)."""
+    if w.ndim == 2:
+        return [w] * count
+    if w.ndim != 3 or w.shape[1] != count:
+        raise ValueError(f"styles must be (batch, w_dim) or (batch, {count}, w_dim), found {tuple(w.shape)}")
+    return w.unbind(dim=1)
 
 
 class Mapping(nn.Module):

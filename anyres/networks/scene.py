@@ -1,4 +1,4 @@
-"""A scene: the global latent and the seeds of the fields. Same scene and window, same pixels."""
+"""A scene: the global latent, or styles in its place, and the seeds of the fields. Same scene and window, same pixels."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from anyres.plane import fields
 
 @dataclass(frozen=True)
 class Scene:
-    """z (b, z_dim) float32 and seeds (b,) int64, one row a picture."""
+    """z (b, z_dim) float32 and seeds (b,) int64, one row a picture.
+
+    `w`, (b, w_dim) or (b, num_ws, w_dim) with a style for each layer, takes the place of what a generator makes of z.
+    """
 
     z: Tensor
     seeds: Tensor
+    w: Tensor | None = None
 
     @classmethod
     def of(cls, seeds: Sequence[int] | Tensor, z_dim: int, device: torch.device | str = "cpu") -> Scene:
@@ -26,3 +30,8 @@ class Scene:
 
     def __len__(self) -> int:
         return len(self.seeds)
+
+    def repeated(self, times: int) -> Scene:
+        """The same pictures `times` over, one whole set after the other."""
+        w = None if self.w is None else self.w.repeat(times, *(1,) * (self.w.ndim - 1))
+        return Scene(self.z.repeat(times, 1), self.seeds.repeat(times), w)

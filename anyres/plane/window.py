@@ -80,6 +80,10 @@ class Window:
         )
         return Window(center, self.period, size)
 
+    def resized(self, size: tuple[int, int]) -> Window:
+        """Return the window of the same place and height at `size` = (h, w) pixels, which should have its shape."""
+        return Window(self.center, self.extent[0] / size[0], size)
+
     def phase(self) -> tuple[tuple[int, int], tuple[float, float]]:
         """Split the origin into whole pixels (i_x, i_y) of the plane's own grid and a rest in [0, 1) pixels.
 

@@ -98,8 +98,7 @@ def _draw(generator: Generator, scene: Scene, canvas: Window, tiles: list[Tile],
     count = max(1, BATCH_PX // (tiles[0].size[0] * tiles[0].size[1]))
     for group in batches(tiles, count):
         windows = [canvas.crop(part.top, part.left, part.size) for part in group]
-        repeated = Scene(scene.z.expand(len(group), -1), scene.seeds.expand(len(group)))
-        yield from zip(group, generator(repeated, windows, psi=psi), strict=True)
+        yield from zip(group, generator(scene.repeated(len(group)), windows, psi=psi), strict=True)
 
 
 def _blended(

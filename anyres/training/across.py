@@ -28,6 +28,6 @@ def draw_across(g: nn.Module, scene: Scene, windows: Sequence[Window]) -> Tensor
     cuts = ((bits & 0x7FFFFFFF) % width).tolist()
     left = [window.crop(0, -cut, window.size) for window, cut in zip(windows, cuts, strict=True)]
     right = [window.crop(0, width, window.size) for window in left]
-    both = g(Scene(scene.z.repeat(2, 1), scene.seeds.repeat(2)), left + right)
+    both = g(scene.repeated(2), left + right)
     wide = torch.cat(both.chunk(2), dim=3)
     return torch.stack([picture[:, :, cut : cut + width] for picture, cut in zip(wide, cuts, strict=True)])

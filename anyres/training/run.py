@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import save
 
-from anyres.data.patches import PatchSampler, Prefetch
+from anyres.data.patches import Batches, PatchSampler, Prefetch, TwoSizes
 from anyres.data.store import Store
 from anyres.files import write_atomic
 from anyres.networks import Scene, build_generator
@@ -28,7 +28,7 @@ from anyres.params import Train, fingerprint
 from anyres.plane.chart import Chart
 from anyres.plane.window import Window
 from anyres.progress import progress_bar
-from anyres.training.loop import Batch, Report, training_loop
+from anyres.training.loop import Batch, BatchPair, Report, training_loop
 from anyres.training.state import TrainState
 from anyres.training.teacher import perceptual_features
 
@@ -85,7 +85,12 @@ class Run:
             whole_until=round(params.stages.global_kimg * 1000),
             whole_share=params.stages.global_share,
             chart=self.chart,
+            reach=params.pairs.ratio if params.two_sizes else 1.0,
         )
+        self.batches: Batches = self.sampler
+        if params.two_sizes:
+            pairs, begins = params.pairs, round(params.stages.global_kimg * 1000)
+            self.batches = TwoSizes(self.sampler, params.batch, params.large_px, pairs.share, pairs.large_share, begins)
         half_extent = self.sampler.half_extent
         reached = self.sampler.base / min(self.chart.native_period(store.frame(i).size) for i in self.sampler.usable)
         if reached < params.zoom_max * (1 - 1e-6):
@@ -124,7 +129,7 @@ class Run:
         title = f"train {params.method}"
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         with (
-            Prefetch(self.sampler, state.nimg, local, rank, world) as reader,
+            Prefetch(self.batches, state.nimg, local, rank, world) as reader,
             progress_bar(title, total, "img", shown=self.writes) as advance,
         ):
             advance(state.nimg)
@@ -179,10 +184,14 @@ class Run:
     def _half_extent(self) -> tuple[float, float]:
         return self.state.g.geometry.chart.half_extent  # type: ignore[union-attr]
 
-    def _batches(self, reader: Prefetch) -> Iterator[Batch]:
+    def _batches(self, reader: Prefetch) -> Iterator[Batch | BatchPair]:
         device = self.accelerator.device
-        for pixels, windows in reader:
-            yield from_uint8(pixels, device), windows
+        for batch in reader:
+            first, second = batch
+            if isinstance(first, tuple):
+                yield tuple((from_uint8(pixels, device), windows) for pixels, windows in (first, second))  # type: ignore[misc]
+            else:
+                yield from_uint8(first, device), second  # type: ignore[misc]
 
     def _collect(self, report: Report) -> None:
         for name, value in report.values.items():

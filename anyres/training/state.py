@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class TrainState:
     d_opt: Optimizer
     nimg: int = 0
     teacher: nn.Module | None = None  # of the second stage: a generator, frozen
+    path_mean: Tensor = field(default_factory=lambda: torch.zeros(()))  # of path lengths, running
 
     @classmethod
     def fresh(
@@ -101,6 +102,7 @@ class TrainState:
                     # Adam keeps its step count on the host, its moments beside the parameter.
                     moved = {key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()}
                     optimizer.state[parameter] = moved
+        self.path_mean = tensors["path_mean"]
         self.nimg = int(metadata["nimg"])
         return json.loads(metadata["meta"])
 
@@ -113,6 +115,7 @@ class TrainState:
         yield from (("g_opt", self.g_opt, self.g), ("d_opt", self.d_opt, self.d))
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        yield "path_mean", self.path_mean
         for name, module in self._modules():
             for key, value in module.state_dict().items():
                 yield f"{name}.{key}", value

@@ -1,0 +1,69 @@
+"""What every style-based generator is: a mapping from z to styles, their mean, and a synthesis that subclasses give."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from anyres.networks.layers import Mapping
+from anyres.networks.scene import Scene
+from anyres.plane.geometry import Geometry
+from anyres.plane.window import Window
+
+# Plane positions (h, w, 2) -> the positions that are drawn there: see `anyres.synthesis.edit`.
+Edit = Callable[[np.ndarray], np.ndarray]
+
+
+def places(grids: Sequence[Window], edit: Edit | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Plane positions x and y of the grids' points, float64, that broadcast to (b, 1, h, w): plain grids are kept by axis."""
+    if edit is None:
+        axes = [grid.axes() for grid in grids]
+        x, y = (torch.from_numpy(np.stack(along)).to(device) for along in zip(*axes, strict=True))
+        return x[:, None, None, :], y[:, None, :, None]
+    edited = torch.from_numpy(np.stack([edit(grid.coords()) for grid in grids])).to(device)
+    return edited[:, None, :, :, 0], edited[:, None, :, :, 1]
+
+
+class StyleGenerator(nn.Module):
+    """forward(scene, windows) -> pictures (b, 3, h, w) in about [-1, 1], windows of one size whose sides are multiples of
+    `geometry.lattice_px`; `anyres.synthesis.render` draws any other size. `num_ws` layers take a style each.
+    """
+
+    w_mean: Tensor
+    geometry: Geometry
+    num_ws: int
+
+    def __init__(self, z_dim: int, w_dim: int, mapping_layers: int):
+        super().__init__()
+        self.z_dim = z_dim
+        self.mapping = Mapping(z_dim, w_dim, mapping_layers)
+        self.register_buffer("w_mean", torch.zeros(w_dim))
+
+    def styles(self, z: Tensor, psi: float = 1.0) -> Tensor:
+        """w (b, w_dim), truncated towards its mean by psi (Karras et al., CVPR 2019, appendix B)."""
+        return self.truncated(self.mapping(z), psi)
+
+    def truncated(self, w: Tensor, psi: float) -> Tensor:
+        """Styles (..., w_dim) drawn towards their mean by psi: 0 the mean, 1 as they are."""
+        return w if psi == 1.0 else self.w_mean + psi * (w - self.w_mean)
+
+    def forward(self, scene: Scene, windows: Sequence[Window], psi: float = 1.0, edit: Edit | None = None) -> Tensor:
+        w = self.styles(scene.z, psi) if scene.w is None else self.truncated(scene.w, psi)
+        return self.synthesize(w, scene.seeds, windows, edit)
+
+    def synthesize(self, w: Tensor, seeds: Tensor, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+        """Draw styles w, (b, w_dim) or (b, num_ws, w_dim), with fields of `seeds` (b,) at windows of one size."""
+        raise NotImplementedError
+
+    def standardize(self, pictures: Tensor) -> None:
+        """Set up what depends on the colours of real pictures (n, 3, h, w) in [-1, 1]; by default nothing does."""
+
+    def check_size(self, windows: Sequence[Window]) -> tuple[int, int]:
+        """Height and width of the windows in pixels. Raises ValueError where they are no multiples of the lattice."""
+        (height, width), cell = windows[0].size, self.geometry.lattice_px
+        if height % cell or width % cell:
+            raise ValueError(f"window size {(height, width)} must be multiples of {cell} pixels; render() draws any size")
+        return height, width
