@@ -95,20 +95,52 @@ class AliasFreeNetwork(Section):
     layers: Annotated[int, Field(ge=4, le=20)]
     channel_base: Annotated[int, Field(ge=64, le=2**20)]
     channel_max: Width
+    input_octaves: Annotated[int, Field(ge=0, le=16)]
     d_channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=10)]
     d_attention_heads: Annotated[int, Field(ge=0, le=64)]
     d_pooled_px: Annotated[int, Field(ge=1, le=16)]
 
 
+class GridNetwork(Section):
+    """Of scaleparty: the pad-free trunk on plain coordinates."""
+
+    z_dim: Width
+    w_dim: Width
+    mapping_layers: Annotated[int, Field(ge=1, le=16)]
+    channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=8)]
+    npad: Literal[3, 4]
+    noise: Literal["grid_sample", "constant", "random"]
+    d_channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=10)]
+    d_attention_heads: Annotated[int, Field(ge=0, le=64)]
+    d_pooled_px: Annotated[int, Field(ge=1, le=16)]
+
+    @property
+    def cell_px(self) -> int:
+        """Pixels of a cell of the coarsest level."""
+        return 2 ** (len(self.channels) - 1)
+
+
+# What tells the networks apart: a key that each alone has.
+KINDS = {
+    "anyres_gan": (AliasFreeNetwork, "channel_base"),
+    "scaleparty": (GridNetwork, "npad"),
+    "continuum": (ExactNetwork, "octaves"),
+}
+
+
 def _kind(network: Any) -> str:
     """Which network the keys of a section belong to."""
-    if isinstance(network, AliasFreeNetwork) or (isinstance(network, dict) and "channel_base" in network):
-        return "anyres_gan"
+    for method, (section, key) in KINDS.items():
+        if isinstance(network, section) or (isinstance(network, dict) and key in network):
+            return method
     return "continuum"
 
 
 Network = Annotated[
-    Annotated[ExactNetwork, Tag("continuum")] | Annotated[AliasFreeNetwork, Tag("anyres_gan")], Discriminator(_kind)
+    Annotated[ExactNetwork, Tag("continuum")]
+    | Annotated[AliasFreeNetwork, Tag("anyres_gan")]
+    | Annotated[GridNetwork, Tag("scaleparty")],
+    Discriminator(_kind),
 ]
 
 
@@ -155,7 +187,7 @@ class Optimizer(Section):
 
 class Train(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
-    method: Literal["continuum", "anyres_gan"]
+    method: Literal["continuum", "anyres_gan", "scaleparty"]
     kimg: Annotated[float, Field(gt=0)]
     batch: Annotated[int, Field(ge=1)]
     precision: Literal["auto", "no", "bf16"]

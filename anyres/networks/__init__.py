@@ -5,17 +5,28 @@ from __future__ import annotations
 from anyres.networks.anyres_gan import AnyresGan
 from anyres.networks.continuum import Continuum
 from anyres.networks.discriminator import Discriminator
+from anyres.networks.generator import StyleGenerator
+from anyres.networks.scaleparty import ScaleParty
 from anyres.networks.scene import Scene
 from anyres.params import Train
 
-__all__ = ["AnyresGan", "Continuum", "Discriminator", "Scene", "build_discriminator", "build_generator"]
+__all__ = [
+    "AnyresGan",
+    "Continuum",
+    "Discriminator",
+    "ScaleParty",
+    "Scene",
+    "StyleGenerator",
+    "build_discriminator",
+    "build_generator",
+]
 
-GENERATORS = {"continuum": Continuum, "anyres_gan": AnyresGan}
+GENERATORS: dict[str, type[StyleGenerator]] = {"continuum": Continuum, "anyres_gan": AnyresGan, "scaleparty": ScaleParty}
 
 
-def build_generator(params: Train, half_extent: tuple[float, float] = (1.0, 1.0)) -> Continuum | AnyresGan:
+def build_generator(params: Train, half_extent: tuple[float, float] = (1.0, 1.0)) -> StyleGenerator:
     """Construct the generator of `params.method`; `half_extent` bounds the frame of its data."""
-    return GENERATORS[params.method](params, half_extent)
+    return GENERATORS[params.method](params, half_extent)  # type: ignore[call-arg, arg-type]
 
 
 def build_discriminator(params: Train) -> Discriminator:

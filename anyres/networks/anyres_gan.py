@@ -37,21 +37,29 @@ class FourierInput(nn.Module):
     unit. Positions are those of the window's own cells, `rate` of them for `patch` pixels.
     On a cylinder (section 4.3) half of the channels see (sin pi x, y), half (cos pi x, y), and nothing turns or shifts; sine and
     cosine are stretched so that a step along the ring is as long as one down it.
+
+    The paper's frequencies are those of a whole frame: zoomed into, they leave a network little but ramps. `octaves` adds as many
+    features again for each further octave; they fade in as one zooms, since what is above the grid's Nyquist rate fades out.
     """
 
     frequencies: Tensor
     phases: Tensor
 
-    def __init__(self, channels: int, style_dim: int, rate: int, cutoff: float, patch: int, chart: Chart):
+    def __init__(self, channels: int, style_dim: int, rate: int, cutoff: float, patch: int, chart: Chart, octaves: int = 0):
         super().__init__()
         self.rate, self.cutoff, self.patch, self.chart = rate, cutoff, patch, chart
-        directions = torch.randn(channels, 2)
+        features = channels * (1 + octaves)
+        directions = torch.randn(features, 2)
         radius = directions.square().sum(dim=1, keepdim=True).sqrt()
         # A disc with as much in every ring: exp(r^2 / 4) maps the radius of a normal pair to about [0, 1].
         directions = directions / (radius * radius.square().exp().pow(0.25))
+        for octave in range(1, octaves + 1):
+            # Rings of the plane's higher octaves, in random directions, any place of the octave as likely.
+            ring = directions[octave * channels : (octave + 1) * channels]
+            ring *= torch.exp2(octave - torch.rand(channels, 1)) / ring.norm(dim=1, keepdim=True)
         self.register_buffer("frequencies", directions * cutoff)
-        self.register_buffer("phases", torch.rand(channels) - 0.5)
-        self.mix = nn.Parameter(torch.randn(channels, channels))
+        self.register_buffer("phases", torch.rand(features) - 0.5)
+        self.mix = nn.Parameter(torch.randn(channels, features))
         self.place = Linear(style_dim, 4, zero=True)
         with torch.no_grad():
             self.place.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
@@ -68,6 +76,7 @@ class FourierInput(nn.Module):
         amplitude = (1 - (local - self.cutoff) / (self.rate / 2 - self.cutoff)).clamp(0, 1)
         turns = self._ring(x, y) if self.chart.name == "cylinder" else self._plane(w, x, y)
         features = torch.sin(2 * math.pi * turns) * amplitude[:, :, None, None]
+        # As many features are heard at a time as there would be without octaves, or a few times as many.
         mix = self.mix / math.sqrt(len(self.mix))
         mixed = F.conv2d(features.to(mix.dtype), mix[:, :, None, None])
         return mixed.contiguous(memory_format=torch.channels_last)
@@ -124,7 +133,9 @@ class AnyresGan(StyleGenerator):
         self.base_period = chart.short_side / patch
         layers = aliasfree.plan(patch, network.layers, network.channel_base, network.channel_max)
         first = layers[0]
-        self.input = FourierInput(first.inputs, network.w_dim, first.in_rate, first.in_cutoff, patch, chart)
+        self.input = FourierInput(
+            first.inputs, network.w_dim, first.in_rate, first.in_cutoff, patch, chart, network.input_octaves
+        )
         self.layers = nn.ModuleList(AliasFreeConv(layer, network.w_dim) for layer in layers)
         self.num_ws = 1 + len(layers)
         self.scale = ScaleMapping(params.zoom_max, network.w_dim)

@@ -50,12 +50,24 @@ class Trunk(nn.Module):
     style_dim) with one for each layer; colours take that of the layer after theirs. `stem_layers` pointwise layers come
     first: they need no margin, so shape is made where pixels are fewest.
     `clamped` is the published form, whose tiles differ from the whole within 2^L - 3 pixels of their borders: kept to show it.
+    With `first_rgb` level 0 has colours too. Only noise of policy "grid_sample" is a function of the plane.
     """
 
-    def __init__(self, inputs: int, channels: Sequence[int], style_dim: int, stem_layers: int = 0, *, clamped: bool = False):
+    def __init__(
+        self,
+        inputs: int,
+        channels: Sequence[int],
+        style_dim: int,
+        stem_layers: int = 0,
+        *,
+        clamped: bool = False,
+        first_rgb: bool = False,
+        noise: fields.NoisePolicy = "grid_sample",
+    ):
         super().__init__()
         self.levels = len(channels) - 1
         self.clamped = clamped
+        self.noise_policy: fields.NoisePolicy = noise
         self.margin_cells = CLAMPED_MARGIN_CELLS if clamped else MARGIN_CELLS
         self.num_ws = stem_layers + 2 * self.levels + 2
         widths = [inputs] + [channels[0]] * stem_layers
@@ -65,6 +77,7 @@ class Trunk(nn.Module):
         self.ups = nn.ModuleList(StyledConv(a, b, style_dim, doubles=True, clamped=clamped) for a, b in pairs)
         self.convs = nn.ModuleList(StyledConv(b, b, style_dim) for _, b in pairs)
         self.to_rgb = nn.ModuleList(ModulatedConv(b, 3, style_dim, kernel=1, demodulates=False) for _, b in pairs)
+        self.first_rgb = ModulatedConv(channels[0], 3, style_dim, kernel=1, demodulates=False) if first_rgb else None
         self.rgb_bias = nn.Parameter(torch.zeros(3))
 
     @property
@@ -80,8 +93,8 @@ class Trunk(nn.Module):
         for layer in self.stem:
             x = layer(x, next(styles), noise)
         x = self.first(x, next(styles), noise[:, 1:-1, 1:-1])
-        rgb = None
         after = next(styles)
+        rgb = None if self.first_rgb is None else self.first_rgb(x, after)
         for level, (up, conv, to_rgb) in enumerate(zip(self.ups, self.convs, self.to_rgb, strict=True), start=1):
             noise = self._noise(level, seeds, windows, chart)
             if level == self.levels and not self.clamped:
@@ -103,4 +116,4 @@ class Trunk(nn.Module):
         grids = [
             Window(w.center, w.period * factor, (w.size[0] // factor + margin, w.size[1] // factor + margin)) for w in windows
         ]
-        return fields.sample(seeds, level, grids, chart)
+        return fields.noise(self.noise_policy, seeds, level, grids, chart)

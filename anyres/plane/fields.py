@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -90,6 +91,29 @@ def sample(
         total = part if total is None else total + part
     assert total is not None
     return total
+
+
+NoisePolicy = Literal["grid_sample", "constant", "random"]
+
+
+def noise(policy: NoisePolicy, seeds: Tensor, stream: int, windows: Sequence[Window], chart: Chart) -> Tensor:
+    """Unit normal noise of each seed (b,) at its window, float32 (b, h, w), under one of three policies.
+
+    "grid_sample" follows the plane, see `sample`: two windows of a scene agree, whatever their scale. "constant" is one map for
+    every scene and window, as StyleGAN2 keeps it. "random" is another one for each window. Ntavelis et al. 2022, section 4.3.
+    """
+    if policy == "grid_sample":
+        return sample(seeds, stream, windows, chart)
+    height, width = windows[0].size
+    if policy == "constant":
+        keys = key(torch.zeros_like(seeds), stream)
+    else:
+        places = np.array([(*window.center, window.period) for window in windows]).view(np.int64)
+        keys = key(seeds, stream)
+        for column in torch.from_numpy(places).to(seeds.device).unbind(dim=1):
+            keys = mix(keys + column)
+    rows, columns = (torch.arange(count, device=seeds.device).expand(len(seeds), -1) for count in (height, width))
+    return normal_from_bits(lattice_bits(keys, columns, rows))
 
 
 def _lattice_field(seeds: Tensor, stream: int, windows: Sequence[Window], octaves: list[int], chart: Chart) -> Tensor:

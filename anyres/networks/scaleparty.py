@@ -1,0 +1,67 @@
+"""`scaleparty`: a pad-free StyleGAN2 on the plain coordinates of its window.
+
+Ntavelis et al., "Arbitrary-Scale Image Synthesis" (ScaleParty), CVPR 2022, section 3: the only input beside styles and noise
+is a grid of plane positions, one point a cell, that goes on beyond the window by `npad` cells. With four of them, as here by
+default, tiles equal the whole exactly; the paper's three leave a border that differs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from anyres.networks.generator import Edit, StyleGenerator, places
+from anyres.networks.padfree import Trunk
+from anyres.params import GridNetwork, Train
+from anyres.plane.chart import CIRCUMFERENCE, Chart
+from anyres.plane.geometry import Geometry
+from anyres.plane.window import Window
+
+
+class ScaleParty(StyleGenerator):
+    """Generator: scenes and windows of one size to pictures (b, 3, h, w) in about [-1, 1]."""
+
+    def __init__(self, params: Train, half_extent: tuple[float, float] = (1.0, 1.0)):
+        assert isinstance(params.network, GridNetwork)
+        network = params.network
+        super().__init__(network.z_dim, network.w_dim, network.mapping_layers)
+        chart = Chart(params.chart, half_extent, params.fov)
+        self.unit = chart.short_side / 2
+        inputs = 3 if chart.name == "cylinder" else 2
+        base_period = chart.short_side / min(params.patch_px)
+        clamped = network.npad < 4
+        self.trunk = Trunk(inputs, network.channels, network.w_dim, clamped=clamped, first_rgb=True, noise=network.noise)
+        self.num_ws = self.trunk.num_ws
+        self.geometry = Geometry(
+            chart=chart,
+            lattice_px=self.trunk.cell_px,
+            halo_px=self.trunk.margin_cells * self.trunk.cell_px,
+            exact=not clamped and network.noise == "grid_sample",
+            periods=(base_period / params.finest_zoom, base_period),
+            native_sizes=params.patch_sizes,
+        )
+
+    def synthesize(self, w: Tensor, seeds: Tensor, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+        """Draw styles w, (b, w_dim) or (b, num_ws, w_dim), with noise of `seeds` (b,) at windows of one size."""
+        height, width = self.check_size(windows)
+        cell, margin = self.trunk.cell_px, 2 * self.trunk.margin_cells
+        grids = [Window(v.center, v.period * cell, (height // cell + margin, width // cell + margin)) for v in windows]
+        x, y = places(grids, edit, w.device)
+        return self.trunk(self._encoding(x, y), w, seeds, windows, self.geometry.chart)
+
+    def _encoding(self, x: Tensor, y: Tensor) -> Tensor:
+        """Positions in units of half a short side, so that a frame is [-1, 1] whatever the chart; a ring's as a point on it."""
+        if self.geometry.chart.name == "cylinder":
+            turn = 2 * math.pi / CIRCUMFERENCE
+            along = [torch.sin(turn * x) / turn, torch.cos(turn * x) / turn]
+        else:
+            along = [x]
+        return torch.cat(torch.broadcast_tensors(*along, y), dim=1).float() / self.unit
+
+    @torch.no_grad()
+    def standardize(self, pictures: Tensor) -> None:
+        """Take the mean colour of real pictures (n, 3, h, w) as that of the output: Adam would take long to get there."""
+        self.trunk.rgb_bias.copy_(pictures.mean(dim=(0, 2, 3)))
