@@ -102,7 +102,7 @@ class AliasFreeNetwork(Section):
 
 
 class GridNetwork(Section):
-    """Of scaleparty: the pad-free trunk on plain coordinates."""
+    """Of scaleparty, the pad-free trunk on plain coordinates, and of the baselines beside it, which have no `npad`."""
 
     z_dim: Width
     w_dim: Width
@@ -126,6 +126,10 @@ KINDS = {
     "scaleparty": (GridNetwork, "npad"),
     "continuum": (ExactNetwork, "octaves"),
 }
+
+
+# Methods that take the network section of scaleparty.
+BASELINES = ("ms_pie", "ms_pe", "cips", "stylegan2")
 
 
 def _kind(network: Any) -> str:
@@ -187,7 +191,7 @@ class Optimizer(Section):
 
 class Train(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
-    method: Literal["continuum", "anyres_gan", "scaleparty"]
+    method: Literal["continuum", "anyres_gan", "scaleparty", "ms_pie", "ms_pe", "cips", "stylegan2"]
     kimg: Annotated[float, Field(gt=0)]
     batch: Annotated[int, Field(ge=1)]
     precision: Literal["auto", "no", "bf16"]
@@ -229,10 +233,10 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Train:
-        if _kind(self.network) != self.method:
+        wanted = "scaleparty" if self.method in BASELINES else self.method
+        if _kind(self.network) != wanted:
             raise ValueError(
-                f"network holds the keys of {_kind(self.network)}, method is {self.method}; "
-                f"type `anyres preset {self.method}-small`"
+                f"network holds the keys of {_kind(self.network)}, method is {self.method}; type `anyres preset {wanted}-small`"
             )
         if isinstance(self.network, AliasFreeNetwork):
             # The alias-free schedule starts at 16 samples for a patch.

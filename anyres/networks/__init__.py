@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from anyres.networks.anyres_gan import AnyresGan
+from anyres.networks.baselines import Cips, MsPe, MsPie, SingleScale
 from anyres.networks.continuum import Continuum
 from anyres.networks.discriminator import Discriminator
 from anyres.networks.generator import StyleGenerator
@@ -21,7 +22,15 @@ __all__ = [
     "build_generator",
 ]
 
-GENERATORS: dict[str, type[StyleGenerator]] = {"continuum": Continuum, "anyres_gan": AnyresGan, "scaleparty": ScaleParty}
+GENERATORS: dict[str, type[StyleGenerator]] = {
+    "continuum": Continuum,
+    "anyres_gan": AnyresGan,
+    "scaleparty": ScaleParty,
+    "ms_pie": MsPie,
+    "ms_pe": MsPe,
+    "cips": Cips,
+    "stylegan2": SingleScale,
+}
 
 
 def build_generator(params: Train, half_extent: tuple[float, float] = (1.0, 1.0)) -> StyleGenerator:

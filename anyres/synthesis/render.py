@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anyres.networks.generator import Edit
 from anyres.networks.pixels import to_uint8
 from anyres.networks.scene import Scene
 from anyres.plane.geometry import Geometry
 from anyres.plane.tiling import Tile, batches, plan
 from anyres.plane.window import Window
+from anyres.synthesis.latent import Latent
 
 # Seeds of scenes: counters of training start above.
 SEED_LIMIT = 1 << 40
@@ -34,26 +36,29 @@ class Generator(Protocol):
     geometry: Geometry
     z_dim: int
 
+    # A generator that is asked for no edit need not know of any.
     def __call__(self, scene: Scene, windows: Sequence[Window], psi: float = 1.0) -> Tensor: ...
 
 
 def render(
     generator: Generator,
-    seed: int,
+    seed: int | Latent,
     window: Window,
     psi: float = 1.0,
     tile: int = 512,
     stitch: Stitch | None = None,
+    edit: Edit | None = None,
     advance: Callable[[float], None] | None = None,
 ) -> np.ndarray:
-    """Draw the scene of `seed` at a window of any size: uint8 (h, w, 3).
+    """Draw the scene of `seed`, or of a latent, at a window of any size: uint8 (h, w, 3).
 
     `psi` truncates styles towards their mean (1: not at all). `tile` is the side in pixels of the largest
-    pass. How tiles meet: see `render_tiles`. `advance` is told of megapixels as they are drawn. Raises ValueError where the
-    window leaves the generator's chart, or psi or tile are out of bounds.
+    pass. How tiles meet: see `render_tiles`. `edit` says what is drawn where: see `anyres.synthesis.edit`. `advance` is told
+    of megapixels as they are drawn. Raises ValueError where the window leaves the generator's chart, or psi or tile are out
+    of bounds.
     """
     out = np.empty((*window.size, 3), dtype=np.uint8)
-    for tile_at, pixels in render_tiles(generator, seed, window, psi, tile, stitch):
+    for tile_at, pixels in render_tiles(generator, seed, window, psi, tile, stitch, edit):
         out[tile_at.top : tile_at.top + tile_at.size[0], tile_at.left : tile_at.left + tile_at.size[1]] = to_uint8(pixels[None])[
             0
         ]
@@ -64,28 +69,33 @@ def render(
 
 @torch.inference_mode()
 def render_tiles(
-    generator: Generator, seed: int, window: Window, psi: float = 1.0, tile: int = 512, stitch: Stitch | None = None
+    generator: Generator,
+    seed: int | Latent,
+    window: Window,
+    psi: float = 1.0,
+    tile: int = 512,
+    stitch: Stitch | None = None,
+    edit: Edit | None = None,
 ) -> Iterator[tuple[Tile, Tensor]]:
     """Yield (tile, its pixels (3, h, w) in about [-1, 1]) in the order of the plan, until the window is covered.
 
     `stitch` "grid" sets tiles side by side; "overlap" draws them larger by an eighth and fades each into the next, as in
     AnyRes-GAN's section 3.3. By default exact generators take the grid, others overlap.
     """
-    check_scene(seed, psi)
+    scene = scene_of(generator, seed, psi)
     generator.geometry.chart.check(window)
     lattice = generator.geometry.lattice_px
     if tile < lattice:
         raise ValueError(f"tile must be at least the generator's lattice, {lattice} pixels, found {tile}")
     aligned, top, left = align(window, lattice)
-    scene = Scene.of([seed], generator.z_dim, device_of(generator))
     tiles = plan(aligned.size, tile // lattice * lattice, lattice)
     stitch = stitch or ("grid" if generator.geometry.exact else "overlap")
     overlap = max(tile // OVERLAP_SHARE // lattice * lattice, lattice) if stitch == "overlap" else 0
     if stitch == "grid" or len(tiles) == 1:
-        drawn = _draw(generator, scene, aligned, tiles, psi)
+        drawn = _draw(generator, scene, aligned, tiles, psi, edit)
     else:
         tiles = plan(aligned.size, max(tile // lattice * lattice - overlap, lattice), lattice)
-        drawn = _blended(generator, scene, aligned, tiles, overlap, psi)
+        drawn = _blended(generator, scene, aligned, tiles, overlap, psi, edit)
     for part, pixels in drawn:
         wanted = _clip(part, top, left, window.size)
         if wanted is not None:
@@ -93,16 +103,19 @@ def render_tiles(
             yield at, pixels[:, rows, columns]
 
 
-def _draw(generator: Generator, scene: Scene, canvas: Window, tiles: list[Tile], psi: float) -> Iterator[tuple[Tile, Tensor]]:
+def _draw(
+    generator: Generator, scene: Scene, canvas: Window, tiles: list[Tile], psi: float, edit: Edit | None
+) -> Iterator[tuple[Tile, Tensor]]:
     """Tiles of a canvas, those of one size together."""
     count = max(1, BATCH_PX // (tiles[0].size[0] * tiles[0].size[1]))
+    edited = {} if edit is None else {"edit": edit}
     for group in batches(tiles, count):
         windows = [canvas.crop(part.top, part.left, part.size) for part in group]
-        yield from zip(group, generator(scene.repeated(len(group)), windows, psi=psi), strict=True)
+        yield from zip(group, generator(scene.repeated(len(group)), windows, psi=psi, **edited), strict=True)
 
 
 def _blended(
-    generator: Generator, scene: Scene, canvas: Window, tiles: list[Tile], overlap: int, psi: float
+    generator: Generator, scene: Scene, canvas: Window, tiles: list[Tile], overlap: int, psi: float, edit: Edit | None
 ) -> Iterator[tuple[Tile, Tensor]]:
     """Tiles of a canvas in reading order, each drawn `overlap` pixels larger to the right and below and faded into the next.
 
@@ -113,7 +126,7 @@ def _blended(
     beside: Tensor | None = None
     for cell in tiles:
         reach = (min(cell.size[0] + overlap, height - cell.top), min(cell.size[1] + overlap, width - cell.left))
-        ((_, pixels),) = _draw(generator, scene, canvas, [Tile(cell.top, cell.left, reach)], psi)
+        ((_, pixels),) = _draw(generator, scene, canvas, [Tile(cell.top, cell.left, reach)], psi, edit)
         rows = _ramps(reach[0], min(overlap, height - cell.top) if cell.top else 0, reach[0] - cell.size[0], pixels)
         columns = _ramps(reach[1], min(overlap, width - cell.left) if cell.left else 0, reach[1] - cell.size[1], pixels)
         pixels = pixels * rows[:, None] * columns
@@ -175,6 +188,20 @@ def align(window: Window, lattice: int) -> tuple[Window, int, int]:
     height, width = window.size
     size = (-(-(top + height) // lattice) * lattice, -(-(left + width) // lattice) * lattice)
     return window.crop(-top, -left, size), top, left
+
+
+def scene_of(generator: Generator, seed: int | Latent, psi: float) -> Scene:
+    """The scene that a seed or a latent stands for. Raises ValueError for one that stands for nothing."""
+    if not isinstance(seed, Latent):
+        check_scene(seed, psi)
+        return Scene.of([seed], generator.z_dim, device_of(generator))
+    check_scene(seed.seed, psi)
+    count, width = getattr(generator, "num_ws", None), getattr(generator, "w_mean", seed.w).shape[-1]
+    if count is not None and seed.w.shape != (count, width):
+        raise ValueError(
+            f"the latent has styles {tuple(seed.w.shape)}, this generator takes {(count, width)}: it is another one's"
+        )
+    return seed.scene(generator.z_dim, device_of(generator))
 
 
 def check_scene(seed: int, psi: float) -> None:

@@ -11,11 +11,12 @@ import torch
 from accelerate import Accelerator
 
 from anyres.networks import Scene
+from anyres.networks.warp import warp
 from anyres.params import Train
 from anyres.plane.window import Window
 from anyres.training.loop import training_loop
 from anyres.training.state import TrainState
-from anyres.training.teacher import Teacher, around, warp
+from anyres.training.teacher import Teacher, around
 from tests.export.bundles import ANYRES_GAN
 
 BASE = Window((0.0, 0.0), 2 / 32, (32, 32))
