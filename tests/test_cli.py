@@ -124,3 +124,51 @@ def test_panorama_draws_all_round_and_says_what_is_wrong(tmp_path: Path) -> None
         assert says in done.stderr
         assert len(done.stderr.strip().splitlines()) <= 2
         assert not (tmp_path / "b.png").exists()
+
+
+def test_render_edits_and_projected_photographs(tmp_path: Path) -> None:
+    """A photograph is projected, and drawn from its latent, plain and edited, at a size that nobody trained."""
+    import numpy as np
+    from PIL import Image
+
+    model = make_bundle(tmp_path / "model", 1, 0.5, (1.5, 1.0))
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 72, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
+    latent = tmp_path / "photo.safetensors"
+    done = anyres("invert", tmp_path / "photo.png", "--model", model, "--sizes", "16,32", "--steps", "5", "--out", latent)
+    assert done.returncode == 0, done.stderr
+    assert "16 px" in done.stdout
+    assert "32 px" in done.stdout
+    shapes = (
+        "--aspect",
+        "1.3",
+        "--magnify",
+        "0.8",
+        "--turn",
+        "20",
+        "--pull",
+        "0,0,1.5",
+        "--perspective",
+        "0.2,0",
+        "--displace",
+        "0.05",
+    )
+    pictures = {}
+    for name, words in (("plain", ("--seed", "1")), ("edited", ("--seed", "1", *shapes)), ("photo", ("--latent", latent))):
+        done = anyres("render", model, "--size", "40x52", "--out", tmp_path / f"{name}.png", *words)
+        assert done.returncode == 0, done.stderr
+        pictures[name] = np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int)
+        assert pictures[name].shape == (40, 52, 3)
+    for other in ("edited", "photo"):
+        assert np.abs(pictures[other] - pictures["plain"]).mean() > 1
+    for words, says in (
+        (("render", model, "--size", "40"), "--size takes 2 numbers with 'x' between, found '40'"),
+        (("render", model, "--aspect", "0"), "aspect must be above 0"),
+        (("render", model, "--center", "3,0"), "outside the frame"),
+        (("render", model, "--latent", tmp_path / "photo.png"), "no latent"),
+        (("invert", model / "README.md", "--model", model), "README.md: not a picture that can be read"),
+        (("invert", tmp_path / "photo.png", "--model", model, "--sizes", "100"), "size 100 must lie between a cell"),
+    ):
+        done = anyres(*words, "--out", tmp_path / "none.png")
+        assert done.returncode == 2, (words, done.stdout)
+        assert says in done.stderr
+        assert not (tmp_path / "none.png").exists()
