@@ -96,6 +96,7 @@ class AliasFreeNetwork(Section):
     channel_base: Annotated[int, Field(ge=64, le=2**20)]
     channel_max: Width
     input_octaves: Annotated[int, Field(ge=0, le=16)]
+    output: Literal["linear", "tanh"]
     d_channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=10)]
     d_attention_heads: Annotated[int, Field(ge=0, le=64)]
     d_pooled_px: Annotated[int, Field(ge=1, le=16)]

@@ -155,7 +155,9 @@ def small(patch: int, batch: int, layers: int, width: int) -> AnyresGan:
     discriminator = {name: values["network"][name] for name in ("d_channels", "d_attention_heads", "d_pooled_px")}
     values |= {"method": "anyres_gan", "patch_px": (patch, patch), "batch": batch}
     return AnyresGan(
-        Train.model_validate(values | {"network": network | {"channel_max": width, "input_octaves": 0} | discriminator})
+        Train.model_validate(
+            values | {"network": network | {"channel_max": width, "input_octaves": 0, "output": "linear"} | discriminator}
+        )
     )
 
 

@@ -27,6 +27,7 @@ from anyres.plane.window import Window
 
 # Colours of unit variance would leave the range.
 OUTPUT_SCALE = 0.25
+TANH_SCALE = 0.5
 MEASURED_SCENES = 16
 
 
@@ -130,6 +131,7 @@ class AnyresGan(StyleGenerator):
         super().__init__(network.z_dim, network.w_dim, network.mapping_layers)
         chart = Chart(params.chart, half_extent, params.fov)
         self.patch = patch
+        self.tanh = network.output == "tanh"
         self.base_period = chart.short_side / patch
         layers = aliasfree.plan(patch, network.layers, network.channel_base, network.channel_max)
         first = layers[0]
@@ -160,7 +162,7 @@ class AnyresGan(StyleGenerator):
         beta = self.magnitude_beta if self.training else None
         for layer, style in zip(self.layers, styles, strict=True):
             x = layer(x, style, scale, beta)
-        return x * OUTPUT_SCALE
+        return torch.tanh(TANH_SCALE * x) if self.tanh else OUTPUT_SCALE * x
 
     @torch.no_grad()
     def standardize(self, pictures: Tensor) -> None:
@@ -170,7 +172,9 @@ class AnyresGan(StyleGenerator):
         power begin where they are, not at one.
         """
         to_rgb = self.layers[-1]
-        to_rgb.bias.copy_(pictures.mean(dim=(0, 2, 3)) / OUTPUT_SCALE)  # type: ignore[operator, union-attr]
+        mean = pictures.mean(dim=(0, 2, 3))
+        mean = torch.atanh(mean.clamp(-0.9, 0.9)) / TANH_SCALE if self.tanh else mean / OUTPUT_SCALE
+        to_rgb.bias.copy_(mean)  # type: ignore[operator, union-attr]
         window = Window((0.0, 0.0), self.base_period, (self.patch, self.patch))
         w = self.mapping(Scene.of(range(MEASURED_SCENES), self.z_dim).z)
         x, scale = self.input(w, [window] * len(w)), self.scale(torch.ones(len(w)))

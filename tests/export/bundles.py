@@ -28,6 +28,7 @@ ANYRES_GAN: dict[str, Any] = {
         "channel_base": 128,
         "channel_max": 10,
         "input_octaves": 1,
+        "output": "tanh",
         "d_channels": (6, 8),
         "d_attention_heads": 0,
         "d_pooled_px": 2,

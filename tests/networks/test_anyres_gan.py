@@ -19,8 +19,18 @@ PAPER = {
     "channel_base": 32768,
     "channel_max": 512,
     "input_octaves": 0,
+    "output": "linear",
 }
-SMALL = {"z_dim": 16, "w_dim": 16, "mapping_layers": 2, "layers": 8, "channel_base": 512, "channel_max": 24, "input_octaves": 0}
+SMALL = {
+    "z_dim": 16,
+    "w_dim": 16,
+    "mapping_layers": 2,
+    "layers": 8,
+    "channel_base": 512,
+    "channel_max": 24,
+    "input_octaves": 0,
+    "output": "linear",
+}
 D = {"d_channels": (128, 256, 512, 512, 512, 512, 512), "d_attention_heads": 0, "d_pooled_px": 4}
 
 
