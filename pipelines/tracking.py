@@ -40,7 +40,7 @@ STORE_WAIT_S = 120.0
 METRICS_PER_CALL = 1000
 
 # The parts of anyres that a consumer of a registered model needs, and no more.
-CONSUMED = ("__init__.py", "params.py", "plane", "networks", "synthesis", "export")
+CONSUMED = ("__init__.py", "files.py", "params.py", "plane", "networks", "synthesis", "export")
 ANYRES = Path(__file__).resolve().parent.parent / "anyres"
 
 

@@ -102,9 +102,10 @@ class Window:
 def frame_window(aspect: float, short_px: int, short_side: float = 2.0) -> Window:
     """Return the window of a whole frame of `aspect` = width / height whose short side has `short_px` pixels.
 
-    `short_side` is its length in plane units, see `Chart.short_side`.
+    `short_side` is its length in plane units, see `Chart.short_side`. The long side is cut to whole pixels, so that none leaves
+    the frame.
     """
-    long_px = max(short_px, round(short_px * max(aspect, 1 / aspect)))
+    long_px = max(short_px, math.floor(short_px * max(aspect, 1 / aspect) + PHASE_TOLERANCE_PX))
     size = (short_px, long_px) if aspect >= 1 else (long_px, short_px)
     return Window((0.0, 0.0), short_side / short_px, size)
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anyres.plane.chart import Chart
 from anyres.plane.tiling import batches, plan
 from anyres.plane.window import Window, frame_window
 
@@ -88,6 +89,15 @@ def test_phase_keeps_a_fraction_of_a_pixel():
 def test_frame_window_spans_the_frame():
     assert frame_window(1.5, 40).bounds == pytest.approx((-1.5, -1.0, 1.5, 1.0))
     assert frame_window(0.5, 40).size == (80, 40)
+
+
+@given(st.integers(8, 400), st.integers(8, 400), st.integers(8, 160))
+def test_frame_window_never_leaves_the_frame(height, width, short_px):
+    short = min(height, width)
+    chart = Chart("frame", (width / short, height / short))
+    window = frame_window(width / height, short_px)
+    chart.check(window)
+    assert 2 * max(chart.half_extent) - max(window.extent) < window.period * (1 + 1e-6)
 
 
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 5), st.integers(1, 4))
