@@ -121,10 +121,32 @@ class GridNetwork(Section):
         return 2 ** (len(self.channels) - 1)
 
 
+class InfinityNetwork(Section):
+    """Of infinity_gan: a structure from local latents, a texture on it."""
+
+    z_dim: Width
+    w_dim: Width
+    mapping_layers: Annotated[int, Field(ge=1, le=16)]
+    local_dim: Width
+    structure_channels: Width
+    structure_layers: Annotated[int, Field(ge=1, le=8)]
+    structure_kernel: Literal[3, 5, 7]
+    channels: Annotated[tuple[Width, ...], Field(min_length=1, max_length=8)]
+    d_channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=10)]
+    d_attention_heads: Annotated[int, Field(ge=0, le=64)]
+    d_pooled_px: Annotated[int, Field(ge=1, le=16)]
+
+    @property
+    def cell_px(self) -> int:
+        """Pixels of a cell of the structure."""
+        return 2 ** len(self.channels)
+
+
 # What tells the networks apart: a key that each alone has.
 KINDS = {
     "anyres_gan": (AliasFreeNetwork, "channel_base"),
     "scaleparty": (GridNetwork, "npad"),
+    "infinity_gan": (InfinityNetwork, "local_dim"),
     "continuum": (ExactNetwork, "octaves"),
 }
 
@@ -144,7 +166,8 @@ def _kind(network: Any) -> str:
 Network = Annotated[
     Annotated[ExactNetwork, Tag("continuum")]
     | Annotated[AliasFreeNetwork, Tag("anyres_gan")]
-    | Annotated[GridNetwork, Tag("scaleparty")],
+    | Annotated[GridNetwork, Tag("scaleparty")]
+    | Annotated[InfinityNetwork, Tag("infinity_gan")],
     Discriminator(_kind),
 ]
 
@@ -155,6 +178,8 @@ class Loss(Section):
     r2_gamma: Annotated[float, Field(ge=0)]
     penalty_every: Annotated[int, Field(ge=1)]
     feature_matching: Annotated[float, Field(ge=0)]
+    diversity: Annotated[float, Field(ge=0)]
+    vertical: Annotated[float, Field(ge=0)]
     path_length: Annotated[float, Field(ge=0)]
     path_every: Annotated[int, Field(ge=1)]
     style_mixing: Probability
@@ -192,7 +217,7 @@ class Optimizer(Section):
 
 class Train(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
-    method: Literal["continuum", "anyres_gan", "scaleparty", "ms_pie", "ms_pe", "cips", "stylegan2"]
+    method: Literal["continuum", "anyres_gan", "scaleparty", "infinity_gan", "ms_pie", "ms_pe", "cips", "stylegan2"]
     kimg: Annotated[float, Field(gt=0)]
     batch: Annotated[int, Field(ge=1)]
     precision: Literal["auto", "no", "bf16"]
@@ -200,7 +225,7 @@ class Train(Section):
     fov: Annotated[float, Field(gt=0, le=360)]
     patch_px: tuple[Side, Side]
     zoom_max: Annotated[float, Field(ge=1, le=2**16)]
-    period_law: Literal["log_uniform", "uniform_size", "uniform_extent"]
+    period_law: Literal["log_uniform", "uniform_size", "uniform_extent", "fixed"]
     flip: Probability
     network: Network
     stages: Stages
@@ -239,12 +264,17 @@ class Train(Section):
             raise ValueError(
                 f"network holds the keys of {_kind(self.network)}, method is {self.method}; type `anyres preset {wanted}-small`"
             )
+        if self.loss.diversity and self.method != "infinity_gan":
+            raise ValueError(f"loss.diversity is of infinity_gan's local latents, {self.method} has none; set it to 0")
         if isinstance(self.network, AliasFreeNetwork):
             # The alias-free schedule starts at 16 samples for a patch.
             short = min(self.patch_px)
             if short & (short - 1) or short < 32 or max(self.patch_px) % (short // 16):
                 raise ValueError(f"patch_px {self.patch_px} must have a power of two from 32 on as its short side")
             cell = short // 16
+        elif isinstance(self.network, InfinityNetwork):
+            # Its pictures are cut from what whole cells become.
+            cell = 1
         else:
             cell = self.network.cell_px
         if any(side % cell for side in self.patch_px):

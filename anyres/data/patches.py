@@ -20,7 +20,7 @@ from anyres.plane.window import Window
 Batch = tuple[np.ndarray, list[Window]]
 # The same windows at two sizes, the smaller first.
 BatchPair = tuple[Batch, Batch]
-PeriodLaw = Literal["log_uniform", "uniform_size", "uniform_extent"]
+PeriodLaw = Literal["log_uniform", "uniform_size", "uniform_extent", "fixed"]
 # Windows that fill the frame are rounded to lie in it.
 FIT_SLACK = 1e-9
 
@@ -44,7 +44,8 @@ class PatchSampler:
     Pictures are drawn uniformly. The period lies between the photograph's native one and the coarsest at which the
     patch still fits its frame, with zoom = base / period <= zoom_max and base = short side / min(patch_px). Law of the
     period: "log_uniform" in zoom; "uniform_size", uniform in the pixels of the whole picture's short side (Chai et al. 2022,
-    section 3.2); "uniform_extent", uniform in the part of the frame that is seen (Ntavelis et al. 2022, section 3.4). With
+    section 3.2); "uniform_extent", uniform in the part of the frame that is seen (Ntavelis et al. 2022, section 3.4); "fixed",
+    every window at zoom_max (Lin et al. 2022), and pictures that do not reach it offer none. With
     `reach` every window can also be read so many times as fine. Samples before number `whole_until`, and later ones with
     probability `whole_share`, are at the coarsest period: whole frames, as far as the shapes agree. `skipped` counts
     pictures that offer no such window; `usable` are the indices of the others. Raises ValueError, one line, where none is
@@ -106,6 +107,8 @@ class PatchSampler:
             # Wider than the ring, a picture would lie over itself.
             extents[extents[:, 1] > CIRCUMFERENCE + CLOSING_SLACK] = 0.0
         coarsest = (extents / np.array(self.patch_px)).min(axis=1)
+        if self.period_law == "fixed":
+            coarsest = np.minimum(coarsest, self.base / self.zoom_max)
         return np.maximum(native * self.reach, self.base / self.zoom_max), coarsest * (1 + FIT_SLACK)
 
     def draw(self, n: int) -> Draw:

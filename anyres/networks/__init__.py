@@ -7,6 +7,7 @@ from anyres.networks.baselines import Cips, MsPe, MsPie, SingleScale
 from anyres.networks.continuum import Continuum
 from anyres.networks.discriminator import Discriminator
 from anyres.networks.generator import StyleGenerator
+from anyres.networks.infinity_gan import InfinityGan
 from anyres.networks.scaleparty import ScaleParty
 from anyres.networks.scene import Scene
 from anyres.params import Train
@@ -15,6 +16,7 @@ __all__ = [
     "AnyresGan",
     "Continuum",
     "Discriminator",
+    "InfinityGan",
     "ScaleParty",
     "Scene",
     "StyleGenerator",
@@ -26,6 +28,7 @@ GENERATORS: dict[str, type[StyleGenerator]] = {
     "continuum": Continuum,
     "anyres_gan": AnyresGan,
     "scaleparty": ScaleParty,
+    "infinity_gan": InfinityGan,
     "ms_pie": MsPie,
     "ms_pe": MsPe,
     "cips": Cips,
@@ -41,4 +44,5 @@ def build_generator(params: Train, half_extent: tuple[float, float] = (1.0, 1.0)
 def build_discriminator(params: Train) -> Discriminator:
     """Construct the discriminator that every method shares."""
     network = params.network
-    return Discriminator(network.d_channels, network.d_attention_heads, network.d_pooled_px)
+    reads_height = params.loss.vertical > 0
+    return Discriminator(network.d_channels, network.d_attention_heads, network.d_pooled_px, reads_height=reads_height)

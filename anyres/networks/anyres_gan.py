@@ -153,8 +153,8 @@ class AnyresGan(StyleGenerator):
             native_sizes=params.patch_sizes,
         )
 
-    def synthesize(self, w: Tensor, seeds: Tensor, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
-        """Draw styles w, (b, w_dim) or (b, num_ws, w_dim), at windows of one size. There are no fields: `seeds` play no part."""
+    def synthesize(self, w: Tensor, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+        """Draw styles w, (b, w_dim) or (b, num_ws, w_dim), at windows of one size. There are no fields."""
         self.check_size(windows)
         scale = self.scale(torch.tensor([window.zoom(self.base_period) for window in windows], device=w.device))
         first, *styles = per_layer(w, self.num_ws)

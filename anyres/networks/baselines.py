@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from anyres.networks.generator import Edit, StyleGenerator, places
 from anyres.networks.layers import LEAK, ModulatedConv, per_layer
+from anyres.networks.scene import Scene
 from anyres.networks.warp import warp
 from anyres.params import GridNetwork, Train
 from anyres.plane import fields
@@ -119,14 +120,14 @@ class MsPie(Baseline):
 
     zeros = 0
 
-    def synthesize(self, w: Tensor, seeds: Tensor, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+    def synthesize(self, w: Tensor, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
         """See `StyleGenerator.synthesize`."""
         height, width = (side // self.cell_px + 2 for side in self.check_size(windows))
         grids = [Window(v.center, v.period, v.size) for v in windows]
         x, y = places(grids, edit, w.device)
         wide = torch.cat(torch.broadcast_tensors(x, y), dim=1).float() / self.unit
         corners = F.interpolate(wide, size=(height, width), mode="bilinear", align_corners=True)
-        return self.levels(corners, w, seeds, windows)
+        return self.levels(corners, w, scene.seeds, windows)
 
     def grown(self, x: Tensor) -> Tensor:
         """To 2n + 4, of which two valid convolutions leave 2n."""
@@ -147,11 +148,11 @@ class MsPe(Baseline):
         self.channels = channels
         self.factors = nn.Parameter(torch.ones(len(channels)))
 
-    def synthesize(self, w: Tensor, seeds: Tensor, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+    def synthesize(self, w: Tensor, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
         """See `StyleGenerator.synthesize`."""
         self.check_size(windows)
         told = partial(self._sines, windows=windows, edit=edit, device=w.device)
-        return self.levels(told(0), w, seeds, windows, told)
+        return self.levels(told(0), w, scene.seeds, windows, told)
 
     def _sines(self, level: int, windows: Sequence[Window], edit: Edit | None, device: torch.device) -> Tensor:
         """Sines and cosines of x and of y, octave after octave from one cycle over two frames on: (b, channels, h, w)."""
@@ -192,7 +193,7 @@ class Cips(StyleGenerator):
         """Take the mean colour of real pictures (n, 3, h, w) as that of the output."""
         self.rgb_bias.copy_(pictures.mean(dim=(0, 2, 3)))
 
-    def synthesize(self, w: Tensor, seeds: Tensor, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+    def synthesize(self, w: Tensor, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
         """See `StyleGenerator.synthesize`."""
         x, y = places(windows, edit, w.device)
         position = torch.stack(torch.broadcast_tensors(x[:, 0], y[:, 0]), dim=-1).float() / self.unit
@@ -218,10 +219,10 @@ class SingleScale(Baseline):
         height, width = (side // self.cell_px for side in params.patch_px)
         self.constant = nn.Parameter(torch.randn(1, channels[0], height, width))
 
-    def synthesize(self, w: Tensor, seeds: Tensor, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+    def synthesize(self, w: Tensor, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
         """See `StyleGenerator.synthesize`. There are no coordinates that an edit could move."""
         frames = [self.frame] * len(windows)
-        pictures = self.levels(self.constant.expand(len(w), -1, -1, -1), w, seeds, frames)
+        pictures = self.levels(self.constant.expand(len(w), -1, -1, -1), w, scene.seeds, frames)
         if all(window == self.frame for window in windows):
             return pictures
         rows, columns, _ = warp(windows, frames, w.device)

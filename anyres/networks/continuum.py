@@ -3,6 +3,10 @@
 The exact pad-free trunk on octave-banded Fourier features of plane coordinates (Tancik et al., "Fourier Features
 Let Networks Learn High Frequency Functions", NeurIPS 2020), with styles shifted by the scale of each window
 (AnyRes-GAN, Chai et al., ECCV 2022, section 3.2, with an embedding that does not vanish) and plane-anchored noise.
+
+On an unbounded plane a fixed set of waves would be one pattern for ever. There each scene has octaves of smooth random fields of
+its own instead: local latents as InfinityGAN has them, but band-limited and bound to the plane, so that period and position are
+free.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +22,7 @@ from torch import Tensor, nn
 from anyres.networks.generator import Edit, StyleGenerator, places
 from anyres.networks.layers import LEAK, Linear
 from anyres.networks.padfree import MARGIN_CELLS, Trunk
+from anyres.networks.scene import Scene
 from anyres.params import ExactNetwork, Train
 from anyres.plane import fields
 from anyres.plane.chart import Chart
@@ -26,6 +32,8 @@ from anyres.plane.window import Window
 SCALE_FEATURES = 4
 # Cycles of the coarsest octave over the short side of a frame.
 LOWEST_CYCLES = 0.5
+# Fields of the bands, apart from those of the noise.
+OCTAVE_STREAM = 1 << 17
 
 
 class OctaveFeatures(nn.Module):
@@ -53,8 +61,8 @@ class OctaveFeatures(nn.Module):
         self.register_buffer("frequencies", torch.from_numpy(chart.snap_frequencies(frequencies)), persistent=False)
         self.outputs = octaves * features
 
-    def forward(self, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
-        """Features (b, outputs, h, w), float32, at the windows' own pixel grid, or where `edit` takes it."""
+    def forward(self, windows: Sequence[Window], seeds: Tensor, edit: Edit | None = None) -> Tensor:
+        """Features (b, outputs, h, w), float32, at the windows' own pixel grid, or where `edit` takes it: alike for all seeds."""
         device = self.frequencies.device
         x, y = places(windows, edit, device)
         fx, fy = (part[:, None, None] for part in self.frequencies.unbind(dim=1))
@@ -65,6 +73,39 @@ class OctaveFeatures(nn.Module):
         magnitude = self.frequencies.norm(dim=1).float()
         amplitude = (2 - 4 * magnitude[None] * period[:, None]).clamp(0, 1) * math.sqrt(2)
         return torch.cat([phase.sin() * amplitude[:, :, None, None], phase.cos() * amplitude[:, :, None, None]], dim=1)
+
+
+class OctaveFields(nn.Module):
+    """Smooth random fields of each scene, in the octave bands of `OctaveFeatures`.
+
+    Band k is normals on a lattice of half the period of its highest frequency, 2^(k+1) x LOWEST_CYCLES over a short side, joined
+    by cubic B-splines and brought back to unit variance. It fades out before the input grid's Nyquist rate as waves of that
+    frequency do.
+    """
+
+    def __init__(self, octaves: int, features: int, chart: Chart):
+        super().__init__()
+        self.chart, self.octaves, self.features = chart, octaves, features
+        self.outputs = octaves * features
+        # Nothing is learned or stored here: this only tells where to compute.
+        self.register_buffer("anchor", torch.zeros(()), persistent=False)
+
+    def forward(self, windows: Sequence[Window], seeds: Tensor, edit: Edit | None = None) -> Tensor:
+        """Features (b, outputs, h, w), float32, at the windows' own pixel grid, or where `edit` takes it."""
+        period = np.array([window.period for window in windows])
+        parts = []
+        for octave in range(self.octaves):
+            side = self.chart.short_side / (LOWEST_CYCLES * 2.0 ** (octave + 2))
+            amplitude = (2 - 2 * period / side).clip(0, 1)
+            stream = OCTAVE_STREAM + octave * self.features
+            # Bands that are not heard are drawn nowhere in particular.
+            heard = [
+                window if loud else Window((0.0, 0.0), side, window.size)
+                for window, loud in zip(windows, amplitude > 0, strict=True)
+            ]
+            part = fields.smooth(seeds, stream, self.features, heard, side, edit)
+            parts.append(part * torch.from_numpy(amplitude).to(part)[:, None, None, None])
+        return torch.cat(parts, dim=1)
 
 
 class ScaleEmbedding(nn.Module):
@@ -93,7 +134,8 @@ class Continuum(StyleGenerator):
         self.scale = ScaleEmbedding(params.zoom_max, network.w_dim)
         # Zero at first: training starts at the network that ignores scale.
         self.scale_style = Linear(network.w_dim, network.w_dim, zero=True)
-        self.features = OctaveFeatures(network.octaves, network.features_per_octave, chart)
+        waves = chart.name != "plane"
+        self.features = (OctaveFeatures if waves else OctaveFields)(network.octaves, network.features_per_octave, chart)
         self.trunk = Trunk(self.features.outputs, network.channels, network.w_dim, network.stem_layers)
         self.num_ws = self.trunk.num_ws
         cell = self.trunk.cell_px
@@ -108,8 +150,8 @@ class Continuum(StyleGenerator):
             native_sizes=params.patch_sizes,
         )
 
-    def synthesize(self, w: Tensor, seeds: Tensor, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
-        """Draw styles w, (b, w_dim) or (b, num_ws, w_dim), with fields of `seeds` (b,) at windows of one size."""
+    def synthesize(self, w: Tensor, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+        """Draw styles w, (b, w_dim) or (b, num_ws, w_dim), with the fields of `scene` at windows of one size."""
         cell = self.trunk.cell_px
         height, width = self.check_size(windows)
         zoom = torch.tensor([window.zoom(self.base_period) for window in windows], device=w.device, dtype=torch.float32)
@@ -118,4 +160,4 @@ class Continuum(StyleGenerator):
         margin = 2 * MARGIN_CELLS
         grids = [Window(v.center, v.period * cell, (height // cell + margin, width // cell + margin)) for v in windows]
         # Black is the limit of tanh: a dark sky needs no exact cancelling of noise, and no value leaves the range.
-        return torch.tanh(self.trunk(self.features(grids, edit), style, seeds, windows, self.geometry.chart))
+        return torch.tanh(self.trunk(self.features(grids, scene.seeds, edit), style, scene.seeds, windows, self.geometry.chart))

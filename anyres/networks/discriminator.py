@@ -41,13 +41,14 @@ class Discriminator(nn.Module):
 
     The coarsest map is pooled to `pooled` pixels a side. With `heads` it attends to itself; a caller that differentiates
     logits by pictures twice says so.
-    Pictures are standardised first, by `mean` and `spread` of the training data: see `standardize`.
+    Pictures are standardised first, by `mean` and `spread` of the training data: see `standardize`. With `reads_height` a second
+    head tells where the picture's middle lies, for `judge` (Lin et al., ICLR 2022, section 3.4).
     """
 
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, channels: Sequence[int], heads: int = 0, pooled: int = 2):
+    def __init__(self, channels: Sequence[int], heads: int = 0, pooled: int = 2, *, reads_height: bool = False):
         super().__init__()
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("spread", torch.ones(()))
@@ -59,6 +60,7 @@ class Discriminator(nn.Module):
         self.conv = Conv(last + 1, last, gain=GAIN)
         self.hidden = Linear(last * pooled**2, last, gain=GAIN)
         self.logit = Linear(last, 1)
+        self.height = Linear(last, 1) if reads_height else None
 
     def standardize(self, pictures: Tensor) -> None:
         """Take mean and spread from real pictures (n, 3, h, w).
@@ -76,12 +78,21 @@ class Discriminator(nn.Module):
         return [x := block(x) for block in self.blocks]
 
     def forward(self, pictures: Tensor, *, twice_differentiable: bool = False) -> Tensor:
+        return self.logit(self._seen(pictures, twice_differentiable)).squeeze(1).float()
+
+    def judge(self, pictures: Tensor, *, twice_differentiable: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Logits (b,) and, with that head, the height (b,) that the pictures seem to stand at, in half short sides, y down."""
+        seen = self._seen(pictures, twice_differentiable)
+        logits = self.logit(seen).squeeze(1).float()
+        return logits, None if self.height is None else self.height(seen).squeeze(1).float()
+
+    def _seen(self, pictures: Tensor, twice_differentiable: bool) -> Tensor:
         x = self.maps(pictures)[-1]
         if self.attention is not None:
             x = self.attention(x, twice_differentiable=twice_differentiable)
         x = torch.cat([x, deviation(x)], dim=1)
         x = F.adaptive_avg_pool2d(F.leaky_relu(self.conv(x), LEAK), self.pooled)
-        return self.logit(F.leaky_relu(self.hidden(x.flatten(1)), LEAK)).squeeze(1).float()
+        return F.leaky_relu(self.hidden(x.flatten(1)), LEAK)
 
 
 def deviation(x: Tensor) -> Tensor:

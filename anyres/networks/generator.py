@@ -29,12 +29,14 @@ def places(grids: Sequence[Window], edit: Edit | None, device: torch.device) -> 
 
 class StyleGenerator(nn.Module):
     """forward(scene, windows) -> pictures (b, 3, h, w) in about [-1, 1], windows of one size whose sides are multiples of
-    `geometry.lattice_px`; `anyres.synthesis.render` draws any other size. `num_ws` layers take a style each.
+    `geometry.lattice_px`; `anyres.synthesis.render` draws any other size. `num_ws` layers take a style each. `draws_parts` says
+    whether scenes of several styles, regions and pinned fields can be drawn.
     """
 
     w_mean: Tensor
     geometry: Geometry
     num_ws: int
+    draws_parts = False
 
     def __init__(self, z_dim: int, w_dim: int, mapping_layers: int):
         super().__init__()
@@ -51,11 +53,14 @@ class StyleGenerator(nn.Module):
         return w if psi == 1.0 else self.w_mean + psi * (w - self.w_mean)
 
     def forward(self, scene: Scene, windows: Sequence[Window], psi: float = 1.0, edit: Edit | None = None) -> Tensor:
-        w = self.styles(scene.z, psi) if scene.w is None else self.truncated(scene.w, psi)
-        return self.synthesize(w, scene.seeds, windows, edit)
+        if not scene.plain and not self.draws_parts:
+            raise ValueError(f"{type(self).__name__} draws one style and one seed a picture; infinity_gan draws several")
+        of = scene if scene.blend is None else scene.blend
+        w = self.styles(of.z, psi) if of.w is None else self.truncated(of.w, psi)
+        return self.synthesize(w, scene, windows, edit)
 
-    def synthesize(self, w: Tensor, seeds: Tensor, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
-        """Draw styles w, (b, w_dim) or (b, num_ws, w_dim), with fields of `seeds` (b,) at windows of one size."""
+    def synthesize(self, w: Tensor, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+        """Draw styles w, (b, w_dim) or (b, num_ws, w_dim), with the fields of `scene` at windows of one size."""
         raise NotImplementedError
 
     def standardize(self, pictures: Tensor) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -73,11 +74,36 @@ def upsample(x: Tensor, *, clamped: bool = False) -> Tensor:
     return doubled if clamped else doubled[:, :, 1:-1, 1:-1]
 
 
+class Mixed(NamedTuple):
+    """k styles (k, style_dim) over one map, and the share of each at the places of a layer's input and output: (b, k, h, w)."""
+
+    styles: Tensor
+    inputs: Tensor
+    outputs: Tensor
+
+
+def modulation(affine: Linear, style: Tensor | Mixed, power: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """What scales a layer's input, and its output where `power`, squared weights summed over taps (out, in), is given.
+
+    Maps (b, channels, 1, 1) for a style (b, style_dim) each, (b, channels, h, w) for mixed ones: every output is demodulated by
+    the style at its own place (Lin et al., ICLR 2022, section 4.5).
+    """
+    if isinstance(style, Mixed):
+        scales = affine(style.styles)
+        scale, at_output = (torch.einsum("bkhw,ki->bihw", share, scales) for share in (style.inputs, style.outputs))
+        gain = None if power is None else F.conv2d(at_output.square(), power[:, :, None, None])
+    else:
+        scales = affine(style)
+        scale = scales[:, :, None, None]
+        gain = None if power is None else F.linear(scales.square(), power)[:, :, None, None]
+    return scale, None if gain is None else GAIN * torch.rsqrt(gain + 1e-8)
+
+
 class ModulatedConv(nn.Module):
     """Convolution whose input channels are scaled by a style, valid (no padding), demodulated.
 
-    (b, in, h, w), (b, style) -> (b, out, h', w') with h' = h - kernel + 1, or 2h - 2 - kernel + 1 where it doubles, or two more
-    where it doubles `clamped`.
+    (b, in, h, w), (b, style) or Mixed -> (b, out, h', w') with h' = h - kernel + 1, or 2h - 2 - kernel + 1 where it doubles, or
+    two more where it doubles `clamped`.
     The style scales the input and demodulation the output, so that all samples share one dense convolution;
     `per_sample` is the plain form with a weight of its own for each sample. Demodulation carries the gain of the
     leaky ReLU that follows.
@@ -104,20 +130,17 @@ class ModulatedConv(nn.Module):
         self.clamped = clamped
         self.demodulates = demodulates
 
-    def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        style = self.style(style)
+    def forward(self, x: Tensor, style: Tensor | Mixed) -> Tensor:
         weight = self.weight * self.scale
-        x = x * style[:, :, None, None].to(x.dtype)
+        scale, gain = modulation(self.style, style, weight.square().sum(dim=(2, 3)) if self.demodulates else None)
+        x = x * scale.to(x.dtype)
         dense = polyphase_weight(weight) if self.doubles else weight
         # A clamped border is that of a picture which goes on unchanged.
         x = F.pad(x, (1, 1, 1, 1), mode="replicate") if self.clamped else x
         y = F.conv2d(x, dense.to(x.dtype).contiguous(memory_format=torch.channels_last))
         y = F.pixel_shuffle(y, 2) if self.doubles else y
         y = y[:, :, 1:-1, 1:-1] if self.clamped else y
-        if self.demodulates:
-            power = F.linear(style.square(), weight.square().sum(dim=(2, 3)))
-            y = y * (GAIN * torch.rsqrt(power + 1e-8))[:, :, None, None].to(x.dtype)
-        return y
+        return y if gain is None else y * gain.to(x.dtype)
 
     def per_sample(self, x: Tensor, style: Tensor) -> Tensor:
         """The textbook form of `forward`, kept as its reference."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from anyres.networks.generator import Edit, StyleGenerator, places
 from anyres.networks.padfree import Trunk
+from anyres.networks.scene import Scene
 from anyres.params import GridNetwork, Train
 from anyres.plane.chart import CIRCUMFERENCE, Chart
 from anyres.plane.geometry import Geometry
@@ -44,13 +45,13 @@ class ScaleParty(StyleGenerator):
             native_sizes=params.patch_sizes,
         )
 
-    def synthesize(self, w: Tensor, seeds: Tensor, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
-        """Draw styles w, (b, w_dim) or (b, num_ws, w_dim), with noise of `seeds` (b,) at windows of one size."""
+    def synthesize(self, w: Tensor, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+        """Draw styles w, (b, w_dim) or (b, num_ws, w_dim), with the noise of `scene` at windows of one size."""
         height, width = self.check_size(windows)
         cell, margin = self.trunk.cell_px, 2 * self.trunk.margin_cells
         grids = [Window(v.center, v.period * cell, (height // cell + margin, width // cell + margin)) for v in windows]
         x, y = places(grids, edit, w.device)
-        return self.trunk(self._encoding(x, y), w, seeds, windows, self.geometry.chart)
+        return self.trunk(self._encoding(x, y), w, scene.seeds, windows, self.geometry.chart)
 
     def _encoding(self, x: Tensor, y: Tensor) -> Tensor:
         """Positions in units of half a short side, so that a frame is [-1, 1] whatever the chart; a ring's as a point on it."""

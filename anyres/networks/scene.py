@@ -1,26 +1,103 @@
-"""A scene: the global latent, or styles in its place, and the seeds of the fields. Same scene and window, same pixels."""
+"""A scene: the global latent, or styles in its place, and the seeds of the fields. Same scene and window, same pixels.
+
+A scene may hold more than one style over its canvas (`Blend`), and parts whose fields are not those of its seed: others in a
+`Region`, found ones in a `Pin`. All are functions of the place, so that tiles of such a scene agree like those of any other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from anyres.plane import fields
+from anyres.plane.window import Window
+
+# Plane positions (h, w, 2), last axis (x, y) -> shares (h, w, k) of k styles, none below 0, that sum to one.
+Shares = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Blend:
+    """k styles over one canvas: z (k, z_dim), or w (k, w_dim) or (k, num_ws, w_dim) in its place, and who has which part."""
+
+    z: Tensor
+    shares: Shares
+    w: Tensor | None = None
+
+    def at(self, grids: Sequence[Window], device: torch.device) -> Tensor:
+        """Shares (b, k, h, w), float32, at the points of the grids."""
+        found = np.stack([self.shares(grid.coords()) for grid in grids])
+        return torch.from_numpy(found).to(device, torch.float32).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Region:
+    """A box of the plane, (left, top, right, bottom), with local latents ("structure") or noise ("texture") of another seed."""
+
+    box: tuple[float, float, float, float]
+    seed: int
+    part: Literal["structure", "texture"]
+
+    def holds(self, grid: Window) -> Tensor:
+        """Which points of a grid lie in the box, bool (h, w)."""
+        left, top, right, bottom = self.box
+        x, y = (torch.from_numpy(axis) for axis in grid.axes())
+        return ((y >= top) & (y < bottom))[:, None] & ((x >= left) & (x < right))[None, :]
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Values in place of some fields', for windows of one `period`: by name of the field the index (row, column) of the first
+    one on its lattice, and values (channels, h, w).
+    """
+
+    period: float
+    values: Mapping[str, tuple[tuple[int, int], Tensor]]
+
+    def check(self, window: Window) -> None:
+        """Raise ValueError, one line, for a window that samples the plane otherwise."""
+        if abs(window.period / self.period - 1) > 1e-9:
+            raise ValueError(
+                f"the scene holds what was found at a period of {self.period:g}, the window has {window.period:g}; "
+                "draw it at the former"
+            )
+
+    def over(self, name: str, drawn: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """The field `drawn` (b, channels, h, w) at lattice rows (b, h) and columns (b, w), consecutive, pinned where it is."""
+        if name not in self.values:
+            return drawn
+        (top, left), values = self.values[name]
+        values = values.to(drawn)
+        out = drawn.clone()
+        for index in range(len(drawn)):
+            down, across = top - int(rows[index, 0]), left - int(columns[index, 0])
+            inside = [max(down, 0), min(down + values.shape[1], rows.shape[1])]
+            beside = [max(across, 0), min(across + values.shape[2], columns.shape[1])]
+            if inside[0] < inside[1] and beside[0] < beside[1]:
+                part = values[:, inside[0] - down : inside[1] - down, beside[0] - across : beside[1] - across]
+                out[index, :, inside[0] : inside[1], beside[0] : beside[1]] = part
+        return out
 
 
 @dataclass(frozen=True)
 class Scene:
     """z (b, z_dim) float32 and seeds (b,) int64, one row a picture.
 
-    `w`, (b, w_dim) or (b, num_ws, w_dim) with a style for each layer, takes the place of what a generator makes of z.
+    `w`, (b, w_dim) or (b, num_ws, w_dim) with a style for each layer, takes the place of what a generator makes of z. `blend`,
+    `regions` and `pin` are the same for all rows; generators that cannot draw them say so.
     """
 
     z: Tensor
     seeds: Tensor
     w: Tensor | None = None
+    blend: Blend | None = None
+    regions: tuple[Region, ...] = field(default=())
+    pin: Pin | None = None
 
     @classmethod
     def of(cls, seeds: Sequence[int] | Tensor, z_dim: int, device: torch.device | str = "cpu") -> Scene:
@@ -31,7 +108,23 @@ class Scene:
     def __len__(self) -> int:
         return len(self.seeds)
 
+    @property
+    def plain(self) -> bool:
+        """Whether latent, styles and seeds are all there is."""
+        return self.blend is None and not self.regions and self.pin is None
+
+    @property
+    def one(self) -> bool:
+        """Whether all rows show one picture."""
+        same = bool((self.seeds == self.seeds[0]).all()) and torch.equal(self.z, self.z[:1].expand_as(self.z))
+        return same and (self.w is None or torch.equal(self.w, self.w[:1].expand_as(self.w)))
+
     def repeated(self, times: int) -> Scene:
         """The same pictures `times` over, one whole set after the other."""
         w = None if self.w is None else self.w.repeat(times, *(1,) * (self.w.ndim - 1))
-        return Scene(self.z.repeat(times, 1), self.seeds.repeat(times), w)
+        return replace(self, z=self.z.repeat(times, 1), seeds=self.seeds.repeat(times), w=w)
+
+    def part(self, first: int, last: int) -> Scene:
+        """Rows from `first` up to `last`."""
+        w = None if self.w is None else self.w[first:last]
+        return replace(self, z=self.z[first:last], seeds=self.seeds[first:last], w=w)

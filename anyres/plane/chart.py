@@ -18,6 +18,9 @@ CIRCUMFERENCE = 2.0
 # Plane units that the width of a picture may differ from the ring's: rounding of an angle.
 CLOSING_SLACK = 1e-6
 
+# An unbounded plane ends where float64 no longer tells sixteenths of a pixel apart for certain.
+PLANE_PX = 2.0**40
+
 # A window may stand out of its frame by this many pixels before it is refused: rounding, not extrapolation.
 EDGE_TOLERANCE_PX = 1e-3
 
@@ -61,11 +64,19 @@ class Chart:
     def check(self, window: Window) -> None:
         """Raise ValueError, one line, where `window` leaves the domain."""
         left, top, right, bottom = window.bounds
+        if self.name == "plane":
+            farthest = max(abs(edge) for edge in window.bounds) / window.period
+            if farthest > PLANE_PX:
+                raise ValueError(
+                    f"window reaches {farthest:.6g} pixels from the origin, beyond the 2^40 of an unbounded plane; "
+                    "move its center nearer"
+                )
+            return
         half_width, half_height = self.half_extent
         slack = EDGE_TOLERANCE_PX * window.period
-        outside_x = left < -half_width - slack or right > half_width + slack
+        outside_x = self.name == "frame" and (left < -half_width - slack or right > half_width + slack)
         outside_y = top < -half_height - slack or bottom > half_height + slack
-        if (self.name == "frame" and (outside_x or outside_y)) or (self.name == "cylinder" and outside_y):
+        if outside_x or outside_y:
             domain = (
                 f"x within ±{half_width:g}, y within ±{half_height:g}" if self.name == "frame" else f"y within ±{half_height:g}"
             )

@@ -8,7 +8,7 @@ OOPSLA 2014): its finaliser over a key that each coordinate advances by an odd c
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -93,6 +93,52 @@ def sample(
     return total
 
 
+def cells(seeds: Tensor, stream: int, count: int, ix: Tensor, iy: Tensor) -> Tensor:
+    """`count` fields of independent unit normals, one a cell: float32 (b, count, h, w) for columns ix (b, w), rows iy (b, h)."""
+    streams = torch.arange(stream, stream + count, device=seeds.device)
+    # The key of each stream, as `key` makes it, for all of them at once.
+    keys = mix(mix(seeds * GAMMA + GAMMA)[:, None] + (streams + 1) * _signed(0xA0761D6478BD642F))
+    columns = mix(keys[:, :, None] + ix[:, None, :] * GAMMA_X)
+    return normal_from_bits(mix(columns[:, :, None, :] + iy[:, None, :, None] * GAMMA_Y))
+
+
+def smooth(
+    seeds: Tensor,
+    stream: int,
+    count: int,
+    windows: Sequence[Window],
+    side: float,
+    edit: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Tensor:
+    """`count` smooth fields of each seed (b,) at its window's pixels, or where `edit` takes them: float32 (b, count, h, w).
+
+    Normals on a lattice of cells `side` plane units wide, joined by cubic B-splines and divided by what that leaves of their
+    spread: mean 0, variance 1 everywhere.
+    """
+    if edit is None:
+        columns, across = _splines(np.stack([window.axes()[0] / side for window in windows]))
+        rows, down = _splines(np.stack([window.axes()[1] / side for window in windows]))
+        values = cells(seeds, stream, count, *(torch.from_numpy(index).to(seeds.device) for index in (columns, rows)))
+        return torch.from_numpy(down).to(values)[:, None] @ values @ torch.from_numpy(across).to(values)[:, None].transpose(2, 3)
+    out = []
+    for index, window in enumerate(windows):
+        places = edit(window.coords()) / side
+        low = np.floor(places).astype(np.int64) - 1
+        first = low.min(axis=(0, 1))
+        box = [
+            torch.arange(n, device=seeds.device) + int(at) for n, at in zip(low.max(axis=(0, 1)) + 4 - first, first, strict=True)
+        ]
+        values = cells(seeds[index : index + 1], stream, count, box[0][None], box[1][None])[0]
+        weights = [torch.from_numpy(_spline_weights(places[..., axis])).to(values) for axis in (0, 1)]
+        x, y = (torch.from_numpy(low[..., axis] - first[axis]).to(seeds.device) for axis in (0, 1))
+        total = values.new_zeros(count, *window.size)
+        for i in range(4):
+            for j in range(4):
+                total += values[:, y + i, x + j] * (weights[1][..., i] * weights[0][..., j])
+        out.append(total)
+    return torch.stack(out)
+
+
 NoisePolicy = Literal["grid_sample", "constant", "random"]
 
 
@@ -147,6 +193,27 @@ def _interpolation(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     weights[batch, sample_index, place] = (1 - fraction) / norm
     weights[batch, sample_index, place + 1] = fraction / norm
     return start.astype(np.int64) + np.arange(count), weights
+
+
+def _splines(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lattice indices (b, n) and weights (b, m, n) of unit row norm of cubic B-splines, for positions (b, m) in cells."""
+    low = np.floor(positions)
+    start = low[:, :1]
+    count = int((low[:, -1] - low[:, 0]).max()) + 4
+    place = (low - start).astype(np.int64)
+    weights = np.zeros((*positions.shape, count), dtype=np.float32)
+    batch, sample_index = np.indices(positions.shape)
+    values = _spline_weights(positions)
+    for tap in range(4):
+        weights[batch, sample_index, place + tap] = values[..., tap]
+    return start.astype(np.int64) - 1 + np.arange(count), weights
+
+
+def _spline_weights(positions: np.ndarray) -> np.ndarray:
+    """Weights (..., 4) of the lattice points floor(position) - 1 to + 2, their squares summing to one."""
+    f = positions - np.floor(positions)
+    weights = np.stack([(1 - f) ** 3, 3 * f**3 - 6 * f**2 + 4, -3 * f**3 + 3 * f**2 + 3 * f + 1, f**3], axis=-1)
+    return weights / np.linalg.norm(weights, axis=-1, keepdims=True)
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:

@@ -12,8 +12,9 @@ import numpy as np
 from anyres.plane.tiling import plan
 
 # How far, in pixels, a window's grid may be from whole pixels of the plane and still count as on them:
-# far above the rounding of float64 and far below anything that can be seen.
+# far above the rounding of float64 and far below anything that can be seen. Far out rounding grows, and this with it.
 PHASE_TOLERANCE_PX = 1e-6
+ROUNDINGS = 16
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ class Window:
         """Split the origin into whole pixels (i_x, i_y) of the plane's own grid and a rest in [0, 1) pixels.
 
         Windows of one period and one rest lie on one pixel grid, wherever they are. Pixel indices are exact
-        up to 2^52 and the rest is rounded to zero within PHASE_TOLERANCE_PX of a whole pixel.
+        up to 2^44 and the rest is rounded to zero within PHASE_TOLERANCE_PX of a whole pixel, or what float64 cannot tell
+        apart so far out.
         """
         index, rest = zip(*(_split(edge / self.period) for edge in self.origin), strict=True)
         return (index[0], index[1]), (rest[0], rest[1])
@@ -111,9 +113,10 @@ def frame_window(aspect: float, short_px: int, short_side: float = 2.0) -> Windo
 
 
 def _split(position: float) -> tuple[int, float]:
-    index = math.floor(position + PHASE_TOLERANCE_PX)
+    tolerance = max(PHASE_TOLERANCE_PX, ROUNDINGS * math.ulp(position))
+    index = math.floor(position + tolerance)
     rest = position - index
-    return index, 0.0 if abs(rest) <= PHASE_TOLERANCE_PX else rest
+    return index, 0.0 if abs(rest) <= tolerance else rest
 
 
 def _pair(name: str, value: object) -> tuple[object, object]:

@@ -99,7 +99,7 @@ def invert(
         strength = spread * NOISE * max(0.0, 1 - share / NOISE_UNTIL) ** 2
         noise = torch.randn(w.shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + step)).to(device)
         styles = (w + strength * noise)[None]
-        loss = torch.stack([_distance(generator, features, styles, scene.seeds, goal, perceptual) for goal in goals]).mean()
+        loss = torch.stack([_distance(generator, features, styles, scene, goal, perceptual) for goal in goals]).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -132,12 +132,12 @@ def _distance(
     generator: StyleGenerator,
     features: Lite0 | None,
     styles: Tensor,
-    seeds: Tensor,
+    scene: Scene,
     goal: tuple[Tensor, Window],
     weight: float,
 ) -> Tensor:
     pixels, window = goal
-    picture = generator.synthesize(styles, seeds, [window])
+    picture = generator.synthesize(styles, scene, [window])
     loss = (picture - pixels).square().mean()
     return loss if features is None else loss + weight * distance(features, picture, pixels)
 

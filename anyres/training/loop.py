@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
@@ -45,12 +45,16 @@ class Report:
 
 @dataclass(frozen=True)
 class Judged:
-    """Pictures of one size, (b, 3, h, w): as they are, and as the discriminator sees them, which mixing may change."""
+    """Pictures of one size, (b, 3, h, w): as they are, and as the discriminator sees them, which mixing may change.
+
+    `height` (b,) is where their middles lie, in half short sides.
+    """
 
     real: Tensor
     fake: Tensor
     shown_real: Tensor
     shown_fake: Tensor
+    height: Tensor
 
     @property
     def mixed(self) -> bool:
@@ -89,7 +93,9 @@ def training_loop(
         with accelerator.autocast():
             styled = mix_styles(state.g, scene, params.loss.style_mixing)
             fakes = [draw(state.g, styled, windows) for _, windows in sizes]
-        judged = show(params, state.nimg, accelerator, [real for real, _ in sizes], fakes)
+        unit = geometry.chart.short_side / 2
+        heights = [torch.tensor([v.center[1] / unit for v in windows], device=accelerator.device) for _, windows in sizes]
+        judged = show(params, state.nimg, accelerator, [real for real, _ in sizes], fakes, heights)
         penalize = step % params.loss.penalty_every == 0
         values, logits_real = d_step(state, params, judged, loss_d, penalize, accelerator)
         lessons = []
@@ -97,6 +103,8 @@ def training_loop(
             taught = mix_styles(teacher.generator, scene, params.loss.style_mixing)
             lessons = [teacher(fake, taught, windows) for fake, (_, windows) in zip(fakes, sizes, strict=True)]
         extra = {"loss/teacher": params.stages.teacher_weight * torch.stack(lessons).mean()} if lessons else {}
+        if params.loss.diversity:
+            extra["loss/diversity"] = params.loss.diversity * state.g.diversity(scene, sizes[0][1])  # type: ignore[operator]
         if params.loss.path_length and step % params.loss.path_every == 0:
             extra["penalty/path"] = path_penalty(state, params, scene, sizes[0][1], accelerator)
         values |= g_step(state, params, judged, logits_real, loss_g, accelerator, extra)
@@ -113,16 +121,18 @@ def _draw(g: nn.Module, scene: Scene, windows: Sequence[Window]) -> Tensor:
     return g(scene, windows)
 
 
-def show(params: Train, nimg: int, accelerator: Accelerator, reals: list[Tensor], fakes: list[Tensor]) -> list[Judged]:
+def show(
+    params: Train, nimg: int, accelerator: Accelerator, reals: list[Tensor], fakes: list[Tensor], heights: list[Tensor]
+) -> list[Judged]:
     """What the discriminator sees of each size: pictures as they are, or a pair of sizes mixed into each other."""
     if len(reals) == 1 or not (params.pairs.cutmix or params.pairs.channelmix):
-        return [Judged(real, fake, real, fake) for real, fake in zip(reals, fakes, strict=True)]
+        return [Judged(real, fake, real, fake, height) for real, fake, height in zip(reals, fakes, heights, strict=True)]
     generator = torch.Generator().manual_seed(_stream(params, nimg, accelerator, MIX_STREAM))
     shown = []
     for small, large in (reals, fakes):
         mix = Mix.draw(len(small), generator, cutmix=params.pairs.cutmix, channelmix=params.pairs.channelmix)
         shown.append(mix(small, large))
-    return [Judged(*parts) for parts in zip(reals, fakes, *shown, strict=True)]
+    return [Judged(*parts) for parts in zip(reals, fakes, *shown, heights, strict=True)]
 
 
 def d_step(
@@ -138,9 +148,13 @@ def d_step(
         real, fake = (part.detach().requires_grad_(penalize) for part in (pictures.real, pictures.fake))
         shown = [pictures.shown_real.detach(), pictures.shown_fake.detach()] if pictures.mixed else [real, fake]
         with accelerator.autocast():
-            seen = [state.d(part, twice_differentiable=penalize and not pictures.mixed) for part in shown]
+            found = [state.d.judge(part, twice_differentiable=penalize and not pictures.mixed) for part in shown]  # type: ignore[operator]
+        seen = [logit for logit, _ in found]
         loss = loss_d(*seen)
         values = {"loss/d": loss, "logits/real": seen[0].mean(), "logits/fake": seen[1].mean()}
+        if params.loss.vertical:
+            values["loss/d_height"] = sum((height - pictures.height).abs().mean() for _, height in found)
+            loss = loss + params.loss.vertical * values["loss/d_height"]
         for name, gamma, part, known in (
             ("penalty/r1", params.loss.r1_gamma, real, seen[0]),
             ("penalty/r2", params.loss.r2_gamma, fake, seen[1]),
@@ -174,8 +188,12 @@ def g_step(
     """
     state.d.requires_grad_(False)
     with accelerator.autocast():
-        against = [loss_g(real, state.d(pictures.shown_fake)) for real, pictures in zip(logits_real, judged, strict=True)]
+        found = [state.d.judge(pictures.shown_fake) for pictures in judged]  # type: ignore[operator]
+        against = [loss_g(real, fake) for real, (fake, _) in zip(logits_real, found, strict=True)]
         losses = {"loss/g": torch.stack(against).mean(), **extra}
+        if params.loss.vertical:
+            misses = [(height - pictures.height).abs().mean() for (_, height), pictures in zip(found, judged, strict=True)]
+            losses["loss/height"] = params.loss.vertical * torch.stack(misses).mean()
         if params.loss.feature_matching:
             distances = [feature_matching(state.d, pictures.real, pictures.fake) for pictures in judged]
             losses["loss/matching"] = params.loss.feature_matching * torch.stack(distances).mean()
@@ -199,7 +217,7 @@ def mix_styles(g: nn.Module, scene: Scene, probability: float) -> Scene:
     first, second = g.mapping(scene.z), g.mapping(other)  # type: ignore[operator]
     layers = torch.arange(num_ws, device=scene.z.device)
     w = torch.where((layers[None, :] < cut[:, None])[:, :, None], first[:, None], second[:, None])
-    return Scene(scene.z, scene.seeds, w)
+    return replace(scene, w=w)
 
 
 def path_penalty(state: TrainState, params: Train, scene: Scene, windows: Sequence[Window], accelerator: Accelerator) -> Tensor:
@@ -210,7 +228,7 @@ def path_penalty(state: TrainState, params: Train, scene: Scene, windows: Sequen
     half = max(len(windows) // 2, 1)
     generator = torch.Generator().manual_seed(_stream(params, state.nimg, accelerator, PATH_STREAM))
     w = state.g.mapping(scene.z[:half])[:, None].repeat(1, state.g.num_ws, 1)  # type: ignore[operator]
-    pictures = state.g.synthesize(w, scene.seeds[:half], list(windows[:half]))  # type: ignore[operator]
+    pictures = state.g.synthesize(w, scene.part(0, half), list(windows[:half]))  # type: ignore[operator]
     noise = torch.randn(pictures.shape, generator=generator).to(pictures) / math.sqrt(pictures[0, 0].numel())
     (gradient,) = torch.autograd.grad((pictures * noise).sum(), w, create_graph=True)
     lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()

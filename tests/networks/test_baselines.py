@@ -52,7 +52,7 @@ def test_any_window_is_drawn_and_every_parameter_learns(build, method: str) -> N
     # Of ms_pie's larger convolutions the noise is not used.
     assert not {name for name in silent if not ("noise_strength" in name and method in ("ms_pie", "cips"))}
     w = generator.styles(Scene.of([1], 8).z)[:, None].repeat(1, generator.num_ws, 1)
-    same = generator.synthesize(w, torch.tensor([1]), [FRAME])
+    same = generator.synthesize(w, Scene.of([1], 8), [FRAME])
     torch.testing.assert_close(same, generator(Scene.of([1], 8), [FRAME]), atol=1e-5, rtol=0)
 
 

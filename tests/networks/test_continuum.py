@@ -7,12 +7,15 @@ import pytest
 import torch
 
 from anyres.networks import Scene, build_discriminator, build_generator
-from anyres.networks.continuum import LOWEST_CYCLES, OctaveFeatures, ScaleEmbedding
+from anyres.networks.continuum import LOWEST_CYCLES, OctaveFeatures, OctaveFields, ScaleEmbedding
 from anyres.networks.discriminator import deviation
 from anyres.networks.padfree import MARGIN_CELLS, Trunk
 from anyres.params import Train
+from anyres.plane import fields
 from anyres.plane.chart import Chart
 from anyres.plane.window import Window
+
+SEED = torch.tensor([5])
 
 
 def loud(module: torch.nn.Module) -> torch.nn.Module:
@@ -97,11 +100,11 @@ def test_scale_is_silent_at_first_and_its_embedding_never_dies(tiny: Train):
 
 def test_after_a_change_the_embedding_alone_changes_the_picture(generator):
     window = Window((0.0, 0.0), 2 / 32, (16, 24))
-    w = generator.styles(Scene.of([1], generator.z_dim).z)
-    seeds = torch.tensor([1])
-    before = generator.synthesize(w, seeds, [window])
+    scene = Scene.of([1], generator.z_dim)
+    w = generator.styles(scene.z)
+    before = generator.synthesize(w, scene, [window])
     base, generator.base_period = generator.base_period, generator.base_period * 4
-    after = generator.synthesize(w, seeds, [window])
+    after = generator.synthesize(w, scene, [window])
     generator.base_period = base
     assert (before - after).abs().mean() > 1e-3
 
@@ -117,7 +120,7 @@ def test_features_are_their_slow_definition():
     chart = Chart("plane")
     features = OctaveFeatures(3, 4, chart)
     window = Window((0.7, -0.4), 0.21, (3, 5))
-    out = features([window])[0]
+    out = features([window], SEED)[0]
     half = features.outputs // 2
     for k, (fx, fy) in enumerate(features.frequencies.tolist()):
         amplitude = min(max(2 - 4 * np.hypot(fx, fy) * window.period, 0), 1) * np.sqrt(2)
@@ -134,11 +137,63 @@ def test_no_feature_is_sampled_at_its_nyquist_rate_and_octaves_fade_in():
     assert bands.bincount().tolist() == [4] * 6
     energies = []
     for period in (0.5, 0.25, 0.125):
-        out = features([Window((0.0, 0.0), period, (8, 12))])[0]
+        out = features([Window((0.0, 0.0), period, (8, 12))], SEED)[0]
         amplitude = (out[: len(magnitude)].square() + out[len(magnitude) :].square()).mean(dim=(1, 2)).sqrt()
         assert not amplitude[magnitude >= 0.5 / period].any()
         energies.append(int((amplitude > 0).sum()))
     assert energies[0] < energies[1] < energies[2]
+
+
+def test_fields_of_the_plane_are_their_slow_definition():
+    """Cubic B-splines on the lattice of each band, in double loops; edited positions take the same values."""
+    fields_ = OctaveFields(3, 2, Chart("plane"))
+    window = Window((1e3 + 0.7, -0.4), 0.21, (3, 5))
+    out = fields_([window], SEED)[0]
+    spline = lambda t: (  # noqa: E731
+        max(2 - abs(t), 0) ** 3 / 6 - 4 * max(1 - abs(t), 0) ** 3 / 6
+    )
+    for octave, channel, i, j in itertools.product(range(3), range(2), (0, 2), (0, 3)):
+        side = 1.0 / 2**octave
+        amplitude = min(max(2 - 2 * window.period / side, 0), 1)
+        x, y = window.coords()[i, j] / side
+        total = squares = 0.0
+        for a, b in itertools.product(
+            range(int(np.floor(y)) - 1, int(np.floor(y)) + 3), range(int(np.floor(x)) - 1, int(np.floor(x)) + 3)
+        ):
+            weight = spline(y - a) * spline(x - b)
+            key = fields.key(SEED, (1 << 17) + 2 * octave + channel)
+            total += weight * fields.normal_from_bits(fields.lattice_bits(key, torch.tensor([[b]]), torch.tensor([[a]]))).item()
+            squares += weight**2
+        assert out[2 * octave + channel, i, j] == pytest.approx(amplitude * total / np.sqrt(squares), abs=2e-5)
+    moved = Window((0.0, 0.0), 0.21, (3, 5))
+    edited = fields_([moved], SEED, lambda places: places + np.array([1e3 + 0.7, -0.4]))[0]
+    torch.testing.assert_close(edited, out, atol=1e-5, rtol=0)
+
+
+def test_bands_of_the_plane_fade_in_at_unit_variance():
+    fields_ = OctaveFields(6, 8, Chart("plane"))
+    spreads = []
+    for period in (0.5, 0.125, 0.03):
+        out = fields_([Window((50.0 * k, 7.0), period, (24, 40)) for k in range(30)], SEED.repeat(30))
+        spread = out.reshape(30, 6, -1).permute(1, 0, 2).flatten(1).std(dim=1)
+        for octave in range(6):
+            assert spread[octave].item() == pytest.approx(min(max(2 - 2 * period * 2**octave, 0), 1), abs=0.08)
+        spreads.append(int((spread > 0).sum()))
+    assert spreads[0] < spreads[1] < spreads[2]
+
+
+@pytest.mark.parametrize("middle", [0.0, 1e9], ids=["here", "1e9"])
+def test_an_unbounded_plane_is_exact_far_out_and_never_repeats(generator, middle):
+    period = 2 / 100
+    whole = Window((4 * round(middle / 4) * period, 0.3 * period), period, (32, 48))
+    picture = draw(generator, whole)
+    tile = draw(generator, whole.crop(8, 16, (16, 24)))
+    assert (tile - picture[:, 8:24, 16:40]).abs().max() <= (1e-5 if middle == 0 else 1e-4)
+    elsewhere = draw(generator, Window((whole.center[0] + 64.0, whole.center[1]), period, whole.size))
+    assert (elsewhere - picture).abs().mean() > 0.05
+    # Other scales show the same place: brought down, the finer picture is near the coarser one's neighbourhood in features.
+    coarse, fine = (generator.features([Window(whole.center, s, (4, 6))], SEED) for s in (0.5, 0.4999))
+    torch.testing.assert_close(coarse, fine, atol=5e-3, rtol=0)
 
 
 def test_margins_are_those_of_the_construction():

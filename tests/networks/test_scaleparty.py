@@ -102,16 +102,16 @@ def test_a_style_for_each_layer(section) -> None:
     torch.manual_seed(2)
     generator = loud(ScaleParty(section()))
     window = Window((0.0, 0.0), 2 / 16, (16, 16))
-    seeds = torch.tensor([3])
-    w = generator.styles(Scene.of([3], 8).z)
-    same = generator.synthesize(w[:, None].repeat(1, generator.num_ws, 1), seeds, [window])
-    torch.testing.assert_close(same, generator.synthesize(w, seeds, [window]))
+    scene = Scene.of([3], 8)
+    w = generator.styles(scene.z)
+    same = generator.synthesize(w[:, None].repeat(1, generator.num_ws, 1), scene, [window])
+    torch.testing.assert_close(same, generator.synthesize(w, scene, [window]))
     for layer in range(generator.num_ws):
         other = w[:, None].repeat(1, generator.num_ws, 1)
         other[:, layer] += 1.0
-        assert (generator.synthesize(other, seeds, [window]) - same).abs().max() > 1e-4, layer
+        assert (generator.synthesize(other, scene, [window]) - same).abs().max() > 1e-4, layer
     with pytest.raises(ValueError, match=rf"styles must be \(batch, w_dim\) or \(batch, {generator.num_ws}, w_dim\)"):
-        generator.synthesize(w[:, None], seeds, [window])
+        generator.synthesize(w[:, None], scene, [window])
 
 
 def test_positions_that_are_edited_are_drawn_where_they_lead(section) -> None:

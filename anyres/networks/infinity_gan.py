@@ -1,0 +1,342 @@
+"""`infinity_gan`: pictures without end, from a field of local latents on a lattice of the plane.
+
+Lin et al., "InfinityGAN: Towards Infinite-Pixel Image Synthesis", ICLR 2022: a structure synthesizer reads a style, local
+latents and implicit coordinates; a texture synthesizer, StyleGAN2 without a single padded pixel, draws its map. Local latents and
+noise are pure functions of their place, counted in whole numbers, so that any window, anywhere, is drawn by itself and in any
+order.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anyres.networks.generator import Edit, StyleGenerator
+from anyres.networks.layers import LEAK, Linear, Mixed, ModulatedConv, modulation, per_layer
+from anyres.networks.scene import Scene
+from anyres.params import InfinityNetwork, Train
+from anyres.plane import fields
+from anyres.plane.chart import CIRCUMFERENCE, Chart
+from anyres.plane.geometry import Geometry
+from anyres.plane.window import PHASE_TOLERANCE_PX, Window
+
+# Implicit coordinates, section 3.2: steepness of the vertical one a cell, and cells of a turn of the horizontal ones.
+STEEPNESS = 0.3
+TURN_CELLS = 139.0
+COORDINATES = 3
+# Fields of the local latents, apart from those of the noise.
+LOCAL, LOCAL_STREAM = "local", 1 << 16
+# Seeds of the other local latents that the diversity loss compares with.
+OTHER_STREAM = -8
+
+# What a layer asks for styles by: the grid of its input and of its output.
+StyleAt = Callable[[Tensor, Sequence[Window], Sequence[Window]], Tensor | Mixed]
+
+
+def output_px(cells: int, blocks: int) -> int:
+    """Pixels that so many cells of the structure's map become: n 2^L - 5 (2^L - 1)."""
+    return cells * 2**blocks - 5 * (2**blocks - 1)
+
+
+def cells_for(pixels: int, blocks: int) -> int:
+    """The fewest cells whose picture has at least so many pixels."""
+    return -(-(pixels + 5 * (2**blocks - 1)) // 2**blocks)
+
+
+class Up(nn.Module):
+    """Doubling without padding: transposed convolution, its border cut, a blur that keeps whole windows alone; n -> 2 n - 3."""
+
+    def __init__(self, inputs: int, outputs: int, style_dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(inputs, outputs, 3, 3))
+        self.style = Linear(style_dim, inputs, bias=1.0)
+        self.scale = 1 / math.sqrt(inputs * 9)
+        self.register_buffer("blur", torch.outer(*(torch.tensor([0.5, 1.0, 0.5]),) * 2), persistent=False)
+
+    def forward(self, x: Tensor, style: Tensor | Mixed) -> Tensor:
+        weight = self.weight * self.scale
+        scale, gain = modulation(self.style, style, weight.square().sum(dim=(2, 3)).T)
+        y = F.conv_transpose2d(x * scale.to(x.dtype), weight.to(x.dtype), stride=2)[:, :, 1:-1, 1:-1]
+        y = F.conv2d(y, self.get_buffer("blur").to(x.dtype).expand(y.shape[1], 1, 3, 3), groups=y.shape[1])
+        assert gain is not None
+        return y * gain.to(x.dtype)
+
+
+class Noisy(nn.Module):
+    """Noise (b, 1, h, w), bias and leaky ReLU after a convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.strength = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        bias, strength = (part[:, None, None].to(x.dtype) for part in (self.bias, self.strength))
+        return F.leaky_relu(x + bias if noise is None else x + (bias + noise.to(x.dtype) * strength), LEAK)
+
+
+class Structure(nn.Module):
+    """Local latents and coordinates (b, local + 3, h, w), modulated by the global latent -> (b, channels, h - 2 m, w - 2 m).
+
+    The paper unfolds 7 x 7 neighbourhoods before 1 x 1 layers: that is a 7 x 7 convolution. m = `halo`, in cells.
+    """
+
+    def __init__(self, network: InfinityNetwork):
+        super().__init__()
+        widths = [network.local_dim] + [network.structure_channels] * network.structure_layers
+        kernel = network.structure_kernel
+        self.margin = (kernel - 1) // 2
+        self.convs = nn.ModuleList(
+            ModulatedConv(a + COORDINATES, b, network.z_dim, kernel) for a, b in itertools.pairwise(widths)
+        )
+        self.after = nn.ModuleList(Noisy(width) for width in widths[1:])
+
+    @property
+    def halo(self) -> int:
+        """Cells beyond the map on each side."""
+        return self.margin * len(self.convs)
+
+    def forward(self, local: Tensor, coordinates: Tensor, z: Tensor, grids: Sequence[Window], styled: StyleAt) -> Tensor:
+        """z (b, z_dim), or (k, z_dim) of a blend, which `styled` spreads over the grids of the cells."""
+        x = local
+        z = z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8)
+        for conv, after in zip(self.convs, self.after, strict=True):
+            inner = [shrunk(grid, self.margin) for grid in grids]
+            x = after(conv(torch.cat([x, coordinates], dim=1), styled(z, grids, inner)))
+            coordinates = coordinates[:, :, self.margin : -self.margin, self.margin : -self.margin]
+            grids = inner
+        return x
+
+
+class Texture(nn.Module):
+    """A structure's map (b, channels, n_y, n_x) -> colours (b, 3, output_px(n_y), output_px(n_x))."""
+
+    def __init__(self, network: InfinityNetwork):
+        super().__init__()
+        pairs = list(itertools.pairwise((network.structure_channels, *network.channels)))
+        self.ups = nn.ModuleList(Up(a, b, network.w_dim) for a, b in pairs)
+        self.convs = nn.ModuleList(ModulatedConv(b, b, network.w_dim) for _, b in pairs)
+        self.after_up = nn.ModuleList(Noisy(b) for _, b in pairs)
+        self.after_conv = nn.ModuleList(Noisy(b) for _, b in pairs)
+        self.to_rgb = nn.ModuleList(ModulatedConv(b, 3, network.w_dim, kernel=1, demodulates=False) for _, b in pairs)
+        self.rgb_bias = nn.Parameter(torch.zeros(3))
+        self.num_ws = 2 * len(pairs) + 1
+
+    def forward(
+        self,
+        x: Tensor,
+        w: Tensor,
+        grids: Sequence[Window],
+        styled: StyleAt,
+        noise: Callable[[int, int, Sequence[Window]], Tensor],
+    ) -> Tensor:
+        """`grids` are the cells of the map. `noise` gives that of a stream at grids whose first point has an index of so many
+        more than 2^level times the first cell's: (b, 1, h, w).
+        """
+        styles = per_layer(w, self.num_ws)
+        rgb: Tensor | None = None
+        first = 0
+        for level in range(len(self.ups)):
+            # Samples lie about the middle of what they come from: see `output_px`.
+            finer = [centred(grid, grid.period / 2, 2 * grid.size[0] - 3, 2 * grid.size[1] - 3) for grid in grids]
+            inner = [shrunk(grid, 1) for grid in finer]
+            x = self.ups[level](x, styled(styles[2 * level], grids, finer))
+            x = self.after_up[level](x, noise(2 * level, 2 * first + 2, finer))
+            x = self.convs[level](x, styled(styles[2 * level + 1], finer, inner))
+            first = 2 * first + 3
+            x = self.after_conv[level](x, noise(2 * level + 1, first, inner))
+            colour = self.to_rgb[level](x, styled(styles[2 * level + 2], inner, inner))
+            if rgb is not None:
+                # 2 n to 2 n - 5 is an odd border: the doubled map is shifted by half a pixel first.
+                doubled = F.interpolate(rgb, scale_factor=2, mode="bilinear", align_corners=False)
+                colour = colour + F.avg_pool2d(doubled, 2, stride=1)[:, :, 2:-2, 2:-2]
+            rgb, grids = colour, inner
+        assert rgb is not None
+        return rgb.float() + self.rgb_bias[:, None, None]
+
+
+class InfinityGan(StyleGenerator):
+    """Generator: scenes and windows of one size to pictures (b, 3, h, w) in [-1, 1]; sides may be any.
+
+    Windows of one period whose origins are a multiple of 2^L pixels apart show one picture. Another period is another picture of
+    the same kind: cells are counted in pixels, as published. Windows of one picture in one batch share the structure's map.
+    """
+
+    draws_parts = True
+
+    def __init__(self, params: Train, half_extent: tuple[float, float] = (1.0, 1.0)):
+        assert isinstance(params.network, InfinityNetwork)
+        network = params.network
+        super().__init__(network.z_dim, network.w_dim, network.mapping_layers)
+        chart = Chart(params.chart, half_extent, params.fov)
+        self.local_dim = network.local_dim
+        self.blocks = len(network.channels)
+        self.cell_px = network.cell_px
+        self.structure = Structure(network)
+        self.texture = Texture(network)
+        self.num_ws = self.texture.num_ws
+        period = chart.short_side / min(params.patch_px) / params.finest_zoom
+        self.geometry = Geometry(
+            chart=chart,
+            lattice_px=self.cell_px,
+            halo_px=self.structure.halo * self.cell_px + 5 * (self.cell_px - 1),
+            exact=True,
+            periods=(period, period),
+            native_sizes=params.patch_sizes,
+        )
+
+    def synthesize(self, w: Tensor, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+        """See `StyleGenerator.synthesize`; of a blend w is (k, w_dim) or (k, num_ws, w_dim)."""
+        if scene.pin is not None:
+            for window in windows:
+                scene.pin.check(window)
+        height, width = windows[0].size
+        first = torch.tensor([self.first_cell(window) for window in windows])
+        turns = [self.turn_cells(window) for window in windows]
+
+        def noise(stream: int, beyond: int, grids: Sequence[Window]) -> Tensor:
+            level = stream // 2 + 1
+            return self._field(f"noise{stream}", stream, 1, (first << level) + beyond, grids, scene, level, turns)
+
+        # Black and white are limits, as in every network here: no value leaves the range.
+        map_ = self.map_of(scene, windows, edit)
+        drawn = self.texture(map_, w, [self.cells(window) for window in windows], self._styled(scene), noise)
+        return torch.tanh(drawn)[:, :, :height, :width]
+
+    def map_of(self, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+        """The structure's map (b, channels, n_y, n_x) of windows, once for all where they lie in one picture."""
+        around = self._region(windows) if edit is None and len(windows) > 1 and scene.one else None
+        if around is None:
+            return self._map(scene, windows, edit)
+        whole = self._map(scene.part(0, 1), [around])[0]
+        left, top = self.first_cell(around)
+        rows, columns = (cells_for(side, self.blocks) for side in windows[0].size)
+        places = [(y - top, x - left) for x, y in map(self.first_cell, windows)]
+        return torch.stack([whole[:, y : y + rows, x : x + columns] for y, x in places])
+
+    def diversity(self, scene: Scene, windows: Sequence[Window]) -> Tensor:
+        """How little other local latents change the structure's map: the L1 ratio (Lin et al., section 3.4), scalar.
+
+        Pairs share latent, coordinates and windows. Half of the batch is compared.
+        """
+        half = max(len(windows) // 2, 1)
+        windows, scene = windows[:half], scene.part(0, half)
+        other = replace(scene, seeds=fields.mix(fields.key(scene.seeds, OTHER_STREAM)))
+        (one, two), (a, b) = ([part(each, windows) for each in (scene, other)] for part in (self.local, self._map))
+        return ((one - two).abs().mean() / ((a - b).abs().mean() + 1e-5)).float()
+
+    def first_cell(self, window: Window) -> tuple[int, int]:
+        """Index (x, y) on the plane's lattice of the first cell of a window's map."""
+        (x, y), _ = window.phase()
+        return x // self.cell_px, y // self.cell_px
+
+    def cells(self, window: Window, halo: int = 0) -> Window:
+        """The window of the cells of a window's map, and of `halo` more on each side."""
+        rows, columns = (cells_for(side, self.blocks) for side in window.size)
+        drawn = window.crop(0, 0, (output_px(rows, self.blocks), output_px(columns, self.blocks)))
+        return Window(drawn.center, window.period * self.cell_px, (rows + 2 * halo, columns + 2 * halo))
+
+    def turn_cells(self, window: Window) -> int | None:
+        """Cells about the ring of a cylinder; none on other charts."""
+        if self.geometry.chart.name != "cylinder":
+            return None
+        return max(round(CIRCUMFERENCE / window.period / self.cell_px), 1)
+
+    def local(self, scene: Scene, windows: Sequence[Window]) -> Tensor:
+        """Local latents (b, local_dim, rows, columns) under the structure's cells: i.i.d. normals by the index of the cell."""
+        halo = self.structure.halo
+        first = torch.tensor([self.first_cell(window) for window in windows]) - halo
+        grids = [self.cells(window, halo) for window in windows]
+        return self._field(LOCAL, LOCAL_STREAM, self.local_dim, first, grids, scene, 0, [self.turn_cells(v) for v in windows])
+
+    def coordinates(self, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+        """tanh of the height, cosine and sine of the way along, at the cells' middles: (b, 3, rows, columns), float32."""
+        found = []
+        for window in windows:
+            grid = self.cells(window, self.structure.halo)
+            places = grid.coords() if edit is None else edit(grid.coords())
+            ring = self.geometry.chart.name == "cylinder"
+            turn = 2 * np.pi * places[..., 0] / (CIRCUMFERENCE if ring else TURN_CELLS * grid.period)
+            found.append(np.stack([np.tanh(STEEPNESS * places[..., 1] / grid.period), np.cos(turn), np.sin(turn)]))
+        return torch.from_numpy(np.stack(found)).float().to(self.w_mean.device)
+
+    @torch.no_grad()
+    def standardize(self, pictures: Tensor) -> None:
+        """Take the mean colour of real pictures (n, 3, h, w) as that of the output."""
+        self.texture.rgb_bias.copy_(torch.atanh(pictures.mean(dim=(0, 2, 3)).clamp(-0.9, 0.9)))
+
+    def _map(self, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+        grids = [self.cells(window, self.structure.halo) for window in windows]
+        z = scene.z if scene.blend is None else scene.blend.z
+        return self.structure(self.local(scene, windows), self.coordinates(windows, edit), z, grids, self._styled(scene))
+
+    def _region(self, windows: Sequence[Window]) -> Window | None:
+        """The smallest window about windows of one pixel grid, or None where its map costs more than theirs together."""
+        phases = [window.phase() for window in windows]
+        (x, y), rests = phases[0]
+        for window, (index, rest) in zip(windows, phases, strict=True):
+            apart = (index[0] - x) % self.cell_px or (index[1] - y) % self.cell_px
+            if window.period != windows[0].period or apart or np.abs(np.subtract(rest, rests)).max() > PHASE_TOLERANCE_PX:
+                return None
+        left, top = (min(index[axis] for index, _ in phases) for axis in (0, 1))
+        right, bottom = (max(index[axis] for index, _ in phases) + windows[0].size[1 - axis] for axis in (0, 1))
+        around = windows[0].crop(top - y, left - x, (bottom - top, right - left))
+        halo = self.structure.halo
+        together, apart = math.prod(self.cells(around, halo).size), len(windows) * math.prod(self.cells(windows[0], halo).size)
+        return around if together < apart else None
+
+    @staticmethod
+    def _styled(scene: Scene) -> StyleAt:
+        """How layers are told their styles: as they are, or mixed by the scene's blend at the layers' grids."""
+        blend = scene.blend
+        if blend is None:
+            return lambda style, _inputs, _outputs: style
+
+        def mixed(style: Tensor, inputs: Sequence[Window], outputs: Sequence[Window]) -> Mixed:
+            return Mixed(style, blend.at(inputs, style.device), blend.at(outputs, style.device))
+
+        return mixed
+
+    @staticmethod
+    def _field(
+        name: str,
+        stream: int,
+        channels: int,
+        first: Tensor,
+        grids: Sequence[Window],
+        scene: Scene,
+        level: int,
+        turns: Sequence[int | None],
+    ) -> Tensor:
+        """Normals of a lattice of 2^level points a cell, from index `first` = (x, y) of each grid on: (b, channels, h, w)."""
+        device = scene.seeds.device
+        columns, rows = (first[:, axis, None] + torch.arange(grids[0].size[1 - axis]) for axis in (0, 1))
+        wrapped = columns
+        if turns[0] is not None:
+            wrapped = columns % torch.tensor([(turn or 1) << level for turn in turns])[:, None]
+        where = wrapped.to(device), rows.to(device)
+        drawn = fields.cells(scene.seeds, stream, channels, *where)
+        part = "structure" if name == LOCAL else "texture"
+        for region in scene.regions:
+            if region.part == part:
+                inside = torch.stack([region.holds(grid) for grid in grids])[:, None].to(device)
+                other = fields.cells(torch.full_like(scene.seeds, region.seed), stream, channels, *where)
+                drawn = torch.where(inside, other, drawn)
+        return drawn if scene.pin is None else scene.pin.over(name, drawn, rows, columns)
+
+
+def shrunk(grid: Window, margin: int) -> Window:
+    """A grid without `margin` points on each side."""
+    return centred(grid, grid.period, grid.size[0] - 2 * margin, grid.size[1] - 2 * margin)
+
+
+def centred(grid: Window, period: float, rows: int, columns: int) -> Window:
+    """A grid of other points about the middle of `grid`."""
+    return Window(grid.center, period, (rows, columns))
