@@ -22,7 +22,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     try:
         # mkstemp makes private files; give the rights that open() would have given.
         os.fchmod(handle, 0o666 & ~_umask())
-        with os.fdopen(handle, "wb") as stream:
+        os.close(handle)
+        with Path(temporary).open("w+b") as stream:
             yield stream
         if path.is_file() and filecmp.cmp(temporary, path, shallow=False):
             Path(temporary).unlink()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from anyres.networks.generator import Edit, StyleGenerator
 from anyres.networks.layers import LEAK, Linear, Mixed, ModulatedConv, modulation, per_layer
-from anyres.networks.scene import Scene
+from anyres.networks.scene import Box, Pin, Scene
 from anyres.params import InfinityNetwork, Train
 from anyres.plane import fields
 from anyres.plane.chart import CIRCUMFERENCE, Chart
@@ -268,6 +268,13 @@ class InfinityGan(StyleGenerator):
         return torch.from_numpy(np.stack(found)).float().to(self.w_mean.device)
 
     @torch.no_grad()
+    def fields_of(self, scene: Scene, window: Window) -> Pin:
+        """All that a window takes of local latents and noise, as boxes that could be pinned."""
+        record = _Record(window.period)
+        self.synthesize(self.styles(scene.z), replace(scene, pin=record), [window])
+        return Pin(window.period, tuple(record.found))
+
+    @torch.no_grad()
     def standardize(self, pictures: Tensor) -> None:
         """Take the mean colour of real pictures (n, 3, h, w) as that of the output."""
         self.texture.rgb_bias.copy_(torch.atanh(pictures.mean(dim=(0, 2, 3)).clamp(-0.9, 0.9)))
@@ -330,6 +337,20 @@ class InfinityGan(StyleGenerator):
                 other = fields.cells(torch.full_like(scene.seeds, region.seed), stream, channels, *where)
                 drawn = torch.where(inside, other, drawn)
         return drawn if scene.pin is None else scene.pin.over(name, drawn, rows, columns)
+
+
+class _Record(Pin):
+    """Pins nothing and keeps what it is asked about."""
+
+    found: list[Box]
+
+    def __init__(self, period: float):
+        super().__init__(period)
+        object.__setattr__(self, "found", [])
+
+    def over(self, name: str, drawn: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        self.found.append(Box(name, int(rows[0, 0]), int(columns[0, 0]), drawn[0].clone()))
+        return drawn
 
 
 def shrunk(grid: Window, margin: int) -> Window:

@@ -6,9 +6,9 @@ A scene may hold more than one style over its canvas (`Blend`), and parts whose 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -50,14 +50,21 @@ class Region:
         return ((y >= top) & (y < bottom))[:, None] & ((x >= left) & (x < right))[None, :]
 
 
+class Box(NamedTuple):
+    """Values (channels, h, w) of the field `name`, the first at row `top` and column `left` of its lattice on the plane."""
+
+    name: str
+    top: int
+    left: int
+    values: Tensor
+
+
 @dataclass(frozen=True)
 class Pin:
-    """Values in place of some fields', for windows of one `period`: by name of the field the index (row, column) of the first
-    one on its lattice, and values (channels, h, w).
-    """
+    """Values in place of some fields', for windows of one `period`."""
 
     period: float
-    values: Mapping[str, tuple[tuple[int, int], Tensor]]
+    boxes: tuple[Box, ...] = ()
 
     def check(self, window: Window) -> None:
         """Raise ValueError, one line, for a window that samples the plane otherwise."""
@@ -69,18 +76,17 @@ class Pin:
 
     def over(self, name: str, drawn: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """The field `drawn` (b, channels, h, w) at lattice rows (b, h) and columns (b, w), consecutive, pinned where it is."""
-        if name not in self.values:
-            return drawn
-        (top, left), values = self.values[name]
-        values = values.to(drawn)
-        out = drawn.clone()
-        for index in range(len(drawn)):
-            down, across = top - int(rows[index, 0]), left - int(columns[index, 0])
-            inside = [max(down, 0), min(down + values.shape[1], rows.shape[1])]
-            beside = [max(across, 0), min(across + values.shape[2], columns.shape[1])]
-            if inside[0] < inside[1] and beside[0] < beside[1]:
-                part = values[:, inside[0] - down : inside[1] - down, beside[0] - across : beside[1] - across]
-                out[index, :, inside[0] : inside[1], beside[0] : beside[1]] = part
+        boxes = [box for box in self.boxes if box.name == name]
+        out = drawn.clone() if boxes else drawn
+        for box in boxes:
+            height, width = box.values.shape[1:]
+            for index in range(len(drawn)):
+                down, across = box.top - int(rows[index, 0]), box.left - int(columns[index, 0])
+                first, last = max(down, 0), min(down + height, rows.shape[1])
+                begin, end = max(across, 0), min(across + width, columns.shape[1])
+                if first < last and begin < end:
+                    part = box.values[:, first - down : last - down, begin - across : end - across]
+                    out[index, :, first:last, begin:end] = part.to(drawn)
         return out
 
 

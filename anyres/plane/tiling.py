@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -31,10 +32,8 @@ def plan(size: tuple[int, int], tile: int, lattice: int = 1) -> list[Tile]:
 
 
 def batches(tiles: list[Tile], count: int) -> Iterator[list[Tile]]:
-    """Group tiles of equal size, `count` at most together, for one pass through a network each."""
-    by_size: dict[tuple[int, int], list[Tile]] = {}
-    for tile in tiles:
-        by_size.setdefault(tile.size, []).append(tile)
-    for group in by_size.values():
+    """Group tiles of equal size that follow each other, `count` at most together, for one pass through a network each."""
+    for _, run in itertools.groupby(tiles, key=lambda tile: tile.size):
+        group = list(run)
         for start in range(0, len(group), count):
             yield group[start : start + count]

@@ -95,7 +95,7 @@ def invert(
     for step in range(done, steps):
         share = step / steps
         for group in optimizer.param_groups:
-            group["lr"] = RATE * _ramp(share)
+            group["lr"] = RATE * ramp(share)
         strength = spread * NOISE * max(0.0, 1 - share / NOISE_UNTIL) ** 2
         noise = torch.randn(w.shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + step)).to(device)
         styles = (w + strength * noise)[None]
@@ -142,7 +142,7 @@ def _distance(
     return loss if features is None else loss + weight * distance(features, picture, pixels)
 
 
-def _ramp(share: float) -> float:
+def ramp(share: float) -> float:
     """Rate at a share of the way: up linearly, down by a cosine."""
     down = min(1.0, (1 - share) / RAMP_DOWN)
     return (0.5 - 0.5 * math.cos(math.pi * down)) * min(1.0, share / RAMP_UP) if share else 0.0

@@ -42,7 +42,7 @@ class Generator(Protocol):
 
 def render(
     generator: Generator,
-    seed: int | Latent,
+    seed: int | Latent | Scene,
     window: Window,
     psi: float = 1.0,
     tile: int = 512,
@@ -50,7 +50,7 @@ def render(
     edit: Edit | None = None,
     advance: Callable[[float], None] | None = None,
 ) -> np.ndarray:
-    """Draw the scene of `seed`, or of a latent, at a window of any size: uint8 (h, w, 3).
+    """Draw the scene of `seed`, or of a latent, or a scene of one picture, at a window of any size: uint8 (h, w, 3).
 
     `psi` truncates styles towards their mean (1: not at all). `tile` is the side in pixels of the largest
     pass. How tiles meet: see `render_tiles`. `edit` says what is drawn where: see `anyres.synthesis.edit`. `advance` is told
@@ -70,7 +70,7 @@ def render(
 @torch.inference_mode()
 def render_tiles(
     generator: Generator,
-    seed: int | Latent,
+    seed: int | Latent | Scene,
     window: Window,
     psi: float = 1.0,
     tile: int = 512,
@@ -190,8 +190,11 @@ def align(window: Window, lattice: int) -> tuple[Window, int, int]:
     return window.crop(-top, -left, size), top, left
 
 
-def scene_of(generator: Generator, seed: int | Latent, psi: float) -> Scene:
+def scene_of(generator: Generator, seed: int | Latent | Scene, psi: float) -> Scene:
     """The scene that a seed or a latent stands for. Raises ValueError for one that stands for nothing."""
+    if isinstance(seed, Scene):
+        check_scene(int(seed.seeds[0]), psi)
+        return seed
     if not isinstance(seed, Latent):
         check_scene(seed, psi)
         return Scene.of([seed], generator.z_dim, device_of(generator))

@@ -35,6 +35,28 @@ ANYRES_GAN: dict[str, Any] = {
     },
 }
 
+# A small one of InfinityGAN: cells of 8 pixels.
+INFINITY_GAN: dict[str, Any] = {
+    "method": "infinity_gan",
+    "chart": "plane",
+    "patch_px": (16, 16),
+    "zoom_max": 2.0,
+    "period_law": "fixed",
+    "network": {
+        "z_dim": 8,
+        "w_dim": 12,
+        "mapping_layers": 1,
+        "local_dim": 4,
+        "structure_channels": 8,
+        "structure_layers": 1,
+        "structure_kernel": 3,
+        "channels": (8, 6, 6),
+        "d_channels": (6, 8),
+        "d_attention_heads": 0,
+        "d_pooled_px": 2,
+    },
+}
+
 
 def tiny_params(**train: Any) -> Params:
     values = Params.load(ROOT / "params.yaml").model_dump()

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from anyres.networks import InfinityGan, Scene, build_discriminator
 from anyres.networks.infinity_gan import LOCAL, Up, cells_for, output_px
 from anyres.networks.layers import GAIN, Mixed, ModulatedConv
-from anyres.networks.scene import Blend, Pin, Region
+from anyres.networks.scene import Blend, Box, Pin, Region
 from anyres.params import Train
 from anyres.plane import fields
 from anyres.plane.window import Window
@@ -259,7 +259,7 @@ def test_pinned_values_take_the_place_of_fields(generator: InfinityGan) -> None:
     halo = generator.structure.halo
     origin = (at[1] - halo + 2, at[0] - halo + 1)
     values = torch.full((5, 3, 4), 7.0)
-    pinned = replace(scene, pin=Pin(window.period, {LOCAL: (origin, values)}))
+    pinned = replace(scene, pin=Pin(window.period, (Box(LOCAL, *origin, values),)))
     found = generator.local(pinned, [window])
     assert (found[0, :, 2:5, 1:5] == 7).all()
     found[0, :, 2:5, 1:5] = local[0, :, 2:5, 1:5]

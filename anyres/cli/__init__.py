@@ -1,0 +1,8 @@
+"""The command `anyres`."""
+
+from __future__ import annotations
+
+from anyres.cli import draw, photographs, sets  # noqa: F401 - each adds its commands
+from anyres.cli.options import app
+
+__all__ = ["app"]

@@ -1,0 +1,108 @@
+"""What commands share: the application, options that several take, errors of one line, and writing of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(help="One GAN from photographs of any size, drawn at any resolution.", no_args_is_help=True)
+
+# Endings of picture files, and what Pillow calls their format; TIFF is streamed.
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP", ".tif": "TIFF"}
+
+BUNDLE = Path("out/export/generator")
+Bundle = Annotated[Path, typer.Argument(metavar="MODEL", help="A bundle folder, as the stage export writes it.")]
+ModelOption = Annotated[Path, typer.Option("--model", metavar="MODEL", help="A bundle folder, as the stage export writes it.")]
+Photo = Annotated[Path, typer.Argument(metavar="PHOTO", help="A picture file.")]
+Seed = Annotated[int, typer.Option(help="Which scene.")]
+LatentFile = Annotated[Path | None, typer.Option("--latent", help="A file of `anyres invert` or `outpaint`, in place of a seed.")]
+Psi = Annotated[float, typer.Option(help="Truncation: 0 the average picture, 1 none.")]
+Size = Annotated[str, typer.Option(help="Height x width in pixels.")]
+Center = Annotated[str, typer.Option(help="x,y of the middle; the short side of a frame spans -1 to 1.")]
+Output = Annotated[Path, typer.Option(help="A .png, .jpg, .webp or .tif file; .tif takes pictures larger than memory.")]
+
+
+@app.callback()
+def main() -> None:
+    """One GAN from photographs of any size, drawn at any resolution."""
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Turn what does not fit into one line and the code 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        typer.echo(" ".join(str(error).split()), err=True)
+        raise typer.Exit(2) from None
+
+
+def opened(folder: Path) -> Any:
+    """The model in a bundle folder."""
+    import anyres
+
+    return anyres.load(str(folder))
+
+
+def unbounded(folder: Path) -> Any:
+    """A generator that draws several styles and pinned fields. Raises ValueError, one line, for another."""
+    from anyres.networks import InfinityGan
+
+    generator = opened(folder).generator
+    if not isinstance(generator, InfinityGan):
+        raise ValueError(f"{folder} holds a {type(generator).__name__}, this needs infinity_gan; see `anyres preset`")
+    return generator
+
+
+def photograph(path: Path) -> Any:
+    """Pixels of a picture file, uint8 (h, w, 3), turned as its EXIF says."""
+    import numpy as np
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as file:
+            return np.array(ImageOps.exif_transpose(file).convert("RGB"))
+    except (OSError, UnidentifiedImageError) as error:
+        raise ValueError(f"{path}: not a picture that can be read ({error})") from None
+
+
+def numbers(option: str, text: str, separator: str, count: int | None = None) -> list[float]:
+    """Numbers of an option's value. Raises ValueError, one line, where they are none or not as many."""
+    try:
+        values = [float(part) for part in text.split(separator)]
+        if count is not None and len(values) != count:
+            raise ValueError
+    except ValueError:
+        wanted = "numbers" if count is None else f"{count} numbers"
+        raise ValueError(f"{option} takes {wanted} with {separator!r} between, found {text!r}") from None
+    return values
+
+
+def check_output(out: Path) -> None:
+    """Raise ValueError, one line, for a kind of file that is not written here: before hours of work, not after."""
+    if out.suffix.lower() not in PICTURES:
+        raise ValueError(f"{out}: not a kind of picture that is written here; end its name with {', '.join(PICTURES)}")
+
+
+def write(out: Path, generator: Any, scene: Any, window: Any, psi: float, named: str, edit: Any = None) -> None:
+    """Draw a window of a scene (seed, latent or scene) into a picture file, and say so."""
+    from PIL import Image
+
+    from anyres.files import replacing
+    from anyres.progress import progress_bar
+    from anyres.synthesis.render import render
+    from anyres.synthesis.stream import render_to
+
+    check_output(out)
+    with progress_bar("draw", round(window.size[0] * window.size[1] / 1e6, 2), "MP") as advance:
+        if PICTURES[out.suffix.lower()] == "TIFF":
+            render_to(out, generator, scene, window, psi, edit=edit, advance=advance)
+        else:
+            pixels = render(generator, scene, window, psi, edit=edit, advance=advance)
+            with replacing(out) as stream:
+                Image.fromarray(pixels).save(stream, format=PICTURES[out.suffix.lower()])
+    typer.echo(f"{out}: {window.size[1]} x {window.size[0]} px, {named}")

@@ -1,0 +1,83 @@
+"""Commands about data sets and presets: info, preset."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from anyres.cli.options import app
+
+
+@app.command(epilog="Example: anyres info data/store --verify")
+def info(
+    place: Annotated[Path, typer.Argument(metavar="DATASET", help="A folder that ingest or prepare wrote.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Read every picture whole and check its SHA-256.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+) -> None:
+    """Say what a data set holds and why files were set aside; with --verify whether all of it is still sound.
+
+    Ends with 1 where something is damaged, with 2 where there is no data set.
+    """
+    from anyres.data.contents import Contents
+
+    try:
+        contents = Contents.of(place)
+    except ValueError as error:
+        typer.echo(error, err=True)
+        raise typer.Exit(2) from None
+    damaged = contents.damaged(progress=not as_json) if verify else None
+    if as_json:
+        typer.echo(json.dumps(contents.figures | ({"damaged": damaged} if verify else {}), indent=2, ensure_ascii=False))
+    else:
+        _show(contents.title, contents.figures)
+        if damaged is not None:
+            typer.echo("\n".join(damaged) or f"all {contents.figures['pictures']} pictures are sound")
+    if damaged:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: anyres preset anyres_gan-small")
+def preset(
+    name: Annotated[str, typer.Argument(help="Its name; without one, all names are listed.")] = "",
+    params: Annotated[Path, typer.Option(help="The file to write into.")] = Path("params.yaml"),
+) -> None:
+    """Write a preset (a method with its sizes, stages and rates) into params.yaml; other values and comments stay."""
+    from anyres import presets
+    from anyres.params import ParamsError
+
+    if not name:
+        for known, path in presets.shipped().items():
+            typer.echo(f"{known:20} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+        return
+    try:
+        presets.use(name, params)
+    except ParamsError as error:
+        typer.echo(error, err=True)
+        raise typer.Exit(2) from None
+    typer.echo(f"{params} holds {name}; `make run` trains it")
+
+
+def _show(title: str, figures: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    for name, value in _flat(figures):
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Names and values as words, nested names indented."""
+    rows = []
+    for name, value in values.items():
+        words = prefix + str(name).replace("_", " ")
+        if isinstance(value, dict):
+            rows.append((words, ""))
+            rows += _flat(value, prefix + "  ")
+        else:
+            rows.append((words, f"{value:,}" if isinstance(value, int | float) else str(value)))
+    return rows
