@@ -16,7 +16,7 @@ from anyres.data.pyramid import prepare
 from anyres.data.sources import Access
 from anyres.data.sources.folder import records
 from anyres.params import Params
-from tests.export.bundles import make_bundle
+from tests.export.bundles import INFINITY_GAN, make_bundle
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -171,4 +171,58 @@ def test_render_edits_and_projected_photographs(tmp_path: Path) -> None:
         done = anyres(*words, "--out", tmp_path / "none.png")
         assert done.returncode == 2, (words, done.stdout)
         assert says in done.stderr
+        assert not (tmp_path / "none.png").exists()
+
+
+def test_styles_are_fused_and_photographs_go_on(tmp_path: Path) -> None:
+    import numpy as np
+    import skimage.data
+    from PIL import Image
+
+    model, flat = make_bundle(tmp_path / "endless", 1, 0.5, **INFINITY_GAN), make_bundle(tmp_path / "flat", 1, 0.5)
+    photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"
+    Image.fromarray(skimage.data.hubble_deep_field()[:60, :72]).save(photo)
+    Image.fromarray((np.arange(40) // 20).astype(np.uint8)[None].repeat(20, axis=0)).save(mask)
+    fused = ("fuse", model, "--seeds", "3,4", "--size", "40x80")
+    fit = ("--model", model, "--size", "32", "--steps", "4")
+    sizes = {
+        "fused.png": (fused, (40, 80)),
+        "masked.tif": ((*fused, "--mask", mask), (40, 80)),
+        "centred.png": ((*fused, "--centers", "-1,0;1,0"), (40, 80)),
+        "wide.png": (("outpaint", photo, *fit, "--times", "2.5"), (32, 95)),
+        "between.png": (("blend", photo, photo, *fit, "--gap", "1"), (32, 114)),
+        "again.png": (("render", model, "--latent", tmp_path / "wide.safetensors", "--size", "32x95"), (32, 95)),
+        "box.png": (("render", model, "--size", "32x40", "--resample=-0.2,-0.2,0.2,0.2,9,structure"), (32, 40)),
+    }
+    for name, (words, shape) in sizes.items():
+        done = anyres(*words, "--out", tmp_path / name)
+        assert done.returncode == 0, (name, done.stderr)
+        assert f"{name}: {shape[1]} x {shape[0]} px" in done.stdout
+        assert np.asarray(Image.open(tmp_path / name)).shape == (*shape, 3)
+        if name == "wide.png":
+            assert "given part " in done.stdout
+            assert " dB; smaller steps than at its border: " in done.stdout
+    assert (tmp_path / "wide.png").read_bytes() == (tmp_path / "again.png").read_bytes()
+    Image.new("RGB", (30, 12)).save(tmp_path / "small.png")
+    for words, says in (
+        (("fuse", flat), "flat holds a Continuum, this needs infinity_gan"),
+        (("outpaint", photo, "--model", flat), "this needs infinity_gan"),
+        (
+            ("fuse", model, "--seeds", "1,2", "--size", "40x40", "--mask", mask),
+            "the mask has 40 x 20 pixels, the picture 40 x 40",
+        ),
+        (("fuse", model, "--seeds", "1,2", "--centers", "0,0"), "--centers names 1 places for 2 seeds"),
+        (("outpaint", tmp_path / "small.png", *fit), "the photograph has 30 x 12 pixels, less than the generator's patch of 16"),
+        (("outpaint", photo, *fit, "--side", "up"), "a canvas goes on to the right, left or both, found 'up'"),
+        (("render", model, "--center", "1e13,0"), "beyond the 2^40 of an unbounded plane"),
+        (("render", flat, "--resample", "0,0,1,1,5,texture"), "Continuum draws one style and one seed a picture"),
+        (
+            ("render", model, "--resample", "0,0,1,1,5,colour"),
+            "--resample takes left,top,right,bottom,seed and structure or texture",
+        ),
+    ):
+        done = anyres(*words, "--out", tmp_path / "none.png")
+        assert done.returncode == 2, (words, done.stdout, done.stderr)
+        assert says in done.stderr
+        assert len(done.stderr.strip().splitlines()) <= 2
         assert not (tmp_path / "none.png").exists()

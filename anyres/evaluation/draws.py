@@ -14,7 +14,7 @@ from anyres.data.store import Store
 from anyres.evaluation.parallel import over_chunks
 from anyres.params import Train
 from anyres.plane.chart import Chart
-from anyres.plane.resample import FRAME
+from anyres.plane.resample import FRAME, render_real
 from anyres.plane.window import Window, frame_window
 from anyres.synthesis.render import SEED_LIMIT, Generator, device_of, render_many
 
@@ -106,6 +106,23 @@ def read_frames(store: Store, indices: Sequence[int], size: int, advance: Advanc
         out[place] = np.clip(np.rint(store.read(index, window, chart)), 0, 255)
         advance(1)
     return out
+
+
+def draw_scale_inv(generator: Generator, seeds: Sequence[int], base: Window, times: int, advance: Advance) -> np.ndarray:
+    """Scenes on a canvas `times` as large as `base` at its period, brought down by `render_real` to its size: uint8 (n, h, w, 3).
+
+    What a picture without end looks like from further away, ScaleInv (Lin et al., ICLR 2022, section 4.1). `base` is square.
+    """
+    size = base.size[0]
+    canvas = Window(base.center, base.period, (size * times, size * times))
+
+    def draw(seed: int) -> np.ndarray:
+        pixels = render_many(generator, [seed], [canvas])[0]
+        advance(1)
+        small = pixels if times == 1 else np.clip(np.rint(render_real(pixels, frame_window(1.0, size))), 0, 255)
+        return small.astype(np.uint8)[None]
+
+    return np.concatenate(over_chunks(draw, seeds, device_of(generator)))
 
 
 def check_weights(generator: torch.nn.Module, name: str) -> None:

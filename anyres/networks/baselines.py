@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -210,7 +211,11 @@ class Cips(StyleGenerator):
 
 
 class SingleScale(Baseline):
-    """`stylegan2`: one size from a learned constant, zeros at the borders; any other window is enlarged from it by Lanczos."""
+    """`stylegan2`: one size from a learned constant, zeros at the borders; any other window is enlarged from it by Lanczos.
+
+    Trained on patches of a fixed period it knows no frame: a window of that period and another size is drawn fully
+    convolutionally, its constant repeated.
+    """
 
     def __init__(self, params: Train, half_extent: tuple[float, float] = (1.0, 1.0)):
         channels = params.network.channels  # type: ignore[union-attr]
@@ -218,9 +223,18 @@ class SingleScale(Baseline):
         self.frame = Window((0.0, 0.0), self.base_period, params.patch_px)
         height, width = (side // self.cell_px for side in params.patch_px)
         self.constant = nn.Parameter(torch.randn(1, channels[0], height, width))
+        self.placeless = params.period_law == "fixed"
+        if self.placeless:
+            self.geometry = replace(self.geometry, periods=(self.geometry.periods[0],) * 2)
 
     def synthesize(self, w: Tensor, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
         """See `StyleGenerator.synthesize`. There are no coordinates that an edit could move."""
+        if self.placeless:
+            # Zoom 1 shows a frame as a canvas of that many pixels: there is no other scale.
+            rows, columns = (side // self.cell_px for side in self.check_size(windows))
+            height, width = self.constant.shape[2:]
+            canvas = self.constant.tile(1, 1, -(-rows // height), -(-columns // width))[:, :, :rows, :columns]
+            return self.levels(canvas.expand(len(w), -1, -1, -1), w, scene.seeds, windows)
         frames = [self.frame] * len(windows)
         pictures = self.levels(self.constant.expand(len(w), -1, -1, -1), w, scene.seeds, frames)
         if all(window == self.frame for window in windows):

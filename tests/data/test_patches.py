@@ -67,6 +67,16 @@ def test_windows_lie_in_the_frame_and_never_upsample(store: Store, law: str, zoo
         assert drawn.read(draw).shape == (*PATCH, 3)
 
 
+def test_one_scale_alone_skips_pictures_that_do_not_reach_it(store: Store) -> None:
+    """Frames of 60 pixels: short sides of 96, 61 and 200 have them, 16 and 18 do not."""
+    drawn = sampler(store, period_law="fixed", zoom_max=5.0)
+    assert drawn.usable == [0, 1, 2]
+    for n in range(100):
+        draw = drawn.draw(n)
+        assert draw.window.zoom(drawn.base) == pytest.approx(5.0)
+        Chart("frame", store.pictures[draw.picture].half_extent).check(draw.window)
+
+
 def test_the_laws_of_the_period(build: Build) -> None:
     """Over the range of one picture: log_uniform has a uniform log zoom, uniform_size a uniform 1 / period."""
     store = build({"a": photograph(160, 300)})

@@ -20,6 +20,7 @@ from anyres.evaluation.distances import kid
 from anyres.evaluation.features import FeatureSpace
 from anyres.evaluation.sweep import evaluate
 from anyres.params import Params
+from anyres.plane.resample import render_real
 from anyres.plane.window import Window, frame_window
 
 from .ripples import EVALUATE, Evaluated, Ripples
@@ -174,3 +175,14 @@ def test_torch_state_is_left_alone(params: Params) -> None:
     before = torch.get_rng_state()
     draws.draw_fakes(Ripples(1.0), [1, 2], [frame_window(1.0, 16)] * 2, ignore)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_scale_inv_is_a_larger_canvas_brought_down() -> None:
+    base = Window((0.0, 0.0), 1 / 8, (16, 16))
+    found = draws.draw_scale_inv(Ripples(1.0), [1, 2], base, 3, ignore)
+    assert found.shape == (2, 16, 16, 3)
+    canvas = draws.draw_fakes(Ripples(1.0), [1, 2], [Window((0.0, 0.0), 1 / 8, (48, 48))] * 2, ignore)
+    expected = np.clip(np.rint(render_real(canvas[1], frame_window(1.0, 16))), 0, 255)
+    assert np.array_equal(found[1], expected)
+    once = draws.draw_scale_inv(Ripples(1.0), [1], base, 1, ignore)
+    assert np.array_equal(once, draws.draw_fakes(Ripples(1.0), [1], [base], ignore))

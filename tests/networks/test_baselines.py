@@ -79,6 +79,23 @@ def test_one_scale_is_one_picture_enlarged(build) -> None:
     assert (down - small)[inside].abs().mean() < 0.2 * small.std()
 
 
+def test_patches_of_one_period_go_on_fully_convolutionally(params: Params) -> None:
+    """No place and no frame: a canvas twice as wide repeats the constant, and zeros stand at its far ends alone."""
+    torch.manual_seed(3)
+    values = params.train.model_dump() | {"method": "stylegan2", "patch_px": (16, 16), "batch": 8, "network": NETWORK}
+    generator = build_generator(Train.model_validate(values | {"period_law": "fixed", "zoom_max": 2.0})).eval()
+    assert generator.geometry.periods == (1 / 16, 1 / 16)
+    scene = Scene.of([5], 8)
+    with torch.no_grad():
+        one = generator(scene, [Window((0.0, 0.0), 1 / 16, (16, 16))])
+        moved = generator(scene, [Window((7.0, 3.0), 1 / 16, (16, 16))])
+        wide = generator(scene, [Window((0.0, 0.0), 1 / 16, (16, 48))])
+    assert torch.equal(one, moved)
+    assert wide.shape == (1, 3, 16, 48)
+    change = (wide[:, :, :, :16] - one).abs().mean(dim=(0, 1, 2))
+    assert change[:2].mean() < 0.1 * change[12:].mean()
+
+
 def test_a_network_of_another_method_is_refused(params: Params) -> None:
     values = params.train.model_dump() | {"method": "cips"}
     with pytest.raises(ValueError, match="holds the keys of continuum, method is cips; type `anyres preset scaleparty-small`"):

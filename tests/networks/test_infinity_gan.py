@@ -16,6 +16,7 @@ from anyres.networks.layers import GAIN, Mixed, ModulatedConv
 from anyres.networks.scene import Blend, Box, Pin, Region
 from anyres.params import Train
 from anyres.plane import fields
+from anyres.plane.tiling import plan
 from anyres.plane.window import Window
 
 D = {"d_channels": (8, 12), "d_attention_heads": 0, "d_pooled_px": 2}
@@ -151,6 +152,12 @@ def test_tiles_of_one_picture_share_the_structures_map(generator: InfinityGan, m
     generator(scene_of(generator, 3, 4), [whole.crop(0, 0, (32, 32))] * 2)
     generator(scene.repeated(2), [whole.crop(0, 0, (32, 32)), whole.crop(0, 8, (32, 32))])
     assert maps == [2, 2]
+
+
+def test_a_picture_takes_no_more_tiles_than_it_needs() -> None:
+    """1024 x 1024 in steps of the 96 pixels that 101 hold on the lattice: 121 tiles, where the authors' release draws 169."""
+    assert output_px(cells_for(96, 4), 4) == 101
+    assert len(plan((1024, 1024), 96, 16)) == 121
 
 
 def test_coordinates_are_the_papers(generator: InfinityGan) -> None:
