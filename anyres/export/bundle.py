@@ -100,14 +100,6 @@ def write_bundle(
     return model
 
 
-def bundle_hash(folder: Path) -> str:
-    """SHA-256 over names and contents of a bundle's files: what makes two bundles the same."""
-    total = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        total.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return total.hexdigest()
-
-
 def sample_grid(model: Model, num_samples: int) -> Image.Image:
     """Whole frames of seeds 0 to n - 1, truncated, row by row."""
     half_width, half_height = model.geometry.chart.half_extent

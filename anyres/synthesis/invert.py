@@ -15,22 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anyres.files import write_atomic
 from anyres.networks.backbones import Lite0, lite0
 from anyres.networks.generator import StyleGenerator
 from anyres.networks.scene import Scene
 from anyres.plane.resample import render_real
 from anyres.plane.window import Window
+from anyres.synthesis.fitting import descend
 from anyres.synthesis.latent import Latent
 from anyres.training.teacher import perceptual as distance
 
 # The authors' schedule.
 RATE = 0.1
-RAMP_UP, RAMP_DOWN = 0.05, 0.25
 MEAN_SCENES = 10_000
 NOISE, NOISE_UNTIL = 0.05, 0.75
-STATE_FORMAT = "anyres-projection-1"
-SAVE_EVERY = 100
 
 
 @dataclass(frozen=True)
@@ -83,32 +80,17 @@ def invert(
     features = lite0().to(device) if perceptual else None
     begin, spread = mean_style(generator)
     w = begin.repeat(generator.num_ws, 1).requires_grad_()
-    optimizer = torch.optim.Adam([w], lr=RATE, betas=(0.9, 0.999))
     goals = [(target.pixels[None].to(device), target.window) for target in wanted]
-    done = 0
-    identity = f"{seed} {perceptual} {steps} {[target.window for target in wanted]}"
-    if work is not None and work.exists():
-        done = _resume(work, identity, w, optimizer)
-        if advance is not None:
-            advance(done)
     scene = Scene.of([seed], generator.z_dim, device)
-    for step in range(done, steps):
-        share = step / steps
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * ramp(share)
-        strength = spread * NOISE * max(0.0, 1 - share / NOISE_UNTIL) ** 2
+
+    def loss(step: int) -> Tensor:
+        strength = spread * NOISE * max(0.0, 1 - step / steps / NOISE_UNTIL) ** 2
         noise = torch.randn(w.shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + step)).to(device)
         styles = (w + strength * noise)[None]
-        loss = torch.stack([_distance(generator, features, styles, scene, goal, perceptual) for goal in goals]).mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if advance is not None:
-            advance(1)
-        if work is not None and (step + 1) % SAVE_EVERY == 0:
-            _keep(work, identity, step + 1, w, optimizer)
-    if work is not None:
-        work.unlink(missing_ok=True)
+        return torch.stack([_distance(generator, features, styles, scene, goal, perceptual) for goal in goals]).mean()
+
+    identity = f"invert {seed} {perceptual} {steps} {[target.window for target in wanted]}"
+    descend({"w": w}, lambda _: RATE, loss, steps, identity, work, advance)
     return Latent(w.detach().cpu(), seed)
 
 
@@ -140,37 +122,3 @@ def _distance(
     picture = generator.synthesize(styles, scene, [window])
     loss = (picture - pixels).square().mean()
     return loss if features is None else loss + weight * distance(features, picture, pixels)
-
-
-def ramp(share: float) -> float:
-    """Rate at a share of the way: up linearly, down by a cosine."""
-    down = min(1.0, (1 - share) / RAMP_DOWN)
-    return (0.5 - 0.5 * math.cos(math.pi * down)) * min(1.0, share / RAMP_UP) if share else 0.0
-
-
-def _keep(path: Path, identity: str, step: int, w: Tensor, optimizer: torch.optim.Adam) -> None:
-    from safetensors.torch import save
-
-    moments = optimizer.state[w]
-    tensors = {"w": w.detach(), "exp_avg": moments["exp_avg"], "exp_avg_sq": moments["exp_avg_sq"]}
-    metadata = {"format": STATE_FORMAT, "identity": identity, "step": str(step)}
-    write_atomic(path, save({key: value.cpu().contiguous() for key, value in tensors.items()}, metadata=metadata))
-
-
-def _resume(path: Path, identity: str, w: Tensor, optimizer: torch.optim.Adam) -> int:
-    """Fill `w` and the optimizer from a file of `_keep`; 0 where that is of something else."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != STATE_FORMAT or metadata.get("identity") != identity:
-                return 0
-            step = int(metadata["step"])
-            with torch.no_grad():
-                w.copy_(file.get_tensor("w"))
-            moments = {key: file.get_tensor(key).to(w.device) for key in ("exp_avg", "exp_avg_sq")}
-    except (OSError, SafetensorError):
-        return 0
-    optimizer.state[w] = {"step": torch.tensor(float(step)), **moments}
-    return step

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anyres.files import write_atomic
 from anyres.networks.backbones import lite0
 from anyres.networks.infinity_gan import LOCAL, InfinityGan
 from anyres.networks.scene import Blend, Box, Pin, Scene
 from anyres.plane.resample import render_real
 from anyres.plane.window import Window, frame_window
-from anyres.synthesis.invert import SAVE_EVERY, Target, distance, mean_style, ramp
+from anyres.synthesis.fitting import descend
+from anyres.synthesis.invert import Target, distance, mean_style
 from anyres.synthesis.latent import Latent
 from anyres.synthesis.render import align
 
@@ -32,7 +32,6 @@ SLOW, FAST = 0.01, 0.1
 PIXELS, FEATURES = 5.0, 10.0
 # Weights of what keeps the found near the likely: normals of local latents and noise, styles near their distribution.
 LIKELY_LOCAL, LIKELY_NOISE, LIKELY_STYLE = 0.1, 0.01, 1e-3
-STATE_FORMAT = "anyres-outpainting-1"
 Side = Literal["right", "left", "both"]
 
 
@@ -108,31 +107,16 @@ def fit(
     boxes = generator.fields_of(scene, drawn).boxes
     found |= {box.name: box.values.clone() for box in boxes}
     found = {name: value.requires_grad_() for name, value in found.items()}
-    slow = [value for name, value in found.items() if name in ("z", LOCAL)]
-    fast = [value for name, value in found.items() if name not in ("z", LOCAL)]
-    optimizer = torch.optim.Adam([{"params": slow, "lr": SLOW, "rate": SLOW}, {"params": fast, "lr": FAST, "rate": FAST}])
-    identity = f"{seed} {steps} {perceptual} {target.window} {float(target.pixels.double().sum())!r}"
-    done = 0 if work is None else _resume(work, identity, found, optimizer)
-    if advance is not None and done:
-        advance(done)
     wanted = target.pixels[None].to(device)
-    for step in range(done, steps):
-        for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * ramp(step / steps)
+
+    def loss(_: int) -> Tensor:
         whole = generator.synthesize(found["w"][None], _scene(scene, found, boxes, drawn), [drawn])
         picture = whole[:, :, top : top + height, left : left + width]
-        loss = PIXELS * (picture - wanted).square().mean() + _unlikely(found, begin, spread)
-        if features is not None:
-            loss = loss + FEATURES * distance(features, picture, wanted)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if advance is not None:
-            advance(1)
-        if work is not None and (step + 1) % SAVE_EVERY == 0:
-            _keep(work, identity, step + 1, found, optimizer)
-    if work is not None:
-        work.unlink(missing_ok=True)
+        total = PIXELS * (picture - wanted).square().mean() + _unlikely(found, begin, spread)
+        return total if features is None else total + FEATURES * distance(features, picture, wanted)
+
+    identity = f"outpaint {seed} {steps} {perceptual} {target.window} {float(target.pixels.double().sum())!r}"
+    descend(found, lambda name: SLOW if name in ("z", LOCAL) else FAST, loss, steps, identity, work, advance)
     values = {name: value.detach().cpu() for name, value in found.items()}
     pin = Pin(target.window.period, tuple(box._replace(values=values[box.name]) for box in boxes))
     return Latent(values["w"], seed, values["z"][0], pin)
@@ -184,34 +168,3 @@ def _unlikely(found: dict[str, Tensor], mean: Tensor, spread: Tensor) -> Tensor:
             weight = LIKELY_LOCAL if name == LOCAL else LIKELY_NOISE
             total = total + weight * (value.mean().square() + (value.square().mean() - 1).square())
     return total
-
-
-def _keep(path: Path, identity: str, step: int, found: dict[str, Tensor], optimizer: torch.optim.Adam) -> None:
-    from safetensors.torch import save
-
-    tensors = {name: value.detach().cpu().contiguous() for name, value in found.items()}
-    for name, value in found.items():
-        moments = optimizer.state[value]
-        tensors |= {f"{name}/{key}": moments[key].cpu().contiguous() for key in ("exp_avg", "exp_avg_sq")}
-    write_atomic(path, save(tensors, metadata={"format": STATE_FORMAT, "identity": identity, "step": str(step)}))
-
-
-def _resume(path: Path, identity: str, found: dict[str, Tensor], optimizer: torch.optim.Adam) -> int:
-    """Fill the found and the optimizer from a file of `_keep`; 0 where that is of something else."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != STATE_FORMAT or metadata.get("identity") != identity:
-                return 0
-            step = int(metadata["step"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError):
-        return 0
-    for name, value in found.items():
-        with torch.no_grad():
-            value.copy_(tensors[name])
-        moments = {key: tensors[f"{name}/{key}"].to(value.device) for key in ("exp_avg", "exp_avg_sq")}
-        optimizer.state[value] = {"step": torch.tensor(float(step)), **moments}
-    return step
