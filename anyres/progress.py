@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 
@@ -20,10 +20,19 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:.1f} {self.unit}/s", style="progress.data.speed")
 
 
+class _Done(ProgressColumn):
+    """Completed of total; megapixels of a small picture with their decimals."""
+
+    def render(self, task: Task) -> Text:
+        total = task.total
+        digits = 0 if total is None or total >= 100 or float(total).is_integer() else 2
+        return Text(f"{task.completed:.{digits}f}/{'?' if total is None else f'{total:.{digits}f}'}", style="progress.download")
+
+
 @contextmanager
 def progress_bar(title: str, total: float | None, unit: str, shown: bool = True) -> Iterator[Callable[[float], None]]:
     """Show a bar on stderr and yield a function that advances it by a number of `unit`s."""
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(unit), TimeRemainingColumn()]
+    columns = [TextColumn("{task.description}"), BarColumn(), _Done(), _Rate(unit), TimeRemainingColumn()]
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
         task = bar.add_task(title, total=total)
         yield lambda amount: bar.advance(task, amount)

@@ -98,7 +98,7 @@ def write(out: Path, generator: Any, scene: Any, window: Any, psi: float, named:
     from anyres.synthesis.stream import render_to
 
     check_output(out)
-    with progress_bar("draw", round(window.size[0] * window.size[1] / 1e6, 2), "MP") as advance:
+    with progress_bar("draw", window.size[0] * window.size[1] / 1e6, "MP") as advance:
         if PICTURES[out.suffix.lower()] == "TIFF":
             render_to(out, generator, scene, window, psi, edit=edit, advance=advance)
         else:
