@@ -109,10 +109,18 @@ def fit(
     found = {name: value.requires_grad_() for name, value in found.items()}
     wanted = target.pixels[None].to(device)
 
-    def loss(_: int) -> Tensor:
+    def picture_of() -> Tensor:
         whole = generator.synthesize(found["w"][None], _scene(scene, found, boxes, drawn), [drawn])
-        picture = whole[:, :, top : top + height, left : left + width]
-        total = PIXELS * (picture - wanted).square().mean() + _unlikely(found, begin, spread)
+        return whole[:, :, top : top + height, left : left + width]
+
+    # What the photograph does not touch stays the seed's: a prior on all of it would quieten the canvas beside the border.
+    probe = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(seed)).to(device)
+    touched = torch.autograd.grad((picture_of() * probe).sum(), [found[box.name] for box in boxes])
+    heard = {box.name: (gradient != 0) for box, gradient in zip(boxes, touched, strict=True)}
+
+    def loss(_: int) -> Tensor:
+        picture = picture_of()
+        total = PIXELS * (picture - wanted).square().mean() + _unlikely(found, heard, begin, spread)
         return total if features is None else total + FEATURES * distance(features, picture, wanted)
 
     identity = f"outpaint {seed} {steps} {perceptual} {target.window} {float(target.pixels.double().sum())!r}"
@@ -160,11 +168,11 @@ def _scene(scene: Scene, found: dict[str, Tensor], boxes: tuple[Box, ...], windo
     return replace(scene, z=found["z"], pin=pin)
 
 
-def _unlikely(found: dict[str, Tensor], mean: Tensor, spread: Tensor) -> Tensor:
-    """How far latents are from unit normals in mean and power, and styles from their mean in units of their spread."""
+def _unlikely(found: dict[str, Tensor], heard: dict[str, Tensor], mean: Tensor, spread: Tensor) -> Tensor:
+    """How far latents are, where `heard`, from unit normals in mean and power, and styles from their mean in their spreads."""
     total = LIKELY_STYLE * ((found["w"] - mean) / spread).square().mean()
-    for name, value in found.items():
-        if name not in ("w", "z"):
-            weight = LIKELY_LOCAL if name == LOCAL else LIKELY_NOISE
+    for name, where in heard.items():
+        if where.any():
+            value, weight = found[name][where], LIKELY_LOCAL if name == LOCAL else LIKELY_NOISE
             total = total + weight * (value.mean().square() + (value.square().mean() - 1).square())
     return total

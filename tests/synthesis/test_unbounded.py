@@ -19,7 +19,7 @@ from anyres.plane.window import Window
 from anyres.synthesis.fuse import fused, nearest, painted
 from anyres.synthesis.latent import Latent
 from anyres.synthesis.outpaint import between, fidelity, fit, on_canvas, placed, seam_rank, side_by_side
-from anyres.synthesis.render import render
+from anyres.synthesis.render import align, render
 from anyres.synthesis.stream import render_to
 from tests.export.bundles import ANYRES_GAN, INFINITY_GAN, make_bundle, tiny_params
 
@@ -112,6 +112,14 @@ def test_a_photograph_goes_on_beyond_its_border(generator: InfinityGan, photo: n
     assert near[1] > near[0] + 3
     # Of an untrained generator.
     assert near[1] > 20
+    # Noise of pixels beyond the border stays the seed's own: what nothing tells about is not quietened.
+    drawn_from, _, left = align(target.window, generator.geometry.lattice_px)
+    own = generator.fields_of(Scene.of([3], generator.z_dim), drawn_from).boxes[-1].values
+    last = longer.pin.boxes[-1]
+    assert last.name == "noise5"
+    assert own.shape[2] > left + 48
+    assert torch.equal(last.values[:, :, left + 48 :], own[:, :, left + 48 :])
+    assert (last.values - own)[:, :40, left : left + 48].abs().mean() > 1e-3
     # What lies far beyond is the seed's own, with the styles that were found.
     far = Window((40.0, 0.0), canvas.period, (16, 24))
     plain = replace(longer.scene(generator.z_dim), pin=None)
