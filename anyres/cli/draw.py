@@ -171,6 +171,4 @@ def _scene(generator: Any, seed: int, latent: Path | None, psi: float, resample:
         regions.append(Region((left, top, right, bottom), int(other), part.strip()))  # type: ignore[arg-type]
     if regions:
         scene = replace(scene_of(generator, scene, psi), regions=tuple(regions))
-    elif latent is not None and scene.pin is not None:  # type: ignore[union-attr]
-        scene = scene_of(generator, scene, psi)
     return scene, psi, named

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+from torch import Tensor
 
 from anyres.files import replacing
 from anyres.networks.pixels import to_uint8
@@ -40,8 +41,11 @@ def render_to(
         raise ValueError(f"{path}: pictures are streamed into TIFF alone; end its name with .tif")
     generator.geometry.chart.check(window)
     tile = max(tile // TIFF_STEP, 1) * TIFF_STEP
-    draw = _alone if generator.geometry.exact else _in_rows
-    tiles = draw(generator, seed, window, psi, tile, edit, advance or _ignore)
+    advance = advance or _ignore
+    if generator.geometry.exact:
+        tiles = _alone(lambda part: render(generator, seed, part, psi, tile, edit=edit), window, tile, advance)
+    else:
+        tiles = _in_rows(render_tiles(generator, seed, window, psi, tile, edit=edit), window, tile, advance)
     about = {"center": window.center, "period": window.period, "size": window.size, "psi": psi}
     if isinstance(seed, int):
         about["seed"] = seed
@@ -62,35 +66,22 @@ def render_to(
 
 
 def _alone(
-    generator: Generator,
-    seed: int | Latent | Scene,
-    window: Window,
-    psi: float,
-    tile: int,
-    edit: Edit | None,
-    advance: Callable[[float], None],
+    draw: Callable[[Window], np.ndarray], window: Window, tile: int, advance: Callable[[float], None]
 ) -> Iterator[np.ndarray]:
     """Each tile by itself: an exact generator draws the same pixels so."""
     for part in plan(window.size, tile):
-        pixels = render(generator, seed, window.crop(part.top, part.left, part.size), psi, tile, edit=edit)
+        pixels = draw(window.crop(part.top, part.left, part.size))
         # Told before it is handed on: who takes the last tile does not come back.
         advance(part.size[0] * part.size[1] / 1e6)
         yield _padded(pixels, part, tile)
 
 
 def _in_rows(
-    generator: Generator,
-    seed: int | Latent | Scene,
-    window: Window,
-    psi: float,
-    tile: int,
-    edit: Edit | None,
-    advance: Callable[[float], None],
+    drawn: Iterator[tuple[Tile, Tensor]], window: Window, tile: int, advance: Callable[[float], None]
 ) -> Iterator[np.ndarray]:
     """Rows of tiles, cut from what is drawn and faded in reading order."""
     width, done = window.size[1], 0
     waiting = np.empty((0, width, 3), np.uint8)
-    drawn = render_tiles(generator, seed, window, psi, tile, edit=edit)
     row: list[tuple[Tile, np.ndarray]] = []
     for at, values in drawn:
         row.append((at, to_uint8(values[None])[0]))

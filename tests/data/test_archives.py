@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from anyres.data.sources.record import Access
 from .conftest import take_in
 from .pictures import encoded, photograph
 
+# Where a member of an archive must not get to.
+ESCAPED = Path(tempfile.gettempdir(), "escaped.png")
 NAMES = ["b/2.png", "a/1.png", "3.png"]
 PACKED = [".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"]
 
@@ -94,7 +97,10 @@ def test_hostile_archives_are_rows_with_reasons(tmp_path: Path, pictures: dict[s
     pack(folder / "bomb.zip", {"zeros.png": bytes(60_000_000), "1.png": pictures["3.png"]})
     pack(folder / "bomb.tar.xz", {f"{index}.png": bytes(30_000_000) for index in range(4)})
     pack(folder / "large.tar.gz", {"large.png": bytes(51_000_000) + photograph(900, 900).tobytes(), "2.png": pictures["a/1.png"]})
-    pack(folder / "up.tar", {"../../../../tmp/escaped.png": pictures["b/2.png"], "same.png": b"x", "./same.png": b"y"})
+    pack(
+        folder / "up.tar",
+        {f"../../../..{ESCAPED}": pictures["b/2.png"], "same.png": b"x", "./same.png": b"y"},
+    )
     pack(folder / "nested.zip", {"good.zip": bytes(data)})
     found = take_in(folder, tmp_path / "out")
     reasons = {row.id: row.reason for row in found.rows}
@@ -109,7 +115,7 @@ def test_hostile_archives_are_rows_with_reasons(tmp_path: Path, pictures: dict[s
     assert "large.tar.gz!/2.png" in reasons
     assert reasons["nested.zip!/good.zip"].startswith("not a picture")
     assert {"up.tar!/same.png", "up.tar!/same.png+"} < set(reasons)
-    assert not Path("/tmp/escaped.png").exists()
+    assert not ESCAPED.exists()
     assert sum(row.status == "accepted" for row in found.rows) == 3
     assert not list((tmp_path / "out-cache").rglob("escaped*"))
     # Again: the same, and nothing unpacked twice.
