@@ -24,6 +24,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
+from scales import ignore, trained
 
 from anyres import presets
 from anyres.data.store import Store
@@ -115,12 +116,6 @@ def section(method: str, kimg: float) -> Train:
     return Train.model_validate(values)
 
 
-def trained(folder: Path, params: Train) -> bool:
-    """Whether a finished training of these params lies there."""
-    record = folder / "train.json"
-    return record.exists() and json.loads(record.read_text())["params"] == params.model_dump(mode="json")
-
-
 def show(pictures: np.ndarray, path: Path) -> None:
     """Pictures in a row."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,10 +135,6 @@ def write(rows: list[dict[str, Any]], out: Path, reals: int, samples: int) -> No
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     (out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def ignore(amount: float) -> None:
-    """Take no note of progress."""
 
 
 if __name__ == "__main__":
