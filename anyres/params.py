@@ -215,6 +215,15 @@ class Optimizer(Section):
     warmup_kimg: Annotated[float, Field(ge=0)]
 
 
+class Monitor(Section):
+    """A small evaluation while training, on the running mean of the weights."""
+
+    every_kimg: Annotated[float, Field(ge=0)]
+    samples: Annotated[int, Field(ge=20)]
+    patience: Annotated[int, Field(ge=0)]
+    keep: Literal["best", "last"]
+
+
 class Train(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     method: Literal["continuum", "anyres_gan", "scaleparty", "infinity_gan", "ms_pie", "ms_pe", "cips", "stylegan2"]
@@ -232,6 +241,7 @@ class Train(Section):
     pairs: Pairs
     loss: Loss
     optimizer: Optimizer
+    monitor: Monitor
     report_every_kimg: Annotated[float, Field(gt=0)]
     sample_every_kimg: Annotated[float, Field(gt=0)]
     checkpoint_every_kimg: Annotated[float, Field(gt=0)]
@@ -297,6 +307,8 @@ class Train(Section):
                 f"stages.global_kimg {stages.global_kimg:g} must lie between 0 and kimg {self.kimg:g}: "
                 "the teacher of the second stage is what the first one learns"
             )
+        if self.monitor.patience and not self.monitor.every_kimg:
+            raise ValueError("monitor.patience counts evaluations; set monitor.every_kimg above 0, or patience to 0")
         heads, width = self.network.d_attention_heads, self.network.d_channels[-1]
         if heads and width % heads:
             raise ValueError(f"network.d_attention_heads {heads} must divide the last of network.d_channels, {width}")
@@ -305,7 +317,7 @@ class Train(Section):
 
 class Evaluate(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)]
-    features: Literal["lite0"]
+    features: Annotated[tuple[Literal["lite0", "lite1", "inception", "dinov2"], ...], Field(min_length=1)]
     num_samples: Annotated[int, Field(ge=8)]
     num_sweep_samples: Annotated[int, Field(ge=8)]
     sizes: Annotated[tuple[Side, ...], Field(min_length=1)]

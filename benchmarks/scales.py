@@ -103,10 +103,10 @@ def score(generator: torch.nn.Module, store: Store, sizes: list[int], samples: i
     seeds = draws.scene_seeds(SEED, "frames", samples)
     found: dict[str, Any] = {}
     for size in sizes:
-        chosen = draws.real_frames(store, size, 4 * samples, SEED)
-        real = space(draws.read_frames(store, chosen, size, ignore))
+        chosen = draws.chosen_frames(store, size, 4 * samples, SEED)
+        real = space(draws.real_frames(store, chosen, size).pixels())
         windows = [draws.frame_of(drawing, size)] * samples
-        fake = space(draws.draw_fakes(drawing, seeds, windows, ignore))
+        fake = space(draws.fakes(drawing, seeds, windows).pixels())
         precision, recall = precision_recall(fake, real)
         found[str(size)] = {"fd": frechet(fake, real), "kid": kid(fake, real), "precision": precision, "recall": recall}
     scenes = [[render(drawing, seed, draws.frame_of(drawing, size)) for size in sizes] for seed in seeds[:100]]
@@ -129,10 +129,6 @@ def write(rows: list[dict[str, Any]], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
     (out / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def ignore(amount: float) -> None:
-    """Take no note of progress."""
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from ruamel.yaml import YAML
-from scales import ignore, trained
+from scales import trained
 
 from anyres import presets
 from anyres.data.store import Store
@@ -56,8 +56,8 @@ def main(
     """Train what is not trained, score, print a table, write table.json, table.md and pictures."""
     torch.set_num_threads(threads)
     pictures, space = Store.open(store), FeatureSpace("lite0")
-    chosen = draws.real_frames(pictures, FRAME_PX, 4 * samples, SEED)
-    real = space(draws.read_frames(pictures, chosen, FRAME_PX, ignore))
+    chosen = draws.chosen_frames(pictures, FRAME_PX, 4 * samples, SEED)
+    real = space(draws.real_frames(pictures, chosen, FRAME_PX).pixels())
     seeds = draws.scene_seeds(SEED, "frames", samples)
     rows = []
     methods: list[tuple[str, str, Draw]] = [
@@ -83,7 +83,7 @@ def main(
 
 def on_a_canvas(generator: Generator, seeds: list[int], times: int) -> np.ndarray:
     """One picture on the whole canvas."""
-    return draws.draw_scale_inv(generator, seeds, Window((0.0, 0.0), 2 / FRAME_PX, (FRAME_PX, FRAME_PX)), times, ignore)
+    return draws.scale_inv(generator, seeds, Window((0.0, 0.0), 2 / FRAME_PX, (FRAME_PX, FRAME_PX)), times).pixels()
 
 
 def in_a_grid(generator: Generator, seeds: list[int], times: int) -> np.ndarray:

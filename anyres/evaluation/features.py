@@ -3,33 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor
 
 from anyres.evaluation.parallel import over_chunks
-from anyres.networks.backbones import FEATURES, lite0
+from anyres.networks.backbones import DINOV2, DINOV2_PX, FEATURES, dinov2, lite0, lite1
+from anyres.networks.weights import AbsentWeights, Published, obtained
 
-# Every picture enters the network at this size. Of 64, 96 and 128 px the last separates a blur of 0.5 px on 32-px
+__all__ = ["SPACES", "AbsentWeights", "FeatureSpace", "Space"]
+
+# Every picture enters the small networks at this size. Of 64, 96 and 128 px the last separates a blur of 0.5 px on 32-px
 # patches best from chance, and leaves frames of up to 128 px undiminished; 6 ms a picture on one core.
 INPUT_PX = 128
 INPUT_KERNEL = "bicubic-antialiased"
-SPACES = {"lite0": f"lite0@{INPUT_PX}"}
 LAYER = "pooled"
 BATCH = 50
+# Of the large networks: 200 MB of Inception's feature maps, once a core.
+LARGE_BATCH = 10
+INCEPTION = Published(
+    PurePosixPath(URL_INCEPTION_V3).name,
+    "the file of this name of torch-fidelity's release v0.2.0",
+    URL_INCEPTION_V3,
+    # As several projects pin it; its beginning stands in the file's name.
+    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+)
 
 
-class Lite0Features(FeatureExtractorBase):
-    """Pooled features of EfficientNet-Lite0: uint8 (n, 3, h, w) of any size -> ((n, 1280),) float32."""
+class PooledFeatures(FeatureExtractorBase):
+    """Pooled features of a network at one input size: uint8 (n, 3, h, w) of any size -> ((n, dim),) float32."""
+
+    px = INPUT_PX
+    bytes_again = False
 
     def __init__(self, name: str, features_list: list[str], **_ignored: object):
         super().__init__(name, features_list)
-        self.network = lite0()
+        self.network = self.loaded()
+
+    def loaded(self) -> nn.Module:
+        """The network: float32 (n, 3, px, px) in [-1, 1] -> (n, dim)."""
+        raise NotImplementedError
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
@@ -50,40 +71,114 @@ class Lite0Features(FeatureExtractorBase):
     def forward(self, input: Tensor) -> tuple[Tensor]:
         if input.dtype != torch.uint8 or input.ndim != 4 or input.shape[1] != 3:
             raise ValueError(f"features take uint8 pictures (n, 3, h, w), found {input.dtype} {tuple(input.shape)}")
-        return (self.network(to_input(input)),)
+        return (self.network(to_input(input, self.px, self.bytes_again)),)
 
 
-def to_input(pictures: Tensor) -> Tensor:
-    """uint8 (n, 3, h, w) -> float32 (n, 3, INPUT_PX, INPUT_PX) in [-1, 1], channels last."""
+class Lite0Features(PooledFeatures):
+    """Of EfficientNet-Lite0."""
+
+    def loaded(self) -> nn.Module:
+        return lite0()
+
+
+class Lite1Features(PooledFeatures):
+    """Of EfficientNet-Lite1, at Lite0's input size for comparison (its own is 240): for models that were trained on Lite0."""
+
+    def loaded(self) -> nn.Module:
+        return lite1()
+
+
+class DinoV2Features(PooledFeatures):
+    """Class tokens of DINOv2 as for FD-DINOv2 (Stein et al. 2023), where Pillow resizes the pictures."""
+
+    px = DINOV2_PX
+    bytes_again = True
+    architecture = DINOV2
+
+    def loaded(self) -> nn.Module:
+        return dinov2(self.architecture, self.name)
+
+
+class InceptionFeatures(FeatureExtractorInceptionV3):
+    """Inception-v3 of FID (Heusel et al. 2017) as TensorFlow ran it, by torch-fidelity, from a file verified before it runs.
+
+    Pictures of any size are resampled as TensorFlow 1 did, bilinear and never antialiased.
+    """
+
+    weights = INCEPTION
+
+    def __init__(self, name: str, features_list: list[str], **_ignored: object):
+        super().__init__(name, features_list, feature_extractor_weights_path=str(obtained(self.weights, name)))
+
+
+def to_input(pictures: Tensor, px: int = INPUT_PX, bytes_again: bool = False) -> Tensor:
+    """uint8 (n, 3, h, w) -> float32 (n, 3, px, px) in [-1, 1], channels last.
+
+    With `bytes_again` as Pillow resized before its version 13: across, then down, rounded after either.
+    """
     pixels = pictures.to(dtype=torch.float32, memory_format=torch.channels_last)
-    if pixels.shape[-2:] != (INPUT_PX, INPUT_PX):
-        pixels = F.interpolate(pixels, (INPUT_PX, INPUT_PX), mode="bicubic", antialias=True, align_corners=False)
-    return pixels.clamp(0, 255) / 127.5 - 1
+    if bytes_again:
+        pixels = _resized(_resized(pixels, (pixels.shape[-2], px)).round(), (px, px)).round()
+    else:
+        pixels = _resized(pixels, (px, px))
+    return pixels / 127.5 - 1
+
+
+def _resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    if pixels.shape[-2:] != size:
+        pixels = F.interpolate(pixels, size, mode="bicubic", antialias=True, align_corners=False)
+    return pixels.clamp(0, 255)
+
+
+class Space(NamedTuple):
+    """A feature space: as records name it, how its input is resampled, its width, and the name of its Frechet distance."""
+
+    name: str
+    kernel: str
+    dim: int
+    distance_name: str
+    extractor: type[FeatureExtractorBase]
+    layer: str = LAYER
+    batch: int = BATCH
+
+
+SPACES = {
+    "lite0": Space(f"lite0@{INPUT_PX}", INPUT_KERNEL, FEATURES, "FD-Lite0", Lite0Features),
+    "lite1": Space(f"lite1@{INPUT_PX}", INPUT_KERNEL, FEATURES, "FD-Lite1", Lite1Features),
+    "inception": Space(
+        "inception-v3-compat@299", "bilinear-tf1-not-antialiased", 2048, "FID", InceptionFeatures, "2048", LARGE_BATCH
+    ),
+    "dinov2": Space(
+        f"dinov2-vit-l-14@{DINOV2_PX}", f"{INPUT_KERNEL}-bytes", 1024, "FD-DINOv2", DinoV2Features, batch=LARGE_BATCH
+    ),
+}
 
 
 class FeatureSpace:
-    """A named extractor on a device. `name` and `kernel` stand in the record of every metric."""
+    """A named extractor on a device. `name` and `kernel` stand in the record of every metric, `distance_name` before people.
 
-    kernel = INPUT_KERNEL
-    dim = FEATURES
+    Raises AbsentWeights, one line, where its weights are neither there nor within reach, and ValueError where they are others.
+    """
 
     def __init__(self, space: str, device: torch.device | str = "cpu"):
-        self.name = SPACES[space]
+        found = SPACES[space]
+        self.name, self.kernel, self.dim, self.distance_name = found.name, found.kernel, found.dim, found.distance_name
+        self.batch = found.batch
         self.device = torch.device(device)
         if self.name not in FEATURE_EXTRACTORS_REGISTRY:
-            register_feature_extractor(self.name, Lite0Features)
-        self.extractor = create_feature_extractor(self.name, [LAYER], cuda=False, verbose=False).to(self.device)
+            register_feature_extractor(self.name, found.extractor)
+        self.extractor = create_feature_extractor(self.name, [found.layer], cuda=False, verbose=False).to(self.device)
 
     def __call__(self, pictures: np.ndarray, advance: Callable[[float], None] = lambda amount: None) -> np.ndarray:
         """Features float64 (n, dim) of uint8 pictures (n, h, w, 3); `advance` is told of each batch's size."""
 
         @torch.inference_mode()
         def extract(start: int) -> np.ndarray:
-            part = np.ascontiguousarray(pictures[start : start + BATCH].transpose(0, 3, 1, 2))
+            part = np.ascontiguousarray(pictures[start : start + self.batch].transpose(0, 3, 1, 2))
             found = self.extractor(torch.from_numpy(part).to(self.device))[0].cpu().double().numpy()
             advance(len(part))
             return found
 
-        features = np.concatenate(over_chunks(extract, range(0, len(pictures), BATCH), self.device))
+        features = np.concatenate(over_chunks(extract, range(0, len(pictures), self.batch), self.device))
         assert np.isfinite(features).all(), "features of bytes are finite"
         return features

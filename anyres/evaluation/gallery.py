@@ -60,12 +60,12 @@ def hero(params: Params, generator: Generator, store: Store) -> tuple[int, Plate
     Near: the mean distance to its NEIGHBOURS nearest photographs in the features of the metrics. Returns its seed too.
     """
     seeds = draws.scene_seeds(params.evaluate.seed, "hero", CANDIDATES)
-    frames = draws.draw_fakes(generator, seeds, [draws.frame_of(generator, JUDGED_PX)] * len(seeds), ignore)
+    frames = draws.fakes(generator, seeds, [draws.frame_of(generator, JUDGED_PX)] * len(seeds)).pixels()
     varied = np.argsort(-frames.astype(np.float64).std(axis=(1, 2)).mean(axis=-1))[: CANDIDATES // 2]
-    space = FeatureSpace(params.evaluate.features, device_of(generator))
-    photographs = draws.real_frames(store, JUDGED_PX, JUDGES, params.evaluate.seed)
+    space = FeatureSpace(params.evaluate.features[0], device_of(generator))
+    photographs = draws.chosen_frames(store, JUDGED_PX, JUDGES, params.evaluate.seed)
     if photographs:
-        reals = space(draws.read_frames(store, photographs, JUDGED_PX, ignore, generator.geometry.chart))
+        reals = space(draws.real_frames(store, photographs, JUDGED_PX, generator.geometry.chart).pixels())
         distance = np.linalg.norm(space(frames[varied])[:, None] - reals[None], axis=-1)
         seed = seeds[varied[int(np.argmin(np.sort(distance)[:, :NEIGHBOURS].mean(axis=1)))]]
     else:
@@ -86,9 +86,9 @@ def scenes(params: Params, generator: Generator) -> list[Plate]:
 def real_examples(params: Params, store: Store) -> list[Plate]:
     """Photographs of the store, chosen by seed, whole squares about their centres."""
     out = []
-    for index in draws.real_frames(store, SCENE_PX, REAL_EXAMPLES, params.evaluate.seed):
+    for index in draws.chosen_frames(store, SCENE_PX, REAL_EXAMPLES, params.evaluate.seed):
         picture = store.pictures[index]
-        pixels = draws.read_frames(store, [index], SCENE_PX, ignore)[0]
+        pixels = draws.real_frames(store, [index], SCENE_PX).pixels()[0]
         out.append(
             plate(pixels, f"Photograph {picture.name}", f"{picture.credits} ({picture.width} × {picture.height} px)", False)
         )
@@ -186,10 +186,6 @@ def seam_plates(tiled: np.ndarray, whole: np.ndarray, rows: Sequence[int], colum
         plate(ruled, "The same with the tile borders ruled in white", "where the tiles meet"),
         plate(difference, f"Difference from one whole render, times {gain:g}", f"difference from a whole render, ×{gain:,.0f}"),
     ]
-
-
-def ignore(amount: float) -> None:
-    """Take no note of progress: pictures of a page are few."""
 
 
 def _detailed_point(pixels: np.ndarray) -> tuple[float, float]:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from anyres.data.patches import PatchSampler
 from anyres.data.store import Store
 from anyres.evaluation import draws
 from anyres.evaluation.distances import Estimate, frechet, frechet_estimate, kid, kid_estimate, precision_recall
-from anyres.evaluation.features import FeatureSpace
-from anyres.params import Params
+from anyres.evaluation.draws import Samples
+from anyres.evaluation.extraction import Extractor
+from anyres.params import Evaluate
 from anyres.plane.window import Window
 from anyres.progress import progress_bar
 from anyres.synthesis.render import Generator
@@ -24,103 +26,163 @@ MIN_SAMPLES = 20
 ZOOMED = 1
 # Reals of a size in the sweep, as a multiple of the fakes: costs stay bounded on large sets.
 REALS_PER_FAKE = 4
+# How far a picture without end is looked at from.
+SCALE_INV = (1, 2, 4)
+# Fakes of the report beside the patch of a photograph that is most like them.
+SHOWN_NEIGHBOURS = 6
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Numbers by flat key, and the same as rows of a table."""
+    """Numbers by flat key, the same as rows of a table, and what else a report shows."""
 
     numbers: dict[str, float]
     rows: list[dict[str, Any]]
+    neighbours: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RealPatches:
+    """Two sets of real patches of one kind: what fakes are scored against, and what such a score is worth."""
+
+    samples: Samples
+    others: Samples
+    windows: list[Window]
+    octaves: tuple[np.ndarray, np.ndarray]
+
+    @classmethod
+    def of(cls, sampler: PatchSampler, count: int) -> RealPatches:
+        """Patches number 0 to `count` of a sampler, and as many after them."""
+        samples, windows = draws.real_patches(sampler, 0, count)
+        others, other_windows = draws.real_patches(sampler, count, count)
+        return cls(samples, others, windows, (_octave(windows, sampler.base), _octave(other_windows, sampler.base)))
 
 
 def score_patches(
-    params: Params,
-    generator: Generator,
-    untrained: Generator,
-    store: Store,
-    space: FeatureSpace,
-    first: Generator | None = None,
-) -> Scores:
-    """Score fakes, the untrained generator and the fixed-scale baseline at the windows of real patches, fresh scenes.
+    reals: RealPatches, fakes: Mapping[str, Samples], extractor: Extractor, settings: Evaluate, title: str
+) -> list[Scores]:
+    """Score fakes at the windows of real patches, one result a feature space; the empty name is that of the model.
 
-    `first`, the generator of a first stage, joins as a baseline of its own: its whole frames, enlarged. Rows are zoom
-    octaves, and one of all zooms from ZOOMED on. `patch_kid_ratio` = KID over that of the untrained generator: what was
-    learnt.
+    Others ("_init", "_fixed", ...) are what it is read against. Rows are zoom octaves, and one of all zooms from ZOOMED on.
     """
-    settings, count = params.evaluate, params.evaluate.num_samples
-    sampler = draws.sampler_of(params.train, store, settings.seed)
-    seeds = draws.scene_seeds(settings.seed, "patches", count)
-    base_px = min(params.train.patch_px)
-    with progress_bar("evaluate patches", (10 if first is None else 12) * count, "img") as advance:
-        reals, windows = draws.draw_reals(sampler, 0, count, advance)
-        others, other_windows = draws.draw_reals(sampler, count, count, advance)
-        sets = {
-            "": draws.draw_fakes(generator, seeds, windows, advance),
-            "_init": draws.draw_fakes(untrained, seeds, windows, advance),
-            "_fixed": draws.draw_fixed(generator, seeds, windows, base_px, advance),
-            "_reals": others,
-        }
-        if first is not None:
-            sets["_first"] = draws.draw_fixed(first, seeds, windows, base_px, advance)
-        real = space(reals, advance)
-        features = {name: space(pixels, advance) for name, pixels in sets.items()}
+    sets = {**fakes, "_reals": reals.others}
+    shown = extractor.crew.leads
+    with progress_bar(title, (len(sets) + 1) * reals.samples.count, "img", shown) as advance:
+        of_reals = extractor(reals.samples, advance)
+        of_sets = {name: extractor(samples, advance) for name, samples in sets.items()}
+    if not shown:
+        return [Scores({}, []) for _ in of_reals]
+    return [
+        _patch_scores({name: found[place] for name, found in of_sets.items()}, real, reals.octaves, settings)
+        for place, real in enumerate(of_reals)
+    ]
+
+
+def _patch_scores(
+    features: dict[str, np.ndarray], real: np.ndarray, octaves: tuple[np.ndarray, np.ndarray], settings: Evaluate
+) -> Scores:
     numbers = _with_interval("patch_kid", kid_estimate(features[""], real, settings.bootstrap, settings.seed))
     numbers |= _with_interval("patch_fd", frechet_estimate(features[""], real, settings.bootstrap, settings.seed))
     for name in [name for name in features if name]:
         numbers[f"patch_kid{name}"] = kid(features[name], real)
         numbers[f"patch_fd{name}"] = frechet(features[name], real)
-    numbers["patch_kid_ratio"] = numbers["patch_kid"] / numbers["patch_kid_init"]
+    if "_init" in features:
+        numbers["patch_kid_ratio"] = numbers["patch_kid"] / numbers["patch_kid_init"]
     numbers["patch_precision"], numbers["patch_recall"] = precision_recall(features[""], real)
-    octaves = _octave(windows, sampler.base), _octave(other_windows, sampler.base)
+    pool = np.concatenate([real, features["_reals"]])
+    found, distance = _nearest(features[""], pool)
+    half = len(real)
+    # Reals against the other half stand for what is near without having been copied.
+    usual = np.concatenate([_nearest(real, pool[half:])[1], _nearest(pool[half:], real)[1]])
+    numbers["memorisation/nearest_ratio"] = float(np.median(_nearest(features[""], real)[1]) / np.median(usual))
+    numbers["memorisation/share_nearer"] = float(np.mean(distance < np.percentile(usual, 1)))
+    order = np.argsort(distance)[:SHOWN_NEIGHBOURS]
+    neighbours = [{"fake": int(n), "real": int(found[n]), "distance": float(distance[n] / np.median(usual))} for n in order]
     rows = list(_octave_scores(octaves, features, real, settings.bootstrap, settings.seed))
     for row in rows:
         numbers |= {f"octave/{row['zoom']}/{key}": value for key, value in row.items() if key not in ("zoom", "samples")}
-    return Scores(numbers, rows)
+    return Scores(numbers, rows, neighbours)
 
 
-def score_sweep(params: Params, generator: Generator, store: Store, space: FeatureSpace) -> Scores:
-    """Score whole frames over sizes: fakes, and the same scenes drawn at the training size and upsampled by Lanczos.
-
-    A frame is the square about the centre with the short side across. Reals are the pictures large enough natively.
-    """
-    settings = params.evaluate
-    count, base_px = settings.num_sweep_samples, min(params.train.patch_px)
-    seeds = draws.scene_seeds(settings.seed, "frames", count)
-    chosen = {size: draws.real_frames(store, size, REALS_PER_FAKE * count, settings.seed) for size in settings.sizes}
-    total = sum(2 * len(indices) + 4 * count for indices in chosen.values())
-    rows = []
-    with progress_bar("evaluate sweep", total, "img") as advance:
-        for size in settings.sizes:
-            row: dict[str, Any] = {"size": size, "trained": _trained(generator, size), "fakes": count, "reals": len(chosen[size])}
-            if len(chosen[size]) >= MIN_SAMPLES and count >= MIN_SAMPLES:
-                row |= _frame_scores(params, generator, store, space, size, chosen[size], seeds, base_px, advance)
-            rows.append(row)
-    skipped = ("size", "trained", "fakes")
-    return Scores({f"sweep/{row['size']}/{key}": v for row in rows for key, v in row.items() if key not in skipped}, rows)
-
-
-def _frame_scores(
-    params: Params,
+def score_sweep(
     generator: Generator,
     store: Store,
-    space: FeatureSpace,
-    size: int,
-    indices: list[int],
-    seeds: list[int],
+    sizes: Sequence[int],
     base_px: int,
-    advance: Callable[[float], None],
-) -> dict[str, float]:
-    settings, windows = params.evaluate, [draws.frame_of(generator, size)] * len(seeds)
-    real = space(draws.read_frames(store, indices, size, advance, generator.geometry.chart), advance)
-    fake = space(draws.draw_fakes(generator, seeds, windows, advance), advance)
-    fixed = space(draws.draw_fixed(generator, seeds, windows, base_px, advance), advance)
+    extractor: Extractor,
+    settings: Evaluate,
+    title: str,
+) -> list[Scores]:
+    """Score whole frames over sizes: fakes, and the same scenes drawn at `base_px` and upsampled by Lanczos.
+
+    A frame is the square about the centre with the short side across. Reals are the pictures large enough natively. One
+    result a feature space.
+    """
+    count, chart = settings.num_sweep_samples, generator.geometry.chart
+    seeds = draws.scene_seeds(settings.seed, "frames", count)
+    chosen = {size: draws.chosen_frames(store, size, REALS_PER_FAKE * count, settings.seed) for size in sizes}
+    leads = extractor.crew.leads
+    tables: list[list[dict[str, Any]]] = [[] for _ in extractor.spaces]
+    scored = {size: indices for size, indices in chosen.items() if min(len(indices), count) >= MIN_SAMPLES}
+    with progress_bar(title, sum(len(indices) + 2 * count for indices in scored.values()), "img", leads) as advance:
+        for size in sizes:
+            facts = {"size": size, "trained": _trained(generator, size), "fakes": count, "reals": len(chosen[size])}
+            found: list[dict[str, float]] = [{} for _ in tables]
+            if size in scored:
+                windows = [draws.frame_of(generator, size)] * count
+                real = extractor(draws.real_frames(store, scored[size], size, chart), advance)
+                fake = extractor(draws.fakes(generator, seeds, windows), advance)
+                fixed = extractor(draws.fixed(generator, seeds, windows, base_px), advance)
+                if leads:
+                    found = [_frame_scores(*parts, settings) for parts in zip(real, fake, fixed, strict=True)]
+            for table, scores in zip(tables, found, strict=True):
+                table.append(facts | scores)
+    skipped = ("size", "trained", "fakes")
+    return [
+        Scores({f"sweep/{row['size']}/{key}": v for row in rows for key, v in row.items() if key not in skipped}, rows)
+        for rows in tables
+    ]
+
+
+def _frame_scores(real: np.ndarray, fake: np.ndarray, fixed: np.ndarray, settings: Evaluate) -> dict[str, float]:
+    precision, recall = precision_recall(fake, real)
     return {
         **_with_interval("fd", frechet_estimate(fake, real, settings.bootstrap, settings.seed)),
         **_with_interval("kid", kid_estimate(fake, real, settings.bootstrap, settings.seed)),
+        "precision": precision,
+        "recall": recall,
         "fixed_fd": frechet(fixed, real),
         "fixed_kid": kid(fixed, real),
     }
+
+
+def score_scale_inv(
+    generator: Generator, store: Store, base_px: int, extractor: Extractor, settings: Evaluate, title: str
+) -> list[Scores]:
+    """Score what a picture without end looks like from further away, against whole photographs; none where it has an end."""
+    if generator.geometry.chart.name != "plane":
+        return [Scores({}, []) for _ in extractor.spaces]
+    count, leads = settings.num_sweep_samples, extractor.crew.leads
+    seeds = draws.scene_seeds(settings.seed, "frames", count)
+    chosen = draws.chosen_frames(store, base_px, REALS_PER_FAKE * count, settings.seed)
+    tables: list[list[dict[str, Any]]] = [[] for _ in extractor.spaces]
+    with progress_bar(title, len(chosen) + len(SCALE_INV) * count, "img", leads) as advance:
+        real = extractor(draws.real_frames(store, chosen, base_px, generator.geometry.chart), advance)
+        for times in SCALE_INV:
+            fake = extractor(draws.scale_inv(generator, seeds, draws.frame_of(generator, base_px), times), advance)
+            for table, a, b in zip(tables, fake, real, strict=True):
+                if leads:
+                    table.append({"times": times, "fd": frechet(a, b), "kid": kid(a, b)})
+    return [
+        Scores({f"scale_inv/{row['times']}/{key}": row[key] for row in rows for key in ("fd", "kid")}, rows) for rows in tables
+    ]
+
+
+def _nearest(features: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each, which of the others is nearest, and how far: (n,), (n,)."""
+    squares = (features**2).sum(1)[:, None] + (among**2).sum(1)[None] - 2 * features @ among.T
+    place = squares.argmin(axis=1)
+    return place, np.sqrt(np.maximum(squares[np.arange(len(features)), place], 0))
 
 
 def _octave_scores(

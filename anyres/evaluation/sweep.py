@@ -6,11 +6,12 @@ Protocol: see `protocol` in metrics.json, which names feature space, kernels, co
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import resource
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -33,10 +34,12 @@ from anyres.evaluation.consistency import (
     shift_psnr,
 )
 from anyres.evaluation.distances import FD_UNBIASED, KID_SUBSET, NEIGHBOURS
-from anyres.evaluation.features import FeatureSpace
-from anyres.evaluation.scores import Scores, score_patches, score_sweep
+from anyres.evaluation.extraction import Extractor, FeatureCache
+from anyres.evaluation.features import AbsentWeights, FeatureSpace
+from anyres.evaluation.parallel import Crew, over_chunks
+from anyres.evaluation.scores import MIN_SAMPLES, RealPatches, Scores, score_patches, score_scale_inv, score_sweep
 from anyres.files import write_atomic
-from anyres.params import Params
+from anyres.params import Evaluate, Params
 from anyres.plane.chart import ring_window
 from anyres.plane.resample import KERNEL
 from anyres.plane.window import Window
@@ -58,64 +61,124 @@ MOST_DB = 200.0
 
 
 def evaluate(
-    params: Params, generator: nn.Module, untrained: nn.Module, store: Store, out: Path, first: nn.Module | None = None
+    params: Params,
+    generator: nn.Module,
+    untrained: nn.Module,
+    store: Store,
+    out: Path,
+    first: nn.Module | None = None,
+    crew: Crew | None = None,
+    kept: Path | None = None,
+    passing: Path | None = None,
 ) -> dict[str, Any]:
     """Measure `generator` against the pictures of `store`; return the content of `out`/metrics.json.
 
     `untrained` is the same generator before training, `first` the one of a first stage, if it had one. Writes metrics.json,
-    cost.json, plots/*.csv and figures/*.png below `out`. Raises ValueError, one line, for weights that are not finite and
-    params that do not fit.
+    cost.json, neighbours.json, plots/*.csv and figures/*.png below `out`. Every process of a `crew` calls this; the leading one
+    writes, the others return {}. Features of reals are kept in the folder `kept`, those of fakes in `passing`, from which an
+    interrupted evaluation goes on. Raises ValueError, one line, for weights that are not finite, params that do not fit the
+    data, and a first feature space that is not there; others are left out with one line on stderr.
     """
     start = time.monotonic()
-    _check(params, generator, untrained)
+    settings, crew = params.evaluate, crew or Crew()
+    _check(params, generator, untrained, store, crew.leads)
     trained, before = cast(Generator, generator), cast(Generator, untrained)
-    device = device_of(trained)
-    space = FeatureSpace(params.evaluate.features, device)
-    patches = score_patches(params, trained, before, store, space, cast(Generator, first) if first is not None else None)
-    sweep = score_sweep(params, trained, store, space)
-    scales = score_scales(params, trained, space)
-    metrics: dict[str, Any] = {**patches.numbers, **sweep.numbers, **scales.numbers}
-    for stitch in STITCHES[:1] if trained.geometry.exact else STITCHES:
-        seams = measure_seams(trained, params.evaluate.seed, stitch)
-        metrics |= {f"seam/{key}" if stitch == "grid" else f"seam_{stitch}/{key}": v for key, v in asdict(seams).items()}
-    if trained.geometry.chart.name == "cylinder":
-        metrics |= {f"ring/{key}": value for key, value in asdict(measure_ring(trained, params.evaluate.seed)).items()}
-    metrics["equivariance/integer_db"] = measure_equivariance(trained, params.evaluate.seed)
-    metrics["equivariance/fractional_db"] = measure_fractional_equivariance(trained, params.evaluate.seed)
-    metrics["protocol"] = protocol(params, generator, store, space)
+    device, base_px = device_of(trained), min(params.train.patch_px)
+    spaces, left_out = open_spaces(settings.features, device, crew.leads)
+    caches = [FeatureCache(folder) if folder is not None else None for folder in (kept, passing)]
+    extractor = Extractor(list(spaces.values()), crew, *caches)
+    reals = RealPatches.of(draws.sampler_of(params.train, store, settings.seed), settings.num_samples)
+    seeds = draws.scene_seeds(settings.seed, "patches", settings.num_samples)
+    fakes = {
+        "": draws.fakes(trained, seeds, reals.windows),
+        "_init": draws.fakes(before, seeds, reals.windows),
+        "_fixed": draws.fixed(trained, seeds, reals.windows, base_px),
+    }
+    if first is not None:
+        fakes["_first"] = draws.fixed(cast(Generator, first), seeds, reals.windows, base_px)
+    patches = score_patches(reals, fakes, extractor, settings, "evaluate patches")
+    sweep = score_sweep(trained, store, settings.sizes, base_px, extractor, settings, "evaluate sweep")
+    distant = score_scale_inv(trained, store, base_px, extractor, settings, "evaluate from afar")
+    scales = score_scales(trained, settings.sizes, extractor, settings, "evaluate scales")
+    fixed = draws.Enlarged(trained, base_px)
+    fixed_scales = score_scales(fixed, settings.sizes, extractor, settings, "evaluate scales of the baseline")
+    if not crew.leads:
+        return {}
+    metrics: dict[str, Any] = {}
+    for name, *found in zip(spaces, patches, sweep, distant, scales, strict=True):
+        prefix = f"{name}/" if metrics else ""
+        metrics |= {f"{prefix}{key}": value for scores in found for key, value in scores.numbers.items()}
+    metrics |= consistency(trained, settings.seed)
+    metrics |= {f"fixed/{key}": value for key, value in {**fixed_scales[0].numbers, **consistency(fixed, settings.seed)}.items()}
+    space = next(iter(spaces.values()))
+    metrics["protocol"] = {**protocol(params, generator, store, space), "left_out": left_out}
     _write_json(out / "metrics.json", metrics)
-    for name, scores in {"octaves": patches, "sweep": sweep, "self_ssim": scales}.items():
+    tables = {"octaves": patches[0], "sweep": sweep[0], "self_ssim": scales[0]} | (
+        {"scale_inv": distant[0]} if distant[0].rows else {}
+    )
+    for name, scores in tables.items():
         write_atomic(out / "plots" / f"{name}.csv", table(scores.rows))
-    base_px = min(params.train.patch_px)
+    _write_json(out / "neighbours.json", patches[0].neighbours)
     drawn = {
-        "sweep": figures.draw_sweep(sweep.rows, base_px, space.name),
-        "octaves": figures.draw_octaves(patches.rows, space.name),
-        "self_ssim": figures.draw_self_ssim(scales.rows),
+        "sweep": figures.draw_sweep(sweep[0].rows, base_px, space.name),
+        "octaves": figures.draw_octaves(patches[0].rows, space.name),
+        "self_ssim": figures.draw_self_ssim(scales[0].rows),
     }
     for name, figure in drawn.items():
         figures.save_png(figure, out / "figures" / f"{name}.png")
     _write_json(out / "cost.json", cost(time.monotonic() - start, device))
+    if caches[0] is not None:
+        caches[0].prune()
     return metrics
 
 
-def score_scales(params: Params, generator: Generator, space: FeatureSpace) -> Scores:
+def open_spaces(names: Sequence[str], device: torch.device, says: bool) -> tuple[dict[str, FeatureSpace], list[str]]:
+    """The feature spaces by name, and those left out, each with one line on stderr; the first one must be there."""
+    found, left_out = {}, []
+    for name in names:
+        try:
+            found[name] = FeatureSpace(name, device)
+        except AbsentWeights as absent:
+            if not found:
+                raise
+            left_out.append(name)
+            if says:
+                print(f"evaluate: {absent}", file=sys.stderr)
+    return found, left_out
+
+
+def score_scales(
+    generator: Generator, sizes: Sequence[int], extractor: Extractor, settings: Evaluate, title: str
+) -> list[Scores]:
     """SelfSSIM and the distance of features (1 - cosine) between one scene's renders, for every pair of sizes."""
-    settings = params.evaluate
-    sizes, seeds = settings.sizes, draws.scene_seeds(settings.seed, "scenes", settings.num_scenes)
-    rows = []
-    with progress_bar("evaluate scales", len(seeds) * (len(sizes) + len(sizes) ** 2), "img") as advance:
-        scenes = []
-        for seed in seeds:
-            scenes.append([render(generator, seed, draws.frame_of(generator, size)) for size in sizes])
-            advance(len(sizes))
-        similarity = self_ssim(scenes)
-        for i, reference in enumerate(sizes):
-            features = [
-                space(np.stack([_bytes(resized(scene[j], reference)) for scene in scenes]), advance) for j in range(len(sizes))
-            ]
-            for j, size in enumerate(sizes):
-                distance = float(np.mean(1 - _cosine(features[i], features[j])))
-                rows.append({"reference": reference, "size": size, "ssim": float(similarity[i, j]), "features": distance})
+    seeds, crew = draws.scene_seeds(settings.seed, "scenes", settings.num_scenes), extractor.crew
+    with progress_bar(title, len(seeds), "scenes", crew.leads) as advance:
+
+        def compare(seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
+            scene = [render(generator, seed, draws.frame_of(generator, size)) for size in sizes]
+            apart = [np.zeros((len(sizes), len(sizes))) for _ in extractor.spaces]
+            for i, reference in enumerate(sizes):
+                pictures = np.stack([_bytes(resized(picture, reference)) for picture in scene])
+                for matrix, space in zip(apart, extractor.spaces, strict=True):
+                    features = space(pictures)
+                    matrix[i] = 1 - _cosine(features[i][None], features)
+            advance(crew.size)
+            return self_ssim([scene]), apart
+
+        found = crew.gathered(over_chunks(compare, crew.share(seeds), device_of(generator)))
+    similarity = np.mean([matrix for matrix, _ in found], axis=0)
+    return [
+        _scale_scores(sizes, similarity, np.mean([apart[place] for _, apart in found], axis=0))
+        for place in range(len(extractor.spaces))
+    ]
+
+
+def _scale_scores(sizes: Sequence[int], similarity: np.ndarray, apart: np.ndarray) -> Scores:
+    rows = [
+        {"reference": reference, "size": size, "ssim": float(similarity[i, j]), "features": float(apart[i, j])}
+        for i, reference in enumerate(sizes)
+        for j, size in enumerate(sizes)
+    ]
     others = [row for row in rows if row["reference"] != row["size"]]
     numbers = {}
     if others:
@@ -123,6 +186,19 @@ def score_scales(params: Params, generator: Generator, space: FeatureSpace) -> S
         numbers["self_ssim/min"] = float(np.min([row["ssim"] for row in others]))
         numbers["self_features/mean"] = float(np.mean([row["features"] for row in others]))
     return Scores(numbers, rows)
+
+
+def consistency(generator: Generator, seed: int) -> dict[str, float]:
+    """Seams, the closing of a ring, and equivariance."""
+    found = {}
+    for stitch in STITCHES[:1] if generator.geometry.exact else STITCHES:
+        seams = measure_seams(generator, seed, stitch)
+        found |= {f"seam/{key}" if stitch == "grid" else f"seam_{stitch}/{key}": v for key, v in asdict(seams).items()}
+    if generator.geometry.chart.name == "cylinder" and not isinstance(generator, draws.Enlarged):
+        found |= {f"ring/{key}": value for key, value in asdict(measure_ring(generator, seed)).items()}
+    found["equivariance/integer_db"] = measure_equivariance(generator, seed)
+    found["equivariance/fractional_db"] = measure_fractional_equivariance(generator, seed)
+    return found
 
 
 def measure_seams(generator: Generator, seed: int, stitch: Stitch | None = None) -> Seams:
@@ -200,17 +276,8 @@ def protocol(params: Params, generator: nn.Module, store: Store, space: FeatureS
         "precision_recall_k": NEIGHBOURS,
         "fd_biased": min(settings.num_samples, settings.num_sweep_samples) < FD_UNBIASED,
         "data_hash": store.hash,
-        "weights_hash": weights_hash(generator),
+        "weights_hash": draws.weights_hash(generator),
     }
-
-
-def weights_hash(generator: nn.Module) -> str:
-    """SHA-256 over names and values of the weights."""
-    total = hashlib.sha256()
-    for name, value in sorted(generator.state_dict().items()):
-        total.update(name.encode())
-        total.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()
 
 
 def table(rows: list[dict[str, Any]]) -> bytes:
@@ -232,12 +299,27 @@ def cost(seconds: float, device: torch.device) -> dict[str, float]:
     return figures_
 
 
-def _check(params: Params, generator: nn.Module, untrained: nn.Module) -> None:
-    small = [size for size in params.evaluate.sizes if size < SSIM_WINDOW]
-    if small:
-        raise ValueError(f"params.yaml: evaluate.sizes: SelfSSIM needs {SSIM_WINDOW} pixels or more, found {small[0]}")
+def _check(params: Params, generator: nn.Module, untrained: nn.Module, store: Store, says: bool) -> None:
+    check_sizes(params.evaluate.sizes, params.evaluate.num_sweep_samples, store, "params.yaml: evaluate.sizes", says)
     draws.check_weights(generator, "trained generator")
     draws.check_weights(untrained, "untrained generator")
+
+
+def check_sizes(sizes: Sequence[int], fakes: int, store: Store, name: str, says: bool) -> None:
+    """Raise ValueError, one line, for a size that no metric can take; say which have few photographs."""
+    small = [size for size in sizes if size < SSIM_WINDOW]
+    if small:
+        raise ValueError(f"{name}: SelfSSIM needs {SSIM_WINDOW} pixels or more, found {small[0]}")
+    sides = store.pictures.sizes.min(axis=1)
+    for size in sizes:
+        reals = int((sides >= size).sum())
+        if not reals:
+            raise ValueError(
+                f"{name}: no photograph has a short side of {size} px or more (the largest has {sides.max()}); leave it out"
+            )
+        if reals < fakes and says:
+            worth = "not scored" if reals < MIN_SAMPLES else "scored against these"
+            print(f"evaluate: {reals} photographs of {size} px or more for {fakes} fakes: {worth}", file=sys.stderr)
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -9,13 +9,14 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from PIL import Image
 from safetensors.torch import save
 
@@ -38,6 +39,10 @@ KEPT_CHECKPOINTS = 2
 STANDARD_PATCHES = 256
 # The generator of the first stage, where there was one.
 FIRST_STAGE = "generator_first.safetensors"
+# What the best generator so far was chosen by: smaller is better.
+MONITORED = "monitor/patch_kid"
+# Measures a generator while it is trained; every process calls it, and all get the same numbers.
+Monitor = Callable[[torch.nn.Module], dict[str, float]]
 SAMPLE_SCENES = 8
 SAMPLE_ZOOMS = (1, 2, 4, 8)
 
@@ -50,19 +55,20 @@ class InterruptedTraining(Exception):  # noqa: N818 - no error
     """Training was asked to stop, and saved itself first."""
 
 
-def train(params: Train, store: Store, out: Path, runs: Path, accelerator: Accelerator) -> None:
+def train(params: Train, store: Store, out: Path, runs: Path, accelerator: Accelerator, monitor: Monitor | None = None) -> None:
     """Train on the pictures of `store`, or go on where an interrupted run of the same identity stopped.
 
-    Fills `out` (generator.safetensors, generator_init.safetensors, generator_first.safetensors after two stages, train.json,
-    history.jsonl, samples/) and keeps checkpoints in `runs`/<fingerprint>. Raises ValueError, one line, for params that do
-    not fit data or machine, DivergenceError where a loss is no number, and InterruptedTraining after a SIGTERM or SIGINT,
-    its checkpoint written.
+    `monitor` measures the running mean of the weights at the intervals of `params.monitor`; the best generator by MONITORED is
+    kept, and training stops where patience ends. Fills `out` (generator.safetensors, generator_init.safetensors,
+    generator_first.safetensors after two stages, train.json, history.jsonl, samples/) and keeps checkpoints in
+    `runs`/<fingerprint>. Raises ValueError, one line, for params that do not fit data or machine, DivergenceError where a loss
+    is no number, and InterruptedTraining after a SIGTERM or SIGINT, its checkpoint written.
     """
     if params.batch % accelerator.num_processes:
         raise ValueError(
             f"params.yaml: train.batch: {params.batch} must be a multiple of the {accelerator.num_processes} processes"
         )
-    run = Run(params, store, out, runs / fingerprint(params, store.hash), accelerator)
+    run = Run(params, store, out, runs / fingerprint(params, store.hash), accelerator, monitor)
     with _stop_signals() as stopped:
         run.start()
         run.follow(stopped)
@@ -72,8 +78,20 @@ def train(params: Train, store: Store, out: Path, runs: Path, accelerator: Accel
 class Run:
     """One training and its files. The main process alone writes them."""
 
-    def __init__(self, params: Train, store: Store, out: Path, folder: Path, accelerator: Accelerator):
+    def __init__(
+        self,
+        params: Train,
+        store: Store,
+        out: Path,
+        folder: Path,
+        accelerator: Accelerator,
+        monitor: Monitor | None = None,
+    ):
         self.params, self.store, self.out, self.folder, self.accelerator = params, store, out, folder, accelerator
+        self.monitor = monitor if params.monitor.every_kimg else None
+        # What was measured so far, by images seen.
+        self.measured: dict[int, float] = {}
+        self.monitor_seconds = 0.0
         self.chart = Chart(params.chart, fov=params.fov)
         self.sampler = PatchSampler(
             store,
@@ -114,6 +132,8 @@ class Run:
             self.seconds = float(self.state.load(newest).get("seconds", 0.0))
         if self.writes:
             self._restore()
+        self.measured = self._recalled()
+        if self.writes:
             untrained = TrainState.fresh(self.params, self._half_extent, torch.device("cpu"), self.reals).g
             write_generator(untrained, self.out / "generator_init.safetensors")
             if self.state.nimg == 0:
@@ -133,13 +153,20 @@ class Run:
             progress_bar(title, total, "img", shown=self.writes) as advance,
         ):
             advance(state.nimg)
-            for report in training_loop(state, params, self._batches(reader), self.accelerator):
+            # Patience may have ended just before an interruption.
+            reports = () if self._exhausted() else training_loop(state, params, self._batches(reader), self.accelerator)
+            for report in reports:
                 advance(params.batch)
                 self._collect(report)
-                if _crosses(report.nimg, params.batch, params.report_every_kimg) or report.nimg >= total:
+                measures = self.monitor is not None and (
+                    _crosses(report.nimg, params.batch, params.monitor.every_kimg) or report.nimg >= total
+                )
+                if measures or _crosses(report.nimg, params.batch, params.report_every_kimg) or report.nimg >= total:
                     now = time.monotonic()
-                    self._report(report.nimg, (report.nimg - last_nimg) / (now - last), before + now - began)
-                    last, last_nimg = now, report.nimg
+                    speed = (report.nimg - last_nimg) / (now - last)
+                    monitored = self._measure(report.nimg) if measures else {}
+                    self._report(report.nimg, monitored, speed, before + time.monotonic() - began)
+                    last, last_nimg = time.monotonic(), report.nimg
                 if self.writes and _crosses(report.nimg, params.batch, params.sample_every_kimg):
                     self._sample()
                 if _crosses(report.nimg, params.batch, params.checkpoint_every_kimg) or self._all_stop(stopped):
@@ -147,6 +174,8 @@ class Run:
                     self._checkpoint()
                     if self._all_stop(stopped):
                         raise InterruptedTraining(f"stopped at {report.nimg} images; its checkpoint is in {self.folder}")
+                if measures and self._exhausted():
+                    break
         self.seconds = before + time.monotonic() - began
 
     def finish(self) -> None:
@@ -155,7 +184,13 @@ class Run:
             return
         self._checkpoint()
         self._sample()
-        write_generator(self.state.g_ema, self.out / "generator.safetensors")
+        best = min(self.measured, key=self.measured.__getitem__, default=None)
+        chosen = self._best_path(best) if best is not None and self.params.monitor.keep == "best" else None
+        if chosen is not None and chosen.exists():
+            write_atomic(self.out / "generator.safetensors", chosen.read_bytes())
+        else:
+            chosen = None
+            write_generator(self.state.g_ema, self.out / "generator.safetensors")
         if self.state.teacher is not None:
             write_generator(self.state.teacher, self.out / FIRST_STAGE)
         record = {
@@ -166,6 +201,9 @@ class Run:
             "data_hash": self.store.hash,
             "fingerprint": self.folder.name,
             "nimg": self.state.nimg,
+            "kept_nimg": self.state.nimg if chosen is None else best,
+            "stopped_early": self._exhausted(),
+            "monitor_seconds": round(self.monitor_seconds, 1),
             "pictures": len(self.sampler.usable),
             "pictures_skipped": self.sampler.skipped,
             "parameters": {
@@ -197,8 +235,44 @@ class Run:
         for name, value in report.values.items():
             self.interval.setdefault(name, []).append(value)
 
-    def _report(self, nimg: int, img_per_s: float, seconds: float) -> None:
-        """Append one line to the history: means over the interval."""
+    def _measure(self, nimg: int) -> dict[str, float]:
+        """Ask the monitor, and keep the generator where none was better."""
+        assert self.monitor is not None
+        start = time.monotonic()
+        values = self.monitor(self.state.g_ema)
+        value = values[MONITORED]
+        if self.writes and value < min(self.measured.values(), default=math.inf):
+            path = self._best_path(nimg)
+            write_generator(self.state.g_ema, path)
+            for old in path.parent.glob("*.safetensors"):
+                if old != path:
+                    old.unlink()
+        self.measured[nimg] = value
+        self.monitor_seconds += time.monotonic() - start
+        return values
+
+    def _exhausted(self) -> bool:
+        """Whether the last evaluations, as many as patience counts, were all no better than the best before them."""
+        patience = self.params.monitor.patience
+        if not patience or not self.measured:
+            return False
+        best = min(self.measured, key=self.measured.__getitem__)
+        return sum(nimg > best for nimg in self.measured) >= patience
+
+    def _best_path(self, nimg: int) -> Path:
+        return self.folder / "best" / f"{nimg:012d}.safetensors"
+
+    def _recalled(self) -> dict[int, float]:
+        """What the monitor has measured up to the checkpoint, from the main process's history."""
+        found: dict[int, float] = {}
+        history = self.folder / "history.jsonl"
+        if self.writes and history.exists():
+            lines = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+            found = {line["nimg"]: line[MONITORED] for line in lines if MONITORED in line}
+        return broadcast_object_list([found])[0] if self.accelerator.num_processes > 1 else found
+
+    def _report(self, nimg: int, monitored: dict[str, float], img_per_s: float, seconds: float) -> None:
+        """Append one line to the history: means over the interval, and what was just measured."""
         means = {name: torch.stack(parts).mean() for name, parts in self.interval.items()}
         values = {name: float(self.accelerator.reduce(mean, reduction="mean")) for name, mean in means.items()}  # type: ignore[arg-type]
         self.interval = {}
@@ -208,7 +282,7 @@ class Run:
             raise DivergenceError(f"training diverged at {nimg} images ({', '.join(bad)} not finite); {cure}")
         if not self.writes:
             return
-        line: dict[str, Any] = {"nimg": nimg, **values, "perf/img_per_s": img_per_s, "perf/seconds": seconds}
+        line: dict[str, Any] = {"nimg": nimg, **values, **monitored, "perf/img_per_s": img_per_s, "perf/seconds": seconds}
         for folder in (self.folder, self.out):
             with (folder / "history.jsonl").open("a", encoding="utf-8") as file:
                 file.write(f"{json.dumps(line)}\n")

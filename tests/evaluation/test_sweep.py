@@ -26,10 +26,6 @@ from anyres.plane.window import Window, frame_window
 from .ripples import EVALUATE, Evaluated, Ripples
 
 
-def ignore(amount: float) -> None:
-    pass
-
-
 @pytest.fixture(scope="module")
 def space() -> FeatureSpace:
     return FeatureSpace("lite0")
@@ -135,9 +131,9 @@ def test_sizes_below_the_window_of_ssim_are_refused(params: Params, store: Store
 def test_fakes_stand_at_the_windows_of_the_reals() -> None:
     generator, windows = Ripples(1.0), [Window((0.3 * k - 0.4, 0.1 * k), 2 / (30 + k), (16, 20)) for k in range(3)]
     seeds = draws.scene_seeds(5, "patches", 3)
-    fakes = draws.draw_fakes(generator, seeds, windows, ignore)
+    fakes = draws.fakes(generator, seeds, windows).pixels()
     # The baseline sees the same place of the same scene: stripes are smooth enough to survive 16 px.
-    fixed = draws.draw_fixed(generator, seeds, windows, 16, ignore)
+    fixed = draws.fixed(generator, seeds, windows, 16).pixels()
     assert fakes.shape == fixed.shape == (3, 16, 20, 3)
     inner = np.abs(fakes.astype(float) - fixed)[:, 2:-2, 2:-2]
     assert inner.max() < 6
@@ -152,10 +148,10 @@ def test_scenes_differ_by_stream_and_seed() -> None:
 
 
 def test_real_frames_are_square_about_the_centre(store: Store) -> None:
-    indices = draws.real_frames(store, 40, 100, seed=0)
+    indices = draws.chosen_frames(store, 40, 100, seed=0)
     assert len(indices) == 30
-    assert len(draws.real_frames(store, 40, 7, seed=0)) == 7
-    frames = draws.read_frames(store, indices[:2], 40, ignore)
+    assert len(draws.chosen_frames(store, 40, 7, seed=0)) == 7
+    frames = draws.real_frames(store, indices[:2], 40).pixels()
     expected = np.clip(np.rint(store.read(indices[1], frame_window(1.0, 40))), 0, 255)
     assert frames.shape == (2, 40, 40, 3)
     np.testing.assert_array_equal(frames[1], expected)
@@ -173,16 +169,16 @@ def test_patches_of_metrics_are_none_of_training(params: Params, store: Store) -
 def test_torch_state_is_left_alone(params: Params) -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    draws.draw_fakes(Ripples(1.0), [1, 2], [frame_window(1.0, 16)] * 2, ignore)
+    draws.fakes(Ripples(1.0), [1, 2], [frame_window(1.0, 16)] * 2).pixels()
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_scale_inv_is_a_larger_canvas_brought_down() -> None:
     base = Window((0.0, 0.0), 1 / 8, (16, 16))
-    found = draws.draw_scale_inv(Ripples(1.0), [1, 2], base, 3, ignore)
+    found = draws.scale_inv(Ripples(1.0), [1, 2], base, 3).pixels()
     assert found.shape == (2, 16, 16, 3)
-    canvas = draws.draw_fakes(Ripples(1.0), [1, 2], [Window((0.0, 0.0), 1 / 8, (48, 48))] * 2, ignore)
+    canvas = draws.fakes(Ripples(1.0), [1, 2], [Window((0.0, 0.0), 1 / 8, (48, 48))] * 2).pixels()
     expected = np.clip(np.rint(render_real(canvas[1], frame_window(1.0, 16))), 0, 255)
     assert np.array_equal(found[1], expected)
-    once = draws.draw_scale_inv(Ripples(1.0), [1], base, 1, ignore)
-    assert np.array_equal(once, draws.draw_fakes(Ripples(1.0), [1], [base], ignore))
+    once = draws.scale_inv(Ripples(1.0), [1], base, 1).pixels()
+    assert np.array_equal(once, draws.fakes(Ripples(1.0), [1], [base]).pixels())

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 from its package: the weights fit, and it knows photographs."""
+"""EfficientNet-Lite0 and -Lite1 from their packages: the weights fit, and they know photographs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,20 @@ import torch
 from PIL import Image
 from torch import nn
 
-from anyres.networks.backbones import FEATURES, Lite0, fold_normalisation, lite0, lpips_vgg16, to_timm, verified, weights_path
+from anyres.networks.backbones import (
+    FEATURES,
+    LITE0,
+    LITE1,
+    Lite0,
+    Packaged,
+    fold_normalisation,
+    lite0,
+    lite1,
+    lpips_vgg16,
+    to_timm,
+    verified,
+    weights_path,
+)
 from anyres.training.teacher import perceptual
 
 ESPRESSO = 967
@@ -20,9 +33,9 @@ ESPRESSO = 967
 CATS = range(281, 286)
 
 
-@pytest.fixture(scope="module")
-def network() -> Lite0:
-    return lite0()
+@pytest.fixture(scope="module", params=[lite0, lite1])
+def network(request: pytest.FixtureRequest) -> Lite0:
+    return request.param()
 
 
 def square(pixels: np.ndarray, size: int) -> torch.Tensor:
@@ -49,23 +62,27 @@ def test_features_are_pooled_frozen_and_free_of_the_batch(network: Lite0) -> Non
     torch.testing.assert_close(network(pictures[1:2]), features[1:2], atol=1e-5, rtol=1e-4)
 
 
-def test_every_key_of_the_package_is_renamed_once() -> None:
-    state = torch.load(weights_path(), map_location="cpu", weights_only=True)
-    renamed = to_timm(state, [f"blocks.{i}" for i in range(16)])
-    assert len(renamed) == len(state) == 296
+@pytest.mark.parametrize(("weights", "blocks", "keys"), [(LITE0, 16, 296), (LITE1, 21, 386)])
+def test_every_key_of_the_package_is_renamed_once(weights: Packaged, blocks: int, keys: int) -> None:
+    state = torch.load(weights_path(weights), map_location="cpu", weights_only=True)
+    renamed = to_timm(state, [f"blocks.{i}" for i in range(blocks)])
+    assert len(renamed) == len(state) == keys
     assert renamed["blocks.0.conv_dw.weight"].shape == (32, 1, 3, 3)
     assert renamed["blocks.0.conv_pw.weight"].shape == (16, 32, 1, 1)
-    assert renamed["blocks.15.conv_pwl.weight"].shape[:2] == (320, 1152)
+    assert renamed[f"blocks.{blocks - 1}.conv_pwl.weight"].shape[:2] == (320, 1152)
 
 
-def test_another_file_is_refused(tmp_path: Path) -> None:
-    altered = bytearray(weights_path().read_bytes())
+@pytest.mark.parametrize("weights", [LITE0, LITE1])
+def test_another_file_is_refused(tmp_path: Path, weights: Packaged) -> None:
+    altered = bytearray(weights_path(weights).read_bytes())
     altered[1000] ^= 1
     (tmp_path / "weights.pth").write_bytes(altered)
     with pytest.raises(ValueError, match=r"not the weights of version 0\.1\.0"):
-        verified(tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match="reinstall"):
-        verified(tmp_path / "missing.pth")
+        verified(tmp_path / "weights.pth", weights)
+    with pytest.raises(ValueError, match=f"reinstall {weights.package}"):
+        verified(tmp_path / "missing.pth", weights)
+    with pytest.raises(ValueError, match="the package no-such-weights is not installed"):
+        weights_path(weights._replace(package="no-such-weights"))
 
 
 class Activated(nn.BatchNorm2d):

@@ -107,7 +107,7 @@ def test_killed_in_training_then_run_again_equals_an_uninterrupted_training(chec
         time.sleep(0.05)
     # The training itself is killed, without a chance to save, and then all that watches over it.
     family = psutil.Process(flow.pid).children(recursive=True)
-    for process in [one for one in family if "anyres.training" in one.cmdline()]:
+    for process in [one for one in family if {"anyres", "train"} <= set(one.cmdline())]:
         process.kill()
     flow.kill()
     flow.wait()

@@ -8,9 +8,10 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
 from anyres.networks import discriminator
-from pipelines import train
+from pipelines import launch
 from pipelines.environment import Environment
-from pipelines.train import launch_command, launch_environ, num_cores, process_count
+from pipelines.launch import launch_command, launch_environ, num_cores, process_count
+from pipelines.train import WORK
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +25,7 @@ def test_processes_share_a_batch_in_whole_groups(batch, gpus, count):
 
 
 def test_a_group_is_what_the_discriminator_compares():
-    assert train.GROUP == discriminator.GROUP
+    assert launch.GROUP == discriminator.GROUP
 
 
 def test_without_a_gpu_there_is_one_process_a_core():
@@ -38,14 +39,14 @@ def test_the_environment_decides_where_it_speaks():
 
 
 def test_one_process_needs_no_launcher():
-    assert launch_command(Environment(), 1)[1:3] == ["-m", "anyres.training"]
+    assert launch_command(Environment(), 1, WORK)[1:4] == ["-m", "anyres", "train"]
 
 
 def test_several_processes_are_launched_by_accelerate():
-    command = launch_command(Environment(), 2)
+    command = launch_command(Environment(), 2, WORK)
     assert command[2] == "accelerate.commands.launch"
     assert command[command.index("--num_processes") + 1] == "2"
-    own = launch_command(Environment(accelerate_config=Path("own.yaml")), 2)
+    own = launch_command(Environment(accelerate_config=Path("own.yaml")), 2, WORK)
     assert own[own.index("--config_file") + 1] == "own.yaml"
     assert "--num_processes" not in own
 

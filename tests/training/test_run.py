@@ -47,7 +47,7 @@ def write_params(path: Path, section: Train) -> None:
 def command(work: Path, store: Store) -> list[str]:
     names = {"params": "params.yaml", "store": str(store.path), "out": str(work / "out"), "runs": str(work / "runs")}
     names["params"] = str(work / "params.yaml")
-    return [sys.executable, "-m", "anyres.training", *(word for key, value in names.items() for word in (f"--{key}", value))]
+    return [sys.executable, "-m", "anyres", "train", *(word for key, value in names.items() for word in (f"--{key}", value))]
 
 
 ENVIRON = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}

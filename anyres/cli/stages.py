@@ -1,0 +1,107 @@
+"""Commands behind the stages train and evaluate, alone or under `accelerate launch`, and the comparison of models."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from anyres.cli.options import app
+
+# The exit code of a process that SIGTERM ended, by convention of the shell.
+TERMINATED = 143
+
+ParamsFile = Annotated[Path, typer.Option(help="Where the hyper-parameters stand.")]
+StoreFolder = Annotated[Path, typer.Option(help="Prepared pictures.")]
+TrainFolder = Annotated[Path, typer.Option(help="Where generator, history and samples go.")]
+
+
+@app.command(epilog="Example: anyres train --store data/store --out out/train")
+def train(
+    params: ParamsFile = Path("params.yaml"),
+    store: StoreFolder = Path("data/store"),
+    out: TrainFolder = Path("out/train"),
+    runs: Annotated[Path, typer.Option(help="Where checkpoints are kept.")] = Path("out/runs"),
+) -> None:
+    """Train a generator, or go on with an interrupted training."""
+    from anyres.data.store import Store
+    from anyres.evaluation.monitor import Monitor
+    from anyres.evaluation.parallel import Crew
+    from anyres.params import Params
+    from anyres.training.run import InterruptedTraining
+    from anyres.training.run import train as train_on
+
+    try:
+        section = Params.load(params).train
+        pictures = Store.open(store)
+        accelerator = _accelerator(mixed_precision(section.precision))
+        monitor = Monitor(section, pictures, accelerator.device, Crew.of(accelerator)) if section.monitor.every_kimg else None
+        train_on(section, pictures, out, runs, accelerator, monitor)
+    except InterruptedTraining as stop:
+        typer.echo(f"train: {stop}", err=True)
+        raise typer.Exit(TERMINATED) from None
+    except (ValueError, FileNotFoundError) as error:
+        typer.echo(f"train: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command(epilog="Example: anyres evaluate --trained out/train --out out/evaluation")
+def evaluate(
+    params: ParamsFile = Path("params.yaml"),
+    store: StoreFolder = Path("data/store"),
+    trained: Annotated[Path, typer.Option(help="What a training left.")] = Path("out/train"),
+    out: Annotated[Path, typer.Option(help="Where numbers, tables and figures go.")] = Path("out/evaluation"),
+    reals: Annotated[Path, typer.Option(help="Features of photographs, kept for later evaluations.")] = Path("out/reals"),
+    passing: Annotated[
+        Path, typer.Option(help="Features of generated pictures, until the evaluation is done: it can be interrupted.")
+    ] = Path("out/runs/evaluation"),
+) -> None:
+    """Measure a trained generator: patches, sizes, scales, seams."""
+    import shutil
+
+    from anyres.data.store import Store
+    from anyres.evaluation.parallel import Crew
+    from anyres.evaluation.sweep import evaluate as measure
+    from anyres.params import Params
+    from anyres.training.run import FIRST_STAGE, load_generator
+
+    try:
+        values, pictures = Params.load(params), Store.open(store)
+        accelerator = _accelerator("no")
+        crew = Crew.of(accelerator)
+        device = accelerator.device
+        generator, untrained = (
+            load_generator(trained, name).to(device) for name in ("generator.safetensors", "generator_init.safetensors")
+        )
+        first = load_generator(trained, FIRST_STAGE).to(device) if (trained / FIRST_STAGE).exists() else None
+        measure(values, generator, untrained, pictures, out, first, crew, reals, passing)
+    except (ValueError, FileNotFoundError) as error:
+        typer.echo(f"evaluate: {error}", err=True)
+        raise typer.Exit(2) from None
+    accelerator.wait_for_everyone()
+    if crew.leads:
+        shutil.rmtree(passing, ignore_errors=True)
+
+
+def mixed_precision(precision: str) -> str:
+    """What Accelerate calls a precision: `auto` takes bf16 where an accelerator computes in it."""
+    import torch
+
+    if precision == "auto":
+        return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    return precision
+
+
+def _accelerator(precision: str) -> Any:
+    """The processes of this launch. Raises ValueError where fewer take part than were launched."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(mixed_precision=precision)
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != world:
+        raise ValueError(
+            f"{accelerator.num_processes} processes take part where {world} were launched; see docs of accelerate launch"
+        )
+    return accelerator

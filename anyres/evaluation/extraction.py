@@ -1,0 +1,110 @@
+"""From samples to features: drawn chunk by chunk, shared among processes, kept on disk under all that determines them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import anyres
+from anyres.evaluation.draws import Advance, Samples, ignore
+from anyres.evaluation.features import FeatureSpace
+from anyres.evaluation.parallel import Crew, over_chunks
+from anyres.files import write_atomic
+
+# Whose code decides about pixels and features.
+ROOMS = ("data", "evaluation", "networks", "plane", "synthesis")
+
+
+class FeatureCache:
+    """Features on disk, a file a set, named by the hash of its key: what has another key is never taken for it."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.used: set[Path] = set()
+
+    def get(self, key: dict[str, Any]) -> np.ndarray | None:
+        """What was kept under `key`, float64, or None; a file that cannot be read counts as none."""
+        path = self._path(key)
+        self.used.add(path)
+        try:
+            return np.load(path, allow_pickle=False).astype(np.float64)
+        except (OSError, ValueError, EOFError):
+            return None
+
+    def put(self, key: dict[str, Any], features: np.ndarray) -> None:
+        """Keep features; they came from float32, so no digit is lost."""
+        stream = io.BytesIO()
+        np.save(stream, features.astype(np.float32), allow_pickle=False)
+        write_atomic(self._path(key), stream.getvalue())
+
+    def prune(self) -> None:
+        """Drop what nobody asked for since this cache was opened."""
+        for path in self.folder.glob("*.npy"):
+            if path not in self.used:
+                path.unlink()
+
+    def _path(self, key: dict[str, Any]) -> Path:
+        return self.folder / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.npy"
+
+
+class Extractor:
+    """Features of samples in one or several spaces.
+
+    `kept` takes those of reals, for later evaluations too; `passing` those of fakes, from which an interrupted one goes on.
+    """
+
+    def __init__(
+        self,
+        spaces: Sequence[FeatureSpace],
+        crew: Crew | None = None,
+        kept: FeatureCache | None = None,
+        passing: FeatureCache | None = None,
+    ):
+        self.spaces, self.crew, self.kept, self.passing = tuple(spaces), crew or Crew(), kept, passing
+
+    def __call__(self, samples: Samples, advance: Advance = ignore) -> list[np.ndarray]:
+        """Features float64 (count, dim), one array a space; every sample is drawn once. `advance` counts samples."""
+        cache = self.kept if samples.lasting else self.passing
+        keys = [{**samples.key, "features": space.name, "kernel": space.kernel, "code": code_hash()} for space in self.spaces]
+        # Where processes see different disks, the leading one's counts.
+        found = self.crew.agreed([cache.get(key) for key in keys] if cache is not None and self.crew.leads else None)
+        found = found or [None] * len(keys)
+        missing = [place for place, features in enumerate(found) if features is None]
+        if missing:
+            for place, features in zip(missing, self._extract(samples, missing, advance), strict=True):
+                found[place] = features
+                if cache is not None and self.crew.leads:
+                    cache.put(keys[place], features)
+        else:
+            advance(samples.count)
+        return found  # type: ignore[return-value]
+
+    def _extract(self, samples: Samples, places: list[int], advance: Advance) -> list[np.ndarray]:
+        def work(part: slice) -> list[np.ndarray]:
+            pixels = samples.read(part)
+            features = [self.spaces[place](pixels).astype(np.float32) for place in places]
+            advance(len(pixels) * self.crew.size)
+            return features
+
+        on_accelerator = next((d for d in (samples.device, self.spaces[0].device) if d.type != "cpu"), torch.device("cpu"))
+        chunks = self.crew.gathered(over_chunks(work, self.crew.share(samples.chunks), on_accelerator))
+        return [np.concatenate(parts).astype(np.float64) for parts in zip(*chunks, strict=True)]
+
+
+@lru_cache
+def code_hash() -> str:
+    """Over the sources of all that decides about pixels and features: an edit empties the cache."""
+    total = hashlib.sha256()
+    root = Path(anyres.__file__).parent
+    for room in ROOMS:
+        for path in sorted((root / room).rglob("*.py")):
+            total.update(path.read_bytes())
+    return total.hexdigest()

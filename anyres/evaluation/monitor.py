@@ -1,0 +1,49 @@
+"""The small evaluation while a generator is trained: few samples, always the same, in seconds."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from anyres.data.store import Store
+from anyres.evaluation import draws
+from anyres.evaluation.distances import kid
+from anyres.evaluation.extraction import Extractor
+from anyres.evaluation.features import FeatureSpace
+from anyres.evaluation.parallel import Crew
+from anyres.evaluation.scores import ZOOMED, RealPatches
+from anyres.params import Train
+from anyres.synthesis.render import Generator
+
+# Other windows and scenes than the evaluation's, whose numbers then stay fair to a generator chosen by these.
+STREAM, SEED = "monitor", 1 << 20
+
+
+class Monitor:
+    """Patch KID of a generator at the windows of real patches, fresh scenes; every process of `crew` calls it alike.
+
+    Numbers: "monitor/patch_kid", and "monitor/patch_kid_zoomed" for windows at zoom 2 and more, where there are enough.
+    """
+
+    def __init__(self, params: Train, store: Store, device: torch.device, crew: Crew):
+        self.crew = crew
+        self.extractor = Extractor([FeatureSpace("lite0", device)], crew)
+        self.reals = RealPatches.of(draws.sampler_of(params, store, SEED + params.seed), params.monitor.samples)
+        self.seeds = draws.scene_seeds(params.seed, STREAM, params.monitor.samples)
+        self.real: np.ndarray | None = None
+
+    @torch.inference_mode()
+    def __call__(self, generator: nn.Module) -> dict[str, float]:
+        if self.real is None:
+            (self.real,) = self.extractor(self.reals.samples)
+        (fake,) = self.extractor(draws.fakes(cast(Generator, generator), self.seeds, self.reals.windows))
+        values: dict[str, float] = {}
+        if self.crew.leads:
+            values["monitor/patch_kid"] = kid(fake, self.real)
+            zoomed = self.reals.octaves[0] >= ZOOMED
+            if zoomed.sum() >= len(zoomed) // 4 and not zoomed.all():
+                values["monitor/patch_kid_zoomed"] = kid(fake[zoomed], self.real[zoomed])
+        return self.crew.agreed(values)
