@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from anyres.cli.options import app
+from anyres.cli.options import app, numbers, one_line
 
 # The exit code of a process that SIGTERM ended, by convention of the shell.
 TERMINATED = 143
@@ -83,6 +84,42 @@ def evaluate(
     accelerator.wait_for_everyone()
     if crew.leads:
         shutil.rmtree(passing, ignore_errors=True)
+
+
+@app.command(epilog="Example: anyres compare out/export/generator other/out/train --samples 500")
+def compare(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Bundles, or folders of finished trainings.")],
+    store: StoreFolder = Path("data/store"),
+    out: Annotated[Path, typer.Option(help="Where compare.json and index.html go.")] = Path("out/compare"),
+    params: Annotated[Path, typer.Option(help="Whose section evaluate says seed, sizes and counts.")] = Path("params.yaml"),
+    samples: Annotated[int | None, typer.Option(help="Patches of each model, in place of evaluate.num_samples.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames a size, in place of evaluate.num_sweep_samples.")] = None,
+    sizes: Annotated[str, typer.Option(help="Short sides with commas between, in place of evaluate.sizes.")] = "",
+    zoom_max: Annotated[float | None, typer.Option(help="Largest zoom of the patches.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print compare.json in place of the table.")] = False,
+) -> None:
+    """Put any number of models side by side: one table and one page, all scored alike."""
+    from pydantic import ValidationError
+
+    from anyres.data.store import Store
+    from anyres.evaluation import compare as comparison
+    from anyres.params import Evaluate, Params, describe
+
+    with one_line():
+        values = Params.load(params).evaluate.model_dump()
+        values |= {"num_samples": samples or values["num_samples"], "num_sweep_samples": frames or values["num_sweep_samples"]}
+        if sizes:
+            values["sizes"] = [int(size) for size in numbers("--sizes", sizes, ",")]
+        try:
+            settings = Evaluate.model_validate(values)
+        except ValidationError as error:
+            raise ValueError(describe(error)) from None
+        found = comparison.compare(comparison.open_rivals(models), Store.open(store), settings, out, zoom_max, kept=out / "reals")
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        comparison.printed(found)
+        typer.echo(f"{out / 'index.html'}: the page")
 
 
 def mixed_precision(precision: str) -> str:

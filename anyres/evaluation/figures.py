@@ -6,6 +6,7 @@ Each `draw_*` returns a Figure, or None where there is nothing to draw; `save_pn
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ from anyres.files import write_atomic
 
 INK, MUTED, LINE = "#1d2433", "#6b7486", "#d9dde5"
 MODEL, BASELINE, REALS, UNTRAINED, FIRST = "#3b5bdb", "#d9822b", "#2b8a5f", "#9aa3b2", "#c9a227"
+# Of models side by side; told apart in greys too.
+RIVALS = (MODEL, "#d9822b", "#2b8a5f", "#b0306a", "#6b7486", "#12a4b4", "#8c6d1f", "#7048e8")
 # In an inline SVG these become the page's own variables, so that a figure follows its light or dark look.
 THEME = {INK: "ink", MUTED: "muted", LINE: "line", MODEL: "model", BASELINE: "baseline", REALS: "reals", UNTRAINED: "untrained"}
 Row = Mapping[str, Any]
@@ -76,6 +79,69 @@ def draw_octaves(rows: Sequence[Row], space: str) -> Figure | None:
     axis.set_xticks(place, [f"zoom {row['zoom'].replace('-', '–')}\n{row['samples']} patches" for row in rows])
     axis.set_title(f"patch KID in {space}")
     axis.legend(frameon=False, labelcolor=INK, fontsize=9, ncols=len(series), loc="upper center")
+    return figure
+
+
+def draw_monitor(history: Sequence[Row]) -> Figure | None:
+    """Patch KID of the small evaluation while training, over images seen; its best value marked."""
+    lines = [line for line in history if "monitor/patch_kid" in line]
+    if len(lines) < 2:
+        return None
+    figure, (axis,) = _panels(1)
+    for key, colour, label in (("patch_kid", MODEL, "all windows"), ("patch_kid_zoomed", BASELINE, "zoom 2 and more")):
+        rows = [line for line in lines if f"monitor/{key}" in line]
+        kimg, values = [line["nimg"] / 1000 for line in rows], [line[f"monitor/{key}"] for line in rows]
+        axis.plot(kimg, values, color=colour, lw=1.8, label=label)
+        if rows and key == "patch_kid":
+            best = int(np.argmin(values))
+            axis.plot(kimg[best], values[best], "o", color=colour, ms=6)
+    axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
+    axis.set_xlabel("thousand images seen")
+    axis.set_title("patch KID on the way")
+    axis.legend(frameon=False, labelcolor=INK, fontsize=9)
+    return figure
+
+
+def draw_rivals(tables: Mapping[str, Sequence[Row]], over: str, keys: Sequence[str], space: str) -> Figure | None:
+    """Several models over sizes, one line each with its interval, a panel for each of `keys`."""
+    figure, axes = _panels(len(keys))
+    drawn = False
+    for axis, key in zip(axes, keys, strict=True):
+        sizes: list[int] = []
+        for (name, rows), colour in zip(tables.items(), itertools.cycle(RIVALS), strict=False):
+            rows = [row for row in rows if key in row]
+            at = [row[over] for row in rows]
+            axis.plot(at, [row[key] for row in rows], color=colour, lw=2, label=name)
+            axis.fill_between(
+                at, [row[f"{key}_low"] for row in rows], [row[f"{key}_high"] for row in rows], color=colour, alpha=0.12, lw=0
+            )
+            trained = [row for row in rows if row["trained"]]
+            axis.plot([row[over] for row in trained], [row[key] for row in trained], "o", color=colour, ms=5)
+            sizes += at
+            drawn = drawn or bool(rows)
+        if sizes:
+            _log2(axis, sorted(set(sizes)))
+        axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
+        axis.set_xlabel("short side of the frame, px; dots: scale seen in training")
+        axis.set_title(f"{key.upper()} in {space}")
+    axes[0].legend(frameon=False, labelcolor=INK, fontsize=9)
+    return figure if drawn else None
+
+
+def draw_rival_octaves(tables: Mapping[str, Sequence[Row]], space: str) -> Figure | None:
+    """Patch KID by zoom octave, one bar a model, and what two sets of photographs score as a line."""
+    zooms = list(dict.fromkeys(row["zoom"] for rows in tables.values() for row in rows))
+    if not zooms:
+        return None
+    figure, (axis,) = _panels(1)
+    step = 0.81 / len(tables)
+    for number, ((name, rows), colour) in enumerate(zip(tables.items(), itertools.cycle(RIVALS), strict=False)):
+        place = [zooms.index(row["zoom"]) + step * (number - (len(tables) - 1) / 2) for row in rows]
+        axis.bar(place, [row["kid"] for row in rows], 0.93 * step, color=colour, label=name)
+    axis.set_xticks(range(len(zooms)), [f"zoom {zoom.replace('-', '–')}" for zoom in zooms])
+    axis.set_ylim(min(0, axis.get_ylim()[0]), axis.get_ylim()[1] * 1.15)
+    axis.set_title(f"patch KID in {space}")
+    axis.legend(frameon=False, labelcolor=INK, fontsize=9, ncols=min(len(tables), 4), loc="upper center")
     return figure
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -95,22 +96,22 @@ def real_examples(params: Params, store: Store) -> list[Plate]:
     return out
 
 
-def over_scales(params: Params, generator: Generator, seed: int) -> list[Plate]:
+def over_scales(sizes: Sequence[int], generator: Generator, seed: int) -> list[Plate]:
     """One scene at every size of the sweep."""
     return [
         plate(render(generator, seed, draws.frame_of(generator, size)), f"The scene drawn at {size} pixels", f"{size} px")
-        for size in params.evaluate.sizes
+        for size in sizes
     ]
 
 
-def zoom_in(generator: Generator, seed: int) -> list[Plate]:
+def zoom_in(generator: Generator, seed: int, zooms: Sequence[int]) -> list[Plate]:
     """Windows of one size into the most detailed point of a scene, each twice as deep as the one before."""
     finest, _ = generator.geometry.periods
     frame = draws.frame_of(generator, ZOOM_PX)
     unit = frame.extent[0] / 2
     point = _detailed_point(render(generator, seed, draws.frame_of(generator, 128)))
     out = []
-    for zoom in ZOOMS:
+    for zoom in zooms:
         slack = 1 - 1 / zoom
         center = (unit * float(np.clip(point[0], -slack, slack)), unit * float(np.clip(point[1], -slack, slack)))
         window = Window(center, frame.period / zoom, frame.size)
@@ -142,6 +143,21 @@ def patch_pairs(params: Params, generator: Generator, store: Store) -> list[tupl
         name = f"{2**octave}–{2 ** (octave + 1)}"
         alts = (f"{count} patches of photographs at zoom {name}", f"{count} generated patches at zoom {name}")
         pairs.append((name, plate(_sheet(reals), alts[0]), plate(_sheet(fakes), alts[1])))
+    return pairs
+
+
+def neighbours(
+    params: Params, generator: Generator, store: Store, found: Sequence[Mapping[str, Any]]
+) -> list[tuple[Plate, Plate, float]]:
+    """Generated patches, for each the patch of a photograph that is nearest to it, and how far: numbers as evaluated."""
+    sampler = draws.sampler_of(params.train, store, params.evaluate.seed)
+    seeds = draws.scene_seeds(params.evaluate.seed, "patches", params.evaluate.num_samples)
+    pairs = []
+    for pair in found:
+        window, near = sampler.draw(pair["fake"]).window, sampler.draw(pair["real"])
+        fake = render_many(generator, [seeds[pair["fake"]]], [window])[0]
+        name = store.pictures[near.picture].name
+        pairs.append((plate(fake, "Generated patch"), plate(sampler.read(near), f"Patch of {name}", name), pair["distance"]))
     return pairs
 
 

@@ -7,22 +7,22 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import Environment, StrictUndefined
 from torch import nn
 
 from anyres.data.store import Store
 from anyres.evaluation import draws, figures, gallery
 from anyres.evaluation.distances import FD_UNBIASED
+from anyres.evaluation.features import SPACES
+from anyres.evaluation.pages import number, rendered, three_places
 from anyres.evaluation.sweep import SEAM_TILE, SEAM_WINDOW, STITCHES, draw_tiled, seam_window
 from anyres.files import write_atomic
 from anyres.params import Params
 
-TEMPLATE = "templates/report.html"
+TEMPLATE = "report.html"
 SEAM_GAIN = 10_000.0
 APPROXIMATE_SEAM_GAIN = 10.0
 
@@ -42,37 +42,16 @@ def write_report(
     `evaluate`. `facts` (commit, machine, ...) join the footer. Raises ValueError, one line, where a file is missing.
     """
     content = {
-        **_pictures(params, generator, store, trained),
+        **_pictures(params, generator, store, trained, evaluation),
         **_numbers(params, store, trained, evaluation),
         "facts": _footer(params, store, trained, evaluation, facts or {}),
     }
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": number, "kid": three_places, "count": lambda value: f"{value:,}".replace(",", "\u202f")}
-    source = resources.files("anyres.evaluation").joinpath(TEMPLATE).read_text(encoding="utf-8")
     page = out / "index.html"
-    write_atomic(page, environment.from_string(source).render(content).encode())
+    write_atomic(page, rendered(TEMPLATE, content))
     return page
 
 
-def number(value: float) -> str:
-    """Three significant digits, as a person writes them."""
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
-        digits = 3 if value == 0 else max(0, 2 - _magnitude(value))
-        return f"{value:.{digits}f}".replace("-", "−")
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa}·10{str(int(exponent)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}".replace("-", "−")
-
-
-def three_places(value: float) -> str:
-    """A KID: its error is in the third place, and chance may take it below 0."""
-    return f"{value:.3f}".replace("-0.000", "0.000").replace("-", "−")
-
-
-def _magnitude(value: float) -> int:
-    return int(f"{value:e}".split("e")[1])
-
-
-def _pictures(params: Params, generator: Any, store: Store, trained: Path) -> dict[str, Any]:
+def _pictures(params: Params, generator: Any, store: Store, trained: Path, evaluation: Path) -> dict[str, Any]:
     seed, hero = gallery.hero(params, generator, store)
     seam_seed = draws.scene_seeds(params.evaluate.seed, "seams", 1)[0]
     seam_at = seam_window(generator)
@@ -88,9 +67,10 @@ def _pictures(params: Params, generator: Any, store: Store, trained: Path) -> di
         "candidates": gallery.CANDIDATES,
         "scenes": gallery.scenes(params, generator),
         "reals": gallery.real_examples(params, store),
-        "scales": gallery.over_scales(params, generator, seed),
-        "zooms": gallery.zoom_in(generator, seed),
+        "scales": gallery.over_scales(params.evaluate.sizes, generator, seed),
+        "zooms": gallery.zoom_in(generator, seed, gallery.ZOOMS),
         "pairs": gallery.patch_pairs(params, generator, store),
+        "neighbours": gallery.neighbours(params, generator, store, _read_json(evaluation / "neighbours.json", "evaluate")),
         "film": gallery.film(trained / "samples"),
         "seam_size": SEAM_WINDOW.size,
         "seams": seams,
@@ -114,6 +94,8 @@ def _numbers(params: Params, store: Store, trained: Path, evaluation: Path) -> d
         "pictures": store.pictures,
         "sweep": sweep,
         "octaves": octaves,
+        "afar": _read_csv(afar) if (afar := evaluation / "plots" / "scale_inv.csv").exists() else [],
+        "spaces": _other_spaces(metrics),
         "ssim_sizes": sizes,
         "ssim": [[row for row in ssim if row["reference"] == reference] for reference in sizes],
         "base_px": base_px,
@@ -126,9 +108,22 @@ def _numbers(params: Params, store: Store, trained: Path, evaluation: Path) -> d
             "sweep": figures.to_svg(
                 figures.draw_sweep(sweep, base_px, space), "sweep", f"FD and KID over frame size, {rivals}; numbers in the table"
             ),
+            "monitor": figures.to_svg(
+                figures.draw_monitor(history), "monitor", "Patch KID of the small evaluation over images seen"
+            ),
             "octaves": figures.to_svg(figures.draw_octaves(octaves, space), "octaves", f"Patch KID by zoom octave, {rivals}"),
         },
     }
+
+
+def _other_spaces(metrics: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Numbers in the feature spaces after the first, by the name of their distance."""
+    found = []
+    for space, facts in SPACES.items():
+        numbers = {key.removeprefix(f"{space}/"): value for key, value in metrics.items() if key.startswith(f"{space}/")}
+        if numbers:
+            found.append((facts.distance_name, numbers))
+    return found
 
 
 def verdict(metrics: Mapping[str, Any]) -> str:

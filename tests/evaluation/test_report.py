@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from anyres.data.store import Store
-from anyres.evaluation.report import duration, number, three_places, verdict, write_report
+from anyres.evaluation.pages import number, three_places
+from anyres.evaluation.report import duration, verdict, write_report
 from anyres.params import Params
 
 from .ripples import NAME, Evaluated, Ripples

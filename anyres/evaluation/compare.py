@@ -1,0 +1,218 @@
+"""Any number of models on one data set: the same photographs, windows, scenes and measures for each; one table and one page."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from anyres.data.store import Store
+from anyres.evaluation import draws, figures, gallery, pages
+from anyres.evaluation.distances import FD_UNBIASED, NEIGHBOURS
+from anyres.evaluation.extraction import Extractor, FeatureCache
+from anyres.evaluation.features import FeatureSpace
+from anyres.evaluation.parallel import Crew
+from anyres.evaluation.scores import ZOOMED, RealPatches, score_patches, score_scale_inv, score_sweep
+from anyres.evaluation.sweep import check_sizes, consistency, score_scales
+from anyres.export.bundle import META, load
+from anyres.files import write_atomic
+from anyres.params import Evaluate, Train
+from anyres.plane.resample import KERNEL
+from anyres.synthesis.render import Generator, device_of, render
+from anyres.training.run import load_generator
+
+TEMPLATE = "compare.html"
+SCENES = 5
+SCENE_PX = 160
+ZOOMS = (1, 2, 4, 8, 16)
+# Drawn to say how fast a model draws.
+TIMED_PX = 256
+TIMED_SCENES = 4
+
+
+@dataclass(frozen=True)
+class Rival:
+    """One model to compare: its name on the page, and what it was trained as."""
+
+    name: str
+    generator: Generator
+    train: Train
+    nimg: int | None
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in cast(nn.Module, self.generator).parameters())
+
+
+def open_rivals(folders: Sequence[Path]) -> list[Rival]:
+    """Models of bundles and of finished trainings. Raises ValueError, one line, for a folder that holds neither."""
+    rivals = [_opened(folder) for folder in folders]
+    names = [rival.name for rival in rivals]
+    for folder, rival in zip(folders, rivals, strict=True):
+        draws.check_weights(cast(nn.Module, rival.generator), str(folder))
+    if len(set(names)) < len(names):
+        rivals = [Rival(str(folder), r.generator, r.train, r.nimg) for folder, r in zip(folders, rivals, strict=True)]
+    return rivals
+
+
+def compare(
+    rivals: Sequence[Rival],
+    store: Store,
+    settings: Evaluate,
+    out: Path,
+    zoom_max: float | None = None,
+    kept: Path | None = None,
+) -> dict[str, Any]:
+    """Score every model alike; write `out`/compare.json and `out`/index.html and return what stands in the former.
+
+    Patches have the side of the smallest patch that any of the models was trained on, zooms reach `zoom_max`, or as far as that
+    of the model trained furthest. Beside each model stands what enlarging its coarsest pictures by Lanczos gives. Raises
+    ValueError, one line, for what does not fit the data.
+    """
+    check_sizes(settings.sizes, settings.num_sweep_samples, store, "sizes", True)
+    patch = min(min(rival.train.patch_px) for rival in rivals)
+    furthest = max(rival.train.zoom_max * min(rival.train.patch_px) / patch for rival in rivals)
+    reached = store.pictures.sizes.min(axis=1).max() / patch
+    zoom = min(zoom_max or furthest, float(reached))
+    space = FeatureSpace(settings.features[0], device_of(rivals[0].generator))
+    cache = FeatureCache(kept) if kept is not None else None
+    extractor = Extractor([space], Crew(), cache)
+    rows = []
+    for number, rival in enumerate(rivals):
+        start = time.monotonic()
+        title = f"{rival.name} ({number + 1} of {len(rivals)})"
+        rows.append(_scored(rival, store, settings, patch, zoom, extractor, title))
+        rows[-1]["seconds"] = round(time.monotonic() - start, 1)
+    found = {
+        "protocol": {
+            "features": space.name,
+            "features_kernel": space.kernel,
+            "reals_kernel": KERNEL,
+            "baseline_kernel": draws.BASELINE_KERNEL,
+            "patch_px": patch,
+            "zoom_max": round(zoom, 3),
+            "period_law": "log_uniform",
+            "num_samples": settings.num_samples,
+            "num_sweep_samples": settings.num_sweep_samples,
+            "num_scenes": settings.num_scenes,
+            "sizes": list(settings.sizes),
+            "seed": settings.seed,
+            "precision_recall_k": NEIGHBOURS,
+            "fd_biased": min(settings.num_samples, settings.num_sweep_samples) < FD_UNBIASED,
+            "data_hash": store.hash,
+        },
+        "models": rows,
+    }
+    write_atomic(out / "compare.json", f"{json.dumps(found, indent=2)}\n".encode())
+    content = {**found, "pictures": [_pictures(rival, settings) for rival in rivals], "charts": _charts(rows, space)}
+    write_atomic(out / "index.html", pages.rendered(TEMPLATE, content | {"fd_unbiased": FD_UNBIASED}))
+    return found
+
+
+def _opened(folder: Path) -> Rival:
+    if (folder / META).is_file():
+        model = load(folder)
+        train = Train.model_validate(model.meta["params"]["train"])
+        return Rival(folder.name, model.generator, train, model.meta.get("nimg"))
+    if (folder / "train.json").is_file():
+        record = json.loads((folder / "train.json").read_text(encoding="utf-8"))
+        train = Train.model_validate(record["params"])
+        # A training's folder is mostly called train: the one above it says more.
+        name = folder.parent.name if folder.name == "train" and folder.parent.name else folder.name
+        return Rival(name, cast(Generator, load_generator(folder)), train, record["nimg"])
+    raise ValueError(f"{folder}: neither a bundle ({META}) nor a finished training (train.json) is there; name such a folder")
+
+
+def _scored(
+    rival: Rival, store: Store, settings: Evaluate, patch: int, zoom: float, extractor: Extractor, title: str
+) -> dict[str, Any]:
+    generator = rival.generator
+    changes = {"patch_px": (patch, patch), "zoom_max": zoom, "period_law": "log_uniform"}
+    sampler = draws.sampler_of(rival.train.model_copy(update=changes), store, settings.seed)
+    reals = RealPatches.of(sampler, settings.num_samples)
+    seeds = draws.scene_seeds(settings.seed, "patches", settings.num_samples)
+    base = min(rival.train.patch_px)
+    fakes = {
+        "": draws.fakes(generator, seeds, reals.windows),
+        "_fixed": draws.fixed(generator, seeds, reals.windows, base),
+    }
+    (patches,) = score_patches(reals, fakes, extractor, settings, f"{title}: patches")
+    (sweep,) = score_sweep(generator, store, settings.sizes, base, extractor, settings, f"{title}: sizes")
+    (afar,) = score_scale_inv(generator, store, base, extractor, settings, f"{title}: from afar")
+    (scales,) = score_scales(generator, settings.sizes, extractor, settings, f"{title}: scales")
+    numbers = {**patches.numbers, **sweep.numbers, **afar.numbers, **scales.numbers, **consistency(generator, settings.seed)}
+    zoomed = next((row for row in patches.rows if row["zoom"].endswith("-max")), None)
+    if zoomed is None:
+        zoomed = next((row for row in patches.rows if row["zoom"].startswith(f"{2**ZOOMED}-")), {})
+    frame = draws.frame_of(generator, TIMED_PX)
+    start = time.monotonic()
+    for seed in range(TIMED_SCENES):
+        render(generator, seed, frame)
+    return {
+        "name": rival.name,
+        "method": rival.train.method,
+        "nimg": rival.nimg,
+        "base_px": base,
+        "parameters": rival.parameters,
+        "weights_hash": draws.weights_hash(cast(nn.Module, generator)),
+        "mp_per_s": TIMED_SCENES * TIMED_PX**2 / 1e6 / (time.monotonic() - start),
+        "zoomed": {key: zoomed[key] for key in ("kid", "kid_low", "kid_high", "kid_fixed", "kid_reals") if key in zoomed},
+        "numbers": numbers,
+        "octaves": patches.rows,
+        "sweep": sweep.rows,
+        "self_ssim": scales.rows,
+    }
+
+
+def _charts(rows: list[dict[str, Any]], space: FeatureSpace) -> dict[str, str]:
+    by_name = {row["name"]: row for row in rows}
+    sweep = figures.draw_rivals({name: row["sweep"] for name, row in by_name.items()}, "size", ("fd", "kid"), space.name)
+    octaves = figures.draw_rival_octaves({name: row["octaves"] for name, row in by_name.items()}, space.name)
+    return {
+        "sweep": figures.to_svg(sweep, "sweep", "FD and KID over frame size, one line a model; numbers in the table"),
+        "octaves": figures.to_svg(octaves, "octaves", "Patch KID by zoom octave, one bar a model; numbers in the table"),
+    }
+
+
+def _pictures(rival: Rival, settings: Evaluate) -> dict[str, list[gallery.Plate]]:
+    seeds = draws.scene_seeds(settings.seed, "scenes", SCENES)
+    frame = draws.frame_of(rival.generator, SCENE_PX)
+    scenes = [
+        gallery.plate(render(rival.generator, seed, frame), f"{rival.name}, scene {seed}", lossless=False) for seed in seeds
+    ]
+    return {
+        "scenes": scenes,
+        "scales": gallery.over_scales(settings.sizes, rival.generator, seeds[0]),
+        "zooms": gallery.zoom_in(rival.generator, seeds[0], ZOOMS),
+    }
+
+
+def printed(found: dict[str, Any]) -> None:
+    """The table, on a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    models = found["models"]
+    columns = ["patch KID", "at zoom ≥ 2", "patch FD", "precision", "recall"]
+    columns += [f"KID {size} px" for size in found["protocol"]["sizes"]]
+    table = Table("model", *columns, "SelfSSIM", "seam", "shift dB", "MP/s")
+    for row in models:
+        n = row["numbers"]
+        cells = [f"{n['patch_kid']:.3f}", f"{row['zoomed']['kid']:.3f}" if row["zoomed"] else "–", f"{n['patch_fd']:.0f}"]
+        cells += [f"{n['patch_precision']:.2f}", f"{n['patch_recall']:.2f}", *_over_sizes(row, "kid")]
+        cells += [f"{n['self_ssim/mean']:.3f}" if "self_ssim/mean" in n else "–", f"{n['seam/max']:.1e}"]
+        table.add_row(row["name"], *cells, f"{n['equivariance/fractional_db']:.0f}", f"{row['mp_per_s']:.1f}")
+        cells = [f"{n['patch_kid_fixed']:.3f}", f"{row['zoomed']['kid_fixed']:.3f}" if row["zoomed"] else "–"]
+        cells += [f"{n['patch_fd_fixed']:.0f}", "", "", *_over_sizes(row, "fixed_kid")]
+        table.add_row(f"  its {row['base_px']} px, enlarged", *cells, style="dim")
+    Console(width=max(Console().width, 120) if not sys.stdout.isatty() else None).print(table)
+
+
+def _over_sizes(row: dict[str, Any], key: str) -> list[str]:
+    return [f"{cells[key]:.3f}" if key in cells else "–" for cells in row["sweep"]]
