@@ -168,8 +168,8 @@ def real_frames(store: Store, indices: Sequence[int], size: int, chart: Chart = 
     def read(part: slice) -> np.ndarray:
         return np.stack([np.clip(np.rint(store.read(index, window, chart)), 0, 255).astype(np.uint8) for index in indices[part]])
 
-    key = {"set": "frames", "data": store.hash, "kernel": KERNEL, "size": size, "chart": asdict(chart), "of": _digest(indices)}
-    return Samples(len(indices), (size, size), read, key, lasting=True)
+    key = {"set": "frames", "data": store.hash, "kernel": KERNEL, "size": size, "chart": asdict(chart)}
+    return Samples(len(indices), (size, size), read, {**key, "of": _digest(list(indices))}, lasting=True)
 
 
 def scale_inv(generator: Generator, seeds: Sequence[int], base: Window, times: int) -> Samples:
@@ -215,7 +215,7 @@ def _fake_key(kind: str, generator: Generator, seeds: Sequence[int], windows: Se
         "set": kind,
         "weights": weights_hash(generator),
         "geometry": _digest(generator.geometry.to_json()),
-        "scenes": _digest(seeds),
+        "scenes": _digest(list(seeds)),
         "windows": _digest([asdict(window) for window in windows]),
     }
 

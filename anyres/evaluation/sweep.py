@@ -311,15 +311,16 @@ def check_sizes(sizes: Sequence[int], fakes: int, store: Store, name: str, says:
     if small:
         raise ValueError(f"{name}: SelfSSIM needs {SSIM_WINDOW} pixels or more, found {small[0]}")
     sides = store.pictures.sizes.min(axis=1)
-    for size in sizes:
-        reals = int((sides >= size).sum())
-        if not reals:
-            raise ValueError(
-                f"{name}: no photograph has a short side of {size} px or more (the largest has {sides.max()}); leave it out"
-            )
-        if reals < fakes and says:
-            worth = "not scored" if reals < MIN_SAMPLES else "scored against these"
-            print(f"evaluate: {reals} photographs of {size} px or more for {fakes} fakes: {worth}", file=sys.stderr)
+    reals = {size: int((sides >= size).sum()) for size in sizes}
+    absent = [size for size, count in reals.items() if not count]
+    if absent:
+        raise ValueError(
+            f"{name}: no photograph has a short side of {absent[0]} px or more (the largest has {sides.max()}); leave it out"
+        )
+    for size, count in reals.items():
+        if count < fakes and says:
+            worth = "not scored" if count < MIN_SAMPLES else "scored against these"
+            print(f"evaluate: {count} photographs of {size} px or more for {fakes} fakes: {worth}", file=sys.stderr)
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:

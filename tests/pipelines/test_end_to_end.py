@@ -18,7 +18,8 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from pipelines.environment import Environment
-from pipelines.train import launch_command, process_count
+from pipelines.launch import launch_command, process_count
+from pipelines.train import WORK
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -123,7 +124,7 @@ def test_killed_in_training_then_run_again_equals_an_uninterrupted_training(chec
         assert (checkout / path).is_file()
 
     # The last of equal options counts: the stage's own launch, into other folders.
-    launch = launch_command(Environment(), process_count(Environment(), TINY["train"]["batch"], gpus=0))
+    launch = launch_command(Environment(), process_count(Environment(), TINY["train"]["batch"], gpus=0), WORK)
     run(checkout, *launch[1:], "--out", "again/train", "--runs", "again/runs")
     for name in ("generator.safetensors", "generator_init.safetensors"):
         assert (checkout / "out/train" / name).read_bytes() == (checkout / "again/train" / name).read_bytes()

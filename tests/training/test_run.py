@@ -229,3 +229,52 @@ def test_perceptual_weights_that_are_not_there_are_named_before_training(
     params = with_stages(tiny, global_kimg=0.04, teacher_weight=5.0, perceptual="lpips")
     with pytest.raises(ValueError, match=r"vgg16-397923af\.pth: no such file; put torchvision's VGG-16 there, or set .*lite0"):
         train(params, store, tmp_path / "out", tmp_path / "runs", cpu())
+
+
+class Watched:
+    """A monitor that says what it is told to, one number an evaluation."""
+
+    def __init__(self, *values: float):
+        self.values = list(values)
+
+    def __call__(self, generator: torch.nn.Module) -> dict[str, float]:
+        assert not generator.training
+        return {"monitor/patch_kid": self.values.pop(0)}
+
+
+def watched(tiny: Train, **changes: object) -> Train:
+    monitor = {"every_kimg": 0.016, "samples": 20, "patience": 0, "keep": "best"} | changes
+    return Train.model_validate(tiny.model_dump() | {"monitor": monitor})
+
+
+def test_the_best_generator_on_the_way_is_kept(tiny: Train, store: Store, tmp_path: Path):
+    params = watched(tiny)
+    train(params, store, tmp_path / "out", tmp_path / "runs", cpu(), Watched(3, 1, 2, 2, 4))
+    record = json.loads((tmp_path / "out" / "train.json").read_text())
+    assert (record["nimg"], record["kept_nimg"], record["stopped_early"]) == (80, 32, False)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines()]
+    assert [(line["nimg"], line["monitor/patch_kid"]) for line in lines if "monitor/patch_kid" in line] == [
+        (16, 3), (32, 1), (48, 2), (64, 2), (80, 4),
+    ]  # fmt: skip
+    # A training of that length alone ends with the same weights.
+    short = Train.model_validate(watched(tiny).model_dump() | {"kimg": 0.032})
+    train(short, store, tmp_path / "short", tmp_path / "runs", cpu(), Watched(3, 1))
+    assert equal(weights(tmp_path / "out"), weights(tmp_path / "short"))
+    last = watched(tiny, keep="last")
+    train(last, store, tmp_path / "last", tmp_path / "runs", cpu(), Watched(3, 1, 2, 2, 4))
+    assert not equal(weights(tmp_path / "out"), weights(tmp_path / "last"))
+
+
+def test_patience_ends_a_training_and_a_second_call_does_not_go_on(tiny: Train, store: Store, tmp_path: Path):
+    params = watched(tiny, patience=2)
+    train(params, store, tmp_path / "out", tmp_path / "runs", cpu(), Watched(1, 2, 2))
+    record = json.loads((tmp_path / "out" / "train.json").read_text())
+    assert (record["nimg"], record["kept_nimg"], record["stopped_early"]) == (48, 16, True)
+    train(params, store, tmp_path / "again", tmp_path / "runs", cpu(), Watched())
+    assert equal(weights(tmp_path / "out"), weights(tmp_path / "again"))
+    assert json.loads((tmp_path / "again" / "train.json").read_text())["kept_nimg"] == 16
+
+
+def test_patience_without_evaluations_is_refused(tiny: Train):
+    with pytest.raises(ValueError, match=r"monitor\.patience counts evaluations"):
+        watched(tiny, every_kimg=0.0, patience=3)
