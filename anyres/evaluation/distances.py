@@ -69,9 +69,45 @@ def frechet_estimate(fake: np.ndarray, real: np.ndarray, resamples: int, seed: i
     A standard deviation needs fewer resamples than a percentile: at most FD_RESAMPLES are drawn.
     """
     rng = np.random.default_rng(seed)
-    replicas = [frechet(_resampled(rng, fake), _resampled(rng, real)) for _ in range(min(resamples, FD_RESAMPLES))]
+    resampled = _Resampled(fake, real)
+    replicas = [
+        resampled.frechet(*(_counts(rng, 1, len(part))[0] for part in (fake, real))) for _ in range(min(resamples, FD_RESAMPLES))
+    ]
     value, reach = frechet(fake, real), 1.96 * float(np.std(replicas, ddof=1))
     return Estimate(value, value - reach, value + reach)
+
+
+class _Resampled:
+    """`frechet` of two sets whose samples are repeated: products of samples are taken once for all resamples.
+
+    Good to about six digits, which is plenty for a spread, and some ten times as fast as repeating rows.
+    """
+
+    def __init__(self, fake: np.ndarray, real: np.ndarray):
+        self.sets = [np.asarray(part, dtype=np.float64) for part in (fake, real)]
+        self.norms = [(part**2).sum(axis=1) for part in self.sets]
+        self.products = self.sets[0] @ self.sets[1].T
+
+    def frechet(self, fake_counts: np.ndarray, real_counts: np.ndarray) -> float:
+        """Of the sets with every sample as often as counted, (n,) and (m,)."""
+        counts = (fake_counts, real_counts)
+        totals = [count.sum() for count in counts]
+        means = [count @ part / total for count, part, total in zip(counts, self.sets, totals, strict=True)]
+        traces = [
+            (count @ norms - total * mean @ mean) / (total - 1)
+            for count, norms, total, mean in zip(counts, self.norms, totals, means, strict=True)
+        ]
+        # Only what was drawn at all, each by the root of how often.
+        drawn = [np.flatnonzero(count) for count in counts]
+        centred = self.products[np.ix_(*drawn)]
+        centred = centred - (self.sets[0][drawn[0]] @ means[1])[:, None] - (self.sets[1][drawn[1]] @ means[0])[None]
+        centred += means[0] @ means[1]
+        roots = [np.sqrt(count[place] / (total - 1)) for count, place, total in zip(counts, drawn, totals, strict=True)]
+        cross = roots[0][:, None] * centred * roots[1][None]
+        cross = cross if cross.shape[0] <= cross.shape[1] else cross.T
+        values = np.linalg.eigvalsh(cross @ cross.T)
+        difference = means[0] - means[1]
+        return float(difference @ difference + sum(traces) - 2 * np.sqrt(np.maximum(values, 0)).sum())
 
 
 def precision_recall(fake: np.ndarray, real: np.ndarray) -> tuple[float, float]:
@@ -116,10 +152,6 @@ def _weighted_mean(kernel: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 def _counts(rng: np.random.Generator, resamples: int, n: int) -> np.ndarray:
     return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
-
-
-def _resampled(rng: np.random.Generator, features: np.ndarray) -> np.ndarray:
-    return features[rng.integers(0, len(features), len(features))]
 
 
 def _around(value: float, replicas: np.ndarray) -> Estimate:

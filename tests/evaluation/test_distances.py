@@ -8,7 +8,7 @@ import torch
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
-from anyres.evaluation.distances import KID_SUBSET, frechet, frechet_estimate, kid, kid_estimate, precision_recall
+from anyres.evaluation.distances import KID_SUBSET, _Resampled, frechet, frechet_estimate, kid, kid_estimate, precision_recall
 
 
 def gaussian(n: int, mean: np.ndarray, covariance: np.ndarray, seed: int) -> np.ndarray:
@@ -116,3 +116,13 @@ def test_precision_and_recall_see_which_side_lacks() -> None:
     precision, recall = precision_recall(0.05 * rng.normal(size=(110, 3)), real)
     assert precision > 0.95
     assert recall < 0.3
+
+
+@pytest.mark.parametrize(("n", "m"), [(60, 90), (90, 60)])
+def test_resamples_are_those_of_repeated_rows(n: int, m: int) -> None:
+    rng = np.random.default_rng(4)
+    fake, real = rng.normal(1, 2, (n, 40)), rng.normal(0, 1, (m, 40)) @ rng.normal(0, 0.3, (40, 40))
+    for _ in range(3):
+        counts = [rng.multinomial(len(part), np.full(len(part), 1 / len(part))) for part in (fake, real)]
+        plain = frechet(*(np.repeat(part, count, axis=0) for part, count in zip((fake, real), counts, strict=True)))
+        assert _Resampled(fake, real).frechet(*counts) == pytest.approx(plain, rel=1e-5)
