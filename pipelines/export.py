@@ -11,7 +11,7 @@ from pipelines.history import git_commit
 from pipelines.registration import ensure_registered
 from pipelines.stage import BUNDLE, EVALUATION, INGESTED, TRAINED, main, replaced
 
-TOLD = ("data_hash", "geometry", "method", "nimg")
+TOLD = ("data_hash", "geometry", "method")
 
 
 def export(params: Params, environment: Environment) -> None:
@@ -20,7 +20,7 @@ def export(params: Params, environment: Environment) -> None:
 
     trained = json.loads((TRAINED / "train.json").read_text(encoding="utf-8"))
     metrics = json.loads((EVALUATION / "metrics.json").read_text(encoding="utf-8"))
-    meta = {key: trained[key] for key in TOLD}
+    meta = {key: trained[key] for key in TOLD} | {"nimg": trained["kept_nimg"]}
     meta |= {"params": params.model_dump(mode="json"), "metrics": metrics, "git_commit": git_commit()}
     with replaced(BUNDLE) as folder:
         write_bundle(folder, TRAINED / "generator.safetensors", meta, params.export.samples, INGESTED / "credits.md")

@@ -15,7 +15,7 @@ from anyres.params import Params, fingerprint
 from pipelines.environment import Environment
 from pipelines.history import read_reports, sample_pictures
 from pipelines.locks import locked
-from pipelines.stage import BUNDLE, EVALUATION, STORE, TRAINED
+from pipelines.stage import BUNDLE, EVALUATION, REPORT, STORE, TRAINED
 
 if TYPE_CHECKING:
     from pipelines.tracking import RunLog
@@ -78,6 +78,9 @@ def complete_run(params: Params, environment: Environment, meta: Mapping[str, An
     run.log_reports(read_reports(TRAINED / "history.jsonl"))
     run.log_samples(sample_pictures(TRAINED / "samples"))
     run.log_evaluation(json.loads((EVALUATION / "metrics.json").read_text(encoding="utf-8")), int(meta["nimg"]))
+    run.log_folder(EVALUATION / "figures", "evaluation/figures")
+    run.log_folder(EVALUATION / "plots", "evaluation/tables")
+    run.log_folder(REPORT, "report")
     run.end()
     return run
 

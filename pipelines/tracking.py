@@ -164,6 +164,11 @@ class RunLog:
         for start in range(0, len(rows), METRICS_PER_CALL):
             self.client.log_batch(self.run_id, rows[start : start + METRICS_PER_CALL])
 
+    def log_folder(self, folder: Path, name: str) -> None:
+        """Put the files of a folder among the run's artifacts below `name`, over older ones; nothing where there is none."""
+        if folder.is_dir():
+            self.client.log_artifacts(self.run_id, str(folder), name)
+
     def end(self, status: str = "FINISHED") -> None:
         """Close the run: FINISHED, FAILED or KILLED."""
         self.client.set_terminated(self.run_id, status)

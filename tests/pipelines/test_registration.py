@@ -60,7 +60,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("checkout")
     (root / "data/store").mkdir(parents=True)
     (root / "out/train/samples").mkdir(parents=True)
-    (root / "out/evaluation").mkdir(parents=True)
+    for name in ("evaluation/figures/sweep.png", "evaluation/plots/sweep.csv", "report/index.html"):
+        (root / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "out" / name).write_text("size,fd\n32,1.0\n")
     (root / "data/store/dataset.json").write_text(json.dumps({"hash": "d" * 64, "pictures": 3}))
     reports = [{"nimg": nimg, "loss/d": 1.0 / nimg, "perf/img_per_s": 100.0} for nimg in (32, 64)]
     (root / "out/train/history.jsonl").write_text("".join(f"{json.dumps(report)}\n" for report in reports))
@@ -119,6 +121,9 @@ def test_run_holds_params_reports_data_and_evaluation(inside: Path) -> None:
     assert [point.step for point in client.get_metric_history(run.info.run_id, "loss/d")] == [32, 64]
     assert run.data.metrics["evaluation/patch_kid"] == 0.25
     assert run.inputs.dataset_inputs[0].dataset.digest == "d" * 36
+    folders = ("evaluation/figures", "evaluation/tables", "report")
+    files = [file.path for folder in folders for file in client.list_artifacts(run.info.run_id, folder)]
+    assert files == ["evaluation/figures/sweep.png", "evaluation/tables/sweep.csv", "report/index.html"]
 
 
 def test_signature_has_the_columns_of_the_contract(inside: Path) -> None:
