@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -53,12 +53,14 @@ class Rival:
 def open_rivals(folders: Sequence[Path]) -> list[Rival]:
     """Models of bundles and of finished trainings. Raises ValueError, one line, for a folder that holds neither."""
     rivals = [_opened(folder) for folder in folders]
-    names = [rival.name for rival in rivals]
     for folder, rival in zip(folders, rivals, strict=True):
         draws.check_weights(cast(nn.Module, rival.generator), str(folder))
+    names = [rival.name for rival in rivals]
     if len(set(names)) < len(names):
-        rivals = [Rival(str(folder), r.generator, r.train, r.nimg) for folder, r in zip(folders, rivals, strict=True)]
-    return rivals
+        names = [str(folder) for folder in folders]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({number + 1})" for number, name in enumerate(names)]
+    return [replace(rival, name=name) for rival, name in zip(rivals, names, strict=True)]
 
 
 def compare(
