@@ -75,8 +75,9 @@ class Extractor:
         cache = self.kept if samples.lasting else self.passing
         keys = [{**samples.key, "features": space.name, "kernel": space.kernel, "code": code_hash()} for space in self.spaces]
         # Where processes see different disks, the leading one's counts.
-        found = self.crew.agreed([cache.get(key) for key in keys] if cache is not None and self.crew.leads else None)
-        found = found or [None] * len(keys)
+        reads = cache is not None and self.crew.leads
+        known: list[np.ndarray | None] = [cache.get(key) if cache is not None and reads else None for key in keys]
+        found = self.crew.agreed(known)
         missing = [place for place, features in enumerate(found) if features is None]
         if missing:
             for place, features in zip(missing, self._extract(samples, missing, advance), strict=True):
@@ -85,7 +86,7 @@ class Extractor:
                     cache.put(keys[place], features)
         else:
             advance(samples.count)
-        return found  # type: ignore[return-value]
+        return [features for features in found if features is not None]
 
     def _extract(self, samples: Samples, places: list[int], advance: Advance) -> list[np.ndarray]:
         def work(part: slice) -> list[np.ndarray]:

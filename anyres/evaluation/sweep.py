@@ -331,5 +331,5 @@ def _bytes(picture: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
 
 
-def _write_json(path: Path, values: dict[str, Any]) -> None:
+def _write_json(path: Path, values: Any) -> None:
     write_atomic(path, f"{json.dumps(values, indent=2)}\n".encode())
