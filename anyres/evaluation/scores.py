@@ -89,19 +89,33 @@ def _patch_scores(
     if "_init" in features:
         numbers["patch_kid_ratio"] = numbers["patch_kid"] / numbers["patch_kid_init"]
     numbers["patch_precision"], numbers["patch_recall"] = precision_recall(features[""], real)
-    pool = np.concatenate([real, features["_reals"]])
-    found, distance = _nearest(features[""], pool)
-    half = len(real)
-    # Reals against the other half stand for what is near without having been copied.
-    usual = np.concatenate([_nearest(real, pool[half:])[1], _nearest(pool[half:], real)[1]])
-    numbers["memorisation/nearest_ratio"] = float(np.median(_nearest(features[""], real)[1]) / np.median(usual))
-    numbers["memorisation/share_nearer"] = float(np.mean(distance < np.percentile(usual, 1)))
-    order = np.argsort(distance)[:SHOWN_NEIGHBOURS]
-    neighbours = [{"fake": int(n), "real": int(found[n]), "distance": float(distance[n] / np.median(usual))} for n in order]
+    memory, neighbours = _memory(features[""], real, features["_reals"])
+    numbers |= memory
     rows = list(_octave_scores(octaves, features, real, settings.bootstrap, settings.seed))
     for row in rows:
         numbers |= {f"octave/{row['zoom']}/{key}": value for key, value in row.items() if key not in ("zoom", "samples")}
     return Scores(numbers, rows, neighbours)
+
+
+def _memory(fake: np.ndarray, real: np.ndarray, others: np.ndarray) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """How near fakes come to reals, against how near other reals come; and the fakes that come suspiciously near.
+
+    A real patch has room about it: as far as the next real one. A fake within that room is closer than photographs are to each
+    other (Alaa et al., ICML 2022, section 4.2, whose authenticity is 1 - `closer`). Empty patches have no room, so that no black
+    sky is ever suspicious.
+    """
+    room = _nearest(real, real, itself=False)[1]
+    found, distance = _nearest(fake, real)
+    closer = distance / np.maximum(room[found], 1e-9)
+    found_others, distance_others = _nearest(others, real)
+    closer_others = distance_others / np.maximum(room[found_others], 1e-9)
+    numbers = {
+        "memorisation/nearest_ratio": float(np.median(distance) / np.median(distance_others)),
+        "memorisation/closer": float(np.mean(closer < 1)),
+        "memorisation/closer_reals": float(np.mean(closer_others < 1)),
+    }
+    order = np.argsort(closer)[:SHOWN_NEIGHBOURS]
+    return numbers, [{"fake": int(n), "real": int(found[n]), "distance": float(closer[n])} for n in order]
 
 
 def score_sweep(
@@ -178,9 +192,11 @@ def score_scale_inv(
     ]
 
 
-def _nearest(features: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each, which of the others is nearest, and how far: (n,), (n,)."""
+def _nearest(features: np.ndarray, among: np.ndarray, itself: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Of each, which of the others is nearest, and how far: (n,), (n,). Without `itself` both are the same set."""
     squares = (features**2).sum(1)[:, None] + (among**2).sum(1)[None] - 2 * features @ among.T
+    if not itself:
+        np.fill_diagonal(squares, np.inf)
     place = squares.argmin(axis=1)
     return place, np.sqrt(np.maximum(squares[np.arange(len(features)), place], 0))
 
