@@ -114,7 +114,9 @@ def _memory(fake: np.ndarray, real: np.ndarray, others: np.ndarray) -> tuple[dic
         "memorisation/closer": float(np.mean(closer < 1)),
         "memorisation/closer_reals": float(np.mean(closer_others < 1)),
     }
-    order = np.argsort(closer)[:SHOWN_NEIGHBOURS]
+    # Where there is much room there is much to be recognised: twins of dim sky would show nobody anything.
+    lively = np.where(room[found] >= np.median(room), closer, np.inf)
+    order = [n for n in np.argsort(lively)[:SHOWN_NEIGHBOURS] if np.isfinite(lively[n])]
     return numbers, [{"fake": int(n), "real": int(found[n]), "distance": float(closer[n])} for n in order]
 
 
