@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +17,7 @@ from anyres.evaluation.distances import FD_UNBIASED, NEIGHBOURS
 from anyres.evaluation.extraction import Extractor, FeatureCache
 from anyres.evaluation.features import FeatureSpace
 from anyres.evaluation.parallel import Crew
-from anyres.evaluation.scores import ZOOMED, RealPatches, score_patches, score_scale_inv, score_sweep
+from anyres.evaluation.scores import SCALE_INV, ZOOMED, RealPatches, score_patches, score_scale_inv, score_sweep
 from anyres.evaluation.sweep import check_sizes, consistency, score_scales
 from anyres.export.bundle import META, load
 from anyres.files import write_atomic
@@ -112,7 +111,12 @@ def compare(
         "models": rows,
     }
     write_atomic(out / "compare.json", f"{json.dumps(found, indent=2)}\n".encode())
-    content = {**found, "pictures": [_pictures(rival, settings) for rival in rivals], "charts": _charts(rows, space)}
+    content = {
+        **found,
+        "lines": table(found),
+        "pictures": [_pictures(rival, settings) for rival in rivals],
+        "charts": _charts(rows, space),
+    }
     write_atomic(out / "index.html", pages.rendered(TEMPLATE, content | {"fd_unbiased": FD_UNBIASED}))
     return found
 
@@ -121,12 +125,15 @@ def _opened(folder: Path) -> Rival:
     if (folder / META).is_file():
         model = load(folder)
         train = Train.model_validate(model.meta["params"]["train"])
-        return Rival(folder.name, model.generator, train, model.meta.get("nimg"))
+        # What the stage export writes is always called so: the method says more.
+        name = train.method if folder.resolve().name == "generator" else folder.resolve().name
+        return Rival(name, model.generator, train, model.meta.get("nimg"))
     if (folder / "train.json").is_file():
         record = json.loads((folder / "train.json").read_text(encoding="utf-8"))
         train = Train.model_validate(record["params"])
         # A training's folder is mostly called train: the one above it says more.
-        name = folder.parent.name if folder.name == "train" and folder.parent.name else folder.name
+        place = folder.resolve()
+        name = place.parent.name if place.name == "train" else place.name
         return Rival(name, cast(Generator, load_generator(folder)), train, record["nimg"])
     raise ValueError(f"{folder}: neither a bundle ({META}) nor a finished training (train.json) is there; name such a folder")
 
@@ -195,26 +202,60 @@ def _pictures(rival: Rival, settings: Evaluate) -> dict[str, list[gallery.Plate]
     }
 
 
+@dataclass(frozen=True)
+class Line:
+    """One measure of all models: its name, the cells as text, which of them is best, and whether it is of the baseline."""
+
+    name: str
+    cells: list[str]
+    best: int | None
+    baseline: bool
+
+
+def table(found: dict[str, Any]) -> list[Line]:
+    """The comparison, a line a measure; measures that no model has are left out."""
+    models, lines = found["models"], []
+
+    def add(
+        name: str, key: str, form: Callable[[float], str], best: Callable[..., int] | None = min, where: str = "numbers"
+    ) -> None:
+        values = [row[where].get(key) for row in models]
+        known = [value for value in values if value is not None]
+        if known:
+            cells = ["–" if value is None else form(value) for value in values]
+            winner = values.index(best(known)) if best is not None and len(known) > 1 else None
+            # Equal as far as one can read: nobody is best.
+            if winner is not None and cells.count(cells[winner]) > 1:
+                winner = None
+            lines.append(Line(name, cells, winner, "fixed" in key))
+
+    def with_baseline(name: str, key: str, fixed: str, where: str = "numbers") -> None:
+        add(name, key, pages.three_places, where=where)
+        add("its coarsest scale, enlarged", fixed, pages.three_places, None, where)
+
+    with_baseline("patch KID", "patch_kid", "patch_kid_fixed")
+    with_baseline("patch KID at zoom 2 and more", "kid", "kid_fixed", "zoomed")
+    add("patch FD", "patch_fd", pages.number)
+    add("precision", "patch_precision", lambda value: f"{value:.2f}", max)
+    add("recall", "patch_recall", lambda value: f"{value:.2f}", max)
+    for size in found["protocol"]["sizes"]:
+        with_baseline(f"KID of frames of {size} px", f"sweep/{size}/kid", f"sweep/{size}/fixed_kid")
+    for times in SCALE_INV:
+        add(f"KID from {times} times as far", f"scale_inv/{times}/kid", pages.three_places)
+    add("SelfSSIM over sizes, mean", "self_ssim/mean", lambda value: f"{value:.3f}", max)
+    add("seam, largest difference", "seam/max", pages.number)
+    add("shift by parts of a pixel, dB", "equivariance/fractional_db", pages.number, max)
+    lines.append(Line("speed, MP/s", [f"{row['mp_per_s']:.1f}" for row in models], None, False))
+    return lines
+
+
 def printed(found: dict[str, Any]) -> None:
-    """The table, on a terminal."""
+    """The table, on a terminal: a column a model, so that many measures fit."""
     from rich.console import Console
     from rich.table import Table
 
-    models = found["models"]
-    columns = ["patch KID", "at zoom ≥ 2", "patch FD", "precision", "recall"]
-    columns += [f"KID {size} px" for size in found["protocol"]["sizes"]]
-    table = Table("model", *columns, "SelfSSIM", "seam", "shift dB", "MP/s")
-    for row in models:
-        n = row["numbers"]
-        cells = [f"{n['patch_kid']:.3f}", f"{row['zoomed']['kid']:.3f}" if row["zoomed"] else "–", f"{n['patch_fd']:.0f}"]
-        cells += [f"{n['patch_precision']:.2f}", f"{n['patch_recall']:.2f}", *_over_sizes(row, "kid")]
-        cells += [f"{n['self_ssim/mean']:.3f}" if "self_ssim/mean" in n else "–", f"{n['seam/max']:.1e}"]
-        table.add_row(row["name"], *cells, f"{n['equivariance/fractional_db']:.0f}", f"{row['mp_per_s']:.1f}")
-        cells = [f"{n['patch_kid_fixed']:.3f}", f"{row['zoomed']['kid_fixed']:.3f}" if row["zoomed"] else "–"]
-        cells += [f"{n['patch_fd_fixed']:.0f}", "", "", *_over_sizes(row, "fixed_kid")]
-        table.add_row(f"  its {row['base_px']} px, enlarged", *cells, style="dim")
-    Console(width=max(Console().width, 120) if not sys.stdout.isatty() else None).print(table)
-
-
-def _over_sizes(row: dict[str, Any], key: str) -> list[str]:
-    return [f"{cells[key]:.3f}" if key in cells else "–" for cells in row["sweep"]]
+    shown = Table("", *(row["name"] for row in found["models"]))
+    for line in table(found):
+        cells = [f"[bold]{cell}[/bold]" if number == line.best else cell for number, cell in enumerate(line.cells)]
+        shown.add_row(f"  {line.name}" if line.baseline else line.name, *cells, style="dim" if line.baseline else None)
+    Console().print(shown)

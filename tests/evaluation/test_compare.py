@@ -68,7 +68,7 @@ def test_the_table_and_the_page_show_all(compared: tuple[Path, str]) -> None:
     for name in ("sky", "endless"):
         assert name in said
         assert f"<h3>{name}</h3>" in page
-    assert said.count("enlarged") == 2
+    assert said.count("enlarged") == 4
     assert page.count("data:image/webp") > 20
     assert "<svg" in page
     assert 'src="http' not in page
