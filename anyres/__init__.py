@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anyres.plane.window import Window
@@ -13,9 +14,13 @@ __all__ = ["Window", "load"]
 __version__ = "0.1.0"
 
 
-def load(source: str) -> Model:
-    """Load a generator from a bundle folder; see `anyres.export.bundle.load`."""
+def load(source: str | Path, device: str = "cpu") -> Model:
+    """Load a generator from a bundle folder, or from an MLflow registry: "models:/anyres-generator@champion".
+
+    Raises ValueError, one line, where it is not there or not sound; see `anyres.export.bundle.load` and `.registry.fetched`.
+    """
     # torch is imported with the first generator, not with the name of the package.
     from anyres.export.bundle import load as load_bundle
+    from anyres.export.registry import SCHEME, fetched
 
-    return load_bundle(source)
+    return load_bundle(fetched(str(source)) if str(source).startswith(SCHEME) else source, device)

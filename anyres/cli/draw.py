@@ -20,6 +20,7 @@ from anyres.cli.options import (
     numbers,
     one_line,
     opened,
+    sides,
     unbounded,
     write,
 )
@@ -57,8 +58,7 @@ def render(
 
     with one_line():
         loaded = opened(model)
-        height, width = numbers("--size", size, "x", 2)
-        window_size = (int(height), int(width))
+        window_size = sides("--size", size)
         scene, psi, named = _scene(loaded.generator, seed, latent, psi, resample or [])
         pin = getattr(scene, "pin", None)
         period = loaded.geometry.chart.short_side / min(window_size) / zoom if pin is None else pin.period
@@ -129,7 +129,7 @@ def fuse(
 
     with one_line():
         generator = unbounded(model)
-        height, width = (int(side) for side in numbers("--size", size, "x", 2))
+        height, width = sides("--size", size)
         x, y = numbers("--center", center, ",", 2)
         window = Window((x, y), generator.geometry.periods[0], (height, width))
         chosen = [int(seed) for seed in numbers("--seeds", seeds, ",")]

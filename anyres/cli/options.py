@@ -14,9 +14,10 @@ app = typer.Typer(help="One GAN from photographs of any size, drawn at any resol
 # Endings of picture files, and what Pillow calls their format; TIFF is streamed.
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP", ".tif": "TIFF"}
 
-BUNDLE = Path("out/export/generator")
-Bundle = Annotated[Path, typer.Argument(metavar="MODEL", help="A bundle folder, as the stage export writes it.")]
-ModelOption = Annotated[Path, typer.Option("--model", metavar="MODEL", help="A bundle folder, as the stage export writes it.")]
+BUNDLE = "out/export/generator"
+MODEL_HELP = "A bundle folder, as the stage export writes it, or models:/NAME@ALIAS of an MLflow registry."
+Bundle = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+ModelOption = Annotated[str, typer.Option("--model", metavar="MODEL", help=MODEL_HELP)]
 Photo = Annotated[Path, typer.Argument(metavar="PHOTO", help="A picture file.")]
 Seed = Annotated[int, typer.Option(help="Which scene.")]
 LatentFile = Annotated[Path | None, typer.Option("--latent", help="A file of `anyres invert` or `outpaint`, in place of a seed.")]
@@ -41,20 +42,20 @@ def one_line() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def opened(folder: Path) -> Any:
-    """The model in a bundle folder."""
+def opened(model: str) -> Any:
+    """The model in a bundle folder or a registry."""
     import anyres
 
-    return anyres.load(str(folder))
+    return anyres.load(model)
 
 
-def unbounded(folder: Path) -> Any:
+def unbounded(model: str) -> Any:
     """A generator that draws several styles and pinned fields. Raises ValueError, one line, for another."""
     from anyres.networks import InfinityGan
 
-    generator = opened(folder).generator
+    generator = opened(model).generator
     if not isinstance(generator, InfinityGan):
-        raise ValueError(f"{folder} holds a {type(generator).__name__}, this needs infinity_gan; see `anyres preset`")
+        raise ValueError(f"{model} holds a {type(generator).__name__}, this needs infinity_gan; see `anyres preset`")
     return generator
 
 
@@ -80,6 +81,14 @@ def numbers(option: str, text: str, separator: str, count: int | None = None) ->
         wanted = "numbers" if count is None else f"{count} numbers"
         raise ValueError(f"{option} takes {wanted} with {separator!r} between, found {text!r}") from None
     return values
+
+
+def sides(option: str, text: str) -> tuple[int, int]:
+    """Height and width of an option's value, 512x768. Raises ValueError, one line, where they are no sides of a picture."""
+    height, width = numbers(option, text, "x", 2)
+    if height != int(height) or width != int(width) or min(height, width) < 1:
+        raise ValueError(f"{option} takes two whole numbers of pixels from 1 on, height x width, found {text!r}")
+    return int(height), int(width)
 
 
 def check_output(out: Path) -> None:

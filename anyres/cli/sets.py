@@ -1,4 +1,4 @@
-"""Commands about data sets and presets: info, preset."""
+"""Commands about data sets, models and presets: info, preset."""
 
 from __future__ import annotations
 
@@ -8,19 +8,57 @@ from typing import Annotated, Any
 
 import typer
 
-from anyres.cli.options import app
+from anyres.cli.options import app, one_line, opened
+
+# Of a model; the report has them all.
+SHOWN_METRICS = ("patch_kid", "patch_fd", "patch_recall", "self_ssim/mean", "seam/max")
 
 
 @app.command(epilog="Example: anyres info data/store --verify")
 def info(
-    place: Annotated[Path, typer.Argument(metavar="DATASET", help="A folder that ingest or prepare wrote.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Read every picture whole and check its SHA-256.")] = False,
+    place: Annotated[
+        str, typer.Argument(metavar="DATASET|MODEL", help="What ingest or prepare wrote, a bundle, or models:/NAME@ALIAS.")
+    ],
+    verify: Annotated[bool, typer.Option("--verify", help="Data sets: read every picture whole and check its SHA-256.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
 ) -> None:
-    """Say what a data set holds and why files were set aside; with --verify whether all of it is still sound.
+    """Say what a data set or a model is; with --verify whether all pictures of a data set are still sound.
 
-    Ends with 1 where something is damaged, with 2 where there is no data set.
+    Ends with 1 where something is damaged, with 2 where there is neither.
     """
+    from anyres.export.registry import SCHEME
+
+    if place.startswith(SCHEME) or (Path(place) / "generator.json").is_file():
+        with one_line():
+            title, figures = _model(place)
+        typer.echo(json.dumps(figures, indent=2)) if as_json else _show(title, figures)
+    else:
+        _data(Path(place), verify, as_json)
+
+
+def _model(place: str) -> tuple[str, dict[str, Any]]:
+    """What a model is, as a title and figures."""
+    model = opened(place)
+    geometry, meta = model.geometry, model.meta
+    finest, coarsest = geometry.periods
+    short = geometry.chart.short_side
+    return f"{meta['method']}, {place}", {
+        "parameters": sum(weight.numel() for weight in model.generator.parameters()),
+        "images seen": meta["nimg"],
+        "chart": geometry.chart.name,
+        "half extent": list(geometry.chart.half_extent),
+        "frames trained, px": f"{round(short / coarsest)} to {round(short / finest)}",
+        "patches trained, px": " and ".join(f"{height} x {width}" for height, width in geometry.native_sizes),
+        "tiles agree exactly": geometry.exact,
+        "lattice, px": geometry.lattice_px,
+        "metrics": {key: meta["metrics"][key] for key in SHOWN_METRICS if key in meta["metrics"]},
+        "data": meta["data_hash"],
+        "git commit": meta["git_commit"],
+        "weights": meta["weights_sha256"],
+    }
+
+
+def _data(place: Path, verify: bool, as_json: bool) -> None:
     from anyres.data.contents import Contents
 
     try:

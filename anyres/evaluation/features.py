@@ -16,10 +16,21 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_featur
 from torch_fidelity.utils import create_feature_extractor
 
 from anyres.evaluation.parallel import over_chunks
-from anyres.networks.backbones import DINOV2, DINOV2_PX, FEATURES, dinov2, lite0, lite1
+from anyres.networks.backbones import (
+    DINOV2,
+    DINOV2_PX,
+    FEATURES,
+    LITE0,
+    LITE1,
+    dinov2,
+    dinov2_file,
+    lite0,
+    lite1,
+    weights_path,
+)
 from anyres.networks.weights import AbsentWeights, Published, obtained
 
-__all__ = ["SPACES", "AbsentWeights", "FeatureSpace", "Space"]
+__all__ = ["SPACES", "AbsentWeights", "FeatureSpace", "Space", "missing"]
 
 # Every picture enters the small networks at this size. Of 64, 96 and 128 px the last separates a blur of 0.5 px on 32-px
 # patches best from chance, and leaves frames of up to 128 px undiminished; 6 ms a picture on one core.
@@ -152,6 +163,18 @@ SPACES = {
         f"dinov2-vit-l-14@{DINOV2_PX}", f"{INPUT_KERNEL}-bytes", 1024, "FD-DINOv2", DinoV2Features, batch=LARGE_BATCH
     ),
 }
+
+
+def missing(space: str) -> str:
+    """ "" where the weights of a space are on this machine, else what to put where; nothing is fetched to find out."""
+    if space in ("lite0", "lite1"):
+        try:
+            weights_path(LITE0 if space == "lite0" else LITE1)
+        except ValueError as error:
+            return str(error)
+        return ""
+    file = INCEPTION if space == "inception" else dinov2_file()
+    return "" if file.path.is_file() else f"fetched when asked for, or put {file.origin} at {file.path}"
 
 
 class FeatureSpace:

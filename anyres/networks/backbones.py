@@ -201,15 +201,11 @@ def dinov2(architecture: str = DINOV2, space: str = "DINOv2") -> DinoV2:
     `obtained`.
     """
     import timm  # noqa: TID251 - the one place
-    from huggingface_hub import hf_hub_url
 
     # Nothing is filled with random numbers only to be replaced.
     with torch.device("meta"):
         network = timm.create_model(architecture, pretrained=False, num_classes=0, img_size=DINOV2_PX)
-    repository, name = f"timm/{architecture}", "model.safetensors"
-    file = Published(
-        f"{architecture}.safetensors", f"{name} of {repository} on the Hugging Face hub", hf_hub_url(repository, name)
-    )
+    file = dinov2_file(architecture)
     path = obtained(file, space)
     try:
         state = safetensors.torch.load_file(path)
@@ -218,6 +214,15 @@ def dinov2(architecture: str = DINOV2, space: str = "DINOv2") -> DinoV2:
     except (SafetensorError, OSError, RuntimeError, KeyError, IndexError):
         raise ValueError(f"{path}: not {file.origin}; remove it or put the right one there") from None
     return DinoV2(network.float()).eval().requires_grad_(False)
+
+
+def dinov2_file(architecture: str = DINOV2) -> Published:
+    """The file of its weights."""
+    from huggingface_hub import hf_hub_url
+
+    repository, name = f"timm/{architecture}", "model.safetensors"
+    origin = f"{name} of {repository} on the Hugging Face hub"
+    return Published(f"{architecture}.safetensors", origin, hf_hub_url(repository, name))
 
 
 def resampled_positions(embedding: Tensor, side: int) -> Tensor:

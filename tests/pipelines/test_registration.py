@@ -149,6 +149,19 @@ def test_consumer_without_this_code_gets_pictures(inside: Path, tmp_path: Path) 
     assert "psi" in told["refused"]
 
 
+def test_the_library_opens_what_is_registered(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+
+    import anyres
+
+    monkeypatch.setenv("ANYRES_TRACKING_URI", Environment().tracking_uri)
+    model, bundled = (anyres.load(source) for source in (f"models:/{NAME}@champion", inside / "out/export/generator"))
+    window = anyres.Window((0.1, 0.0), 2 / 24, (24, 20))
+    np.testing.assert_array_equal(model.render(5, window), bundled.render(5, window))
+    with pytest.raises(ValueError, match="models:/nobody@champion: not in the registry at"):
+        anyres.load("models:/nobody@champion")
+
+
 def test_champion_moves_only_to_what_is_no_worse(inside: Path) -> None:
     from pipelines.registration import ensure_registered
 
