@@ -19,6 +19,7 @@ def fetched(uri: str) -> Path:
     """
     try:
         import mlflow
+        from mlflow.artifacts import download_artifacts
         from mlflow.exceptions import MlflowException
     except ModuleNotFoundError:
         raise ValueError(f"{uri}: MLflow is not installed; install mlflow, or name the folder of a bundle") from None
@@ -30,7 +31,7 @@ def fetched(uri: str) -> Path:
             raise ValueError(f"{uri}: there is no registry at {local}; set MLFLOW_TRACKING_URI, or run where `make run` ran")
         mlflow.set_tracking_uri(store)
     try:
-        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+        folder = Path(download_artifacts(artifact_uri=uri))
     except (MlflowException, OSError) as error:
         raise ValueError(
             f"{uri}: not in the registry at {mlflow.get_tracking_uri()} ({' '.join(str(error).split())[:200]})"
