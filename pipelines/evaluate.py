@@ -9,7 +9,7 @@ from pipelines.environment import Environment
 from pipelines.history import git_commit
 from pipelines.launch import launch_command, launch_environ, num_gpus
 from pipelines.leash import leashed
-from pipelines.stage import EVALUATION, REALS, REPORT, RUNS, STORE, TRAINED, StageError, main, replaced
+from pipelines.stage import EVALUATION, REPORT, RUNS, STORE, TRAINED, StageError, main, replaced
 
 
 def evaluate(params: Params, environment: Environment) -> None:
@@ -18,7 +18,7 @@ def evaluate(params: Params, environment: Environment) -> None:
     # Threads of one process share the cores of a machine better than processes do.
     count = environment.num_processes or gpus or 1
     with replaced(EVALUATION) as out:
-        folders = {"store": STORE, "trained": TRAINED, "out": out, "reals": REALS, "passing": RUNS / "evaluation"}
+        folders = {"store": STORE, "trained": TRAINED, "out": out, "reals": RUNS / "reals", "passing": RUNS / "evaluation"}
         work = [
             "evaluate",
             "--params",

@@ -27,7 +27,6 @@ STORE = Path("data/store")
 TRAINED = Path("out/train")
 RUNS = Path("out/runs")
 EVALUATION = Path("out/evaluation")
-REALS = Path("out/reals")
 REPORT = Path("out/report")
 BUNDLE = Path("out/export/generator")
 

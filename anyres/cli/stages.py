@@ -54,7 +54,7 @@ def evaluate(
     store: StoreFolder = Path("data/store"),
     trained: Annotated[Path, typer.Option(help="What a training left.")] = Path("out/train"),
     out: Annotated[Path, typer.Option(help="Where numbers, tables and figures go.")] = Path("out/evaluation"),
-    reals: Annotated[Path, typer.Option(help="Features of photographs, kept for later evaluations.")] = Path("out/reals"),
+    reals: Annotated[Path, typer.Option(help="Features of photographs, kept for later evaluations.")] = Path("out/runs/reals"),
     passing: Annotated[
         Path, typer.Option(help="Features of generated pictures, until the evaluation is done: it can be interrupted.")
     ] = Path("out/runs/evaluation"),

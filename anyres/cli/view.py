@@ -1,0 +1,64 @@
+"""The command that shows scenes in a browser: view."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from anyres.cli.options import BUNDLE, MODEL_HELP, app, one_line, opened
+
+# What the viewer needs beyond the library: the extra `viewer`.
+EXTRA = ("fastapi", "starlette", "uvicorn", "anyio", "prometheus_client")
+
+
+@app.command(epilog="Example: anyres view out/export/generator --port 8000")
+def view(
+    models: Annotated[list[str] | None, typer.Argument(metavar="MODEL...", help=MODEL_HELP, show_default=BUNDLE)] = None,
+    host: Annotated[str, typer.Option(help="The address to listen at; any but this machine's own asks for a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 0,
+    token: Annotated[str | None, typer.Option(help="Who opens the page must know it; made where one is needed.")] = None,
+    cache: Annotated[Path, typer.Option(help="Where drawn tiles are kept.")] = Path(".anyres/cache/tiles"),
+    cache_mb: Annotated[int, typer.Option("--cache-mb", min=1, max=1 << 20, help="How much of them, in MB.")] = 512,
+    open_page: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = False,
+) -> None:
+    """Pan and zoom over the scenes of one or more models in a browser, drawn as they are looked at, until Ctrl-C.
+
+    Ends with 2 and one line where something does not fit.
+    """
+    with one_line():
+        exhibit, serve = _viewer()
+        sources = models or [BUNDLE]
+        names = names_of(sources)
+        exhibits = [exhibit(name, opened(source)) for name, source in zip(names, sources, strict=True)]
+
+        def announce(address: str) -> None:
+            typer.echo(f"view: {address} (Ctrl-C ends)")
+            if open_page:
+                typer.launch(address)
+
+        serve(exhibits, host, port, token, cache, cache_mb << 20, announce)
+
+
+def names_of(sources: list[str]) -> list[str]:
+    """The end of each source, as much of it as tells them apart. Raises ValueError for one that is named twice."""
+    if len(set(sources)) < len(sources):
+        raise ValueError("a model is named twice; name each once")
+    parts = [[part for part in source.replace("models:/", "").split("/") if part not in ("", ".")] for source in sources]
+    depth = 1
+    while len({tuple(part[-depth:]) for part in parts}) < len(parts) and depth < max(map(len, parts)):
+        depth += 1
+    return ["/".join(part[-depth:]) or "model" for part in parts]
+
+
+def _viewer() -> tuple[Any, Any]:
+    """The classes behind the page. Raises ValueError, one line, where what they need is not installed."""
+    try:
+        from anyres.viewer.drawing import Exhibit
+        from anyres.viewer.serve import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in EXTRA:
+            raise
+        raise ValueError(f"the viewer needs the package {error.name}; install anyres with its extra: anyres[viewer]") from None
+    return Exhibit, serve

@@ -1,0 +1,117 @@
+"""Who may ask, and what a browser is told of every answer."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import time
+from http.cookies import CookieError, SimpleCookie
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from anyres.viewer.metrics import Metrics
+
+COOKIE = "anyres_token"
+# What is answered without a token: nothing but that it runs.
+OPEN = ("/healthz",)
+KINDS = {"/api/tile/": "tile", "/api/render": "view", "/api/models": "models", "/static/": "static"}
+
+SECURITY = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Guard:
+    """Lets through who knows the `token`, or without one who asks for this machine by its own name; counts every answer.
+
+    The name is asked for since pages of others may lead their name to this address (DNS rebinding).
+    """
+
+    def __init__(self, app: ASGIApp, token: str | None, metrics: Metrics) -> None:
+        self._app, self._token, self._metrics = app, token, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 500
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message).update(SECURITY)
+            await send(message)
+
+        kind = next((kind for start, kind in KINDS.items() if scope["path"].startswith(start)), "other")
+        try:
+            refusal = self._refusal(scope)
+            await (refusal or self._app)(scope, receive, answer)
+        finally:
+            self._metrics.requests.labels(kind, str(status)).inc()
+            self._metrics.seconds.labels(kind).observe(time.perf_counter() - started)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        if scope["path"] in OPEN:
+            return None
+        headers = Headers(scope=scope)
+        if self._token is None:
+            named = urlsplit(f"//{headers.get('host', '')}")
+            if is_loopback(_hostname(named)):
+                return None
+            return PlainTextResponse("this viewer answers to localhost alone; start it with --host and a token\n", 421)
+        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        given = [value for name, value in query if name == "token"]
+        if any(self._known(value) for value in given):
+            return self._welcome(scope, query)
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        if self._known(_cookie(headers)) or (scheme.lower() == "bearer" and self._known(bearer)):
+            return None
+        return PlainTextResponse("open the address that `anyres view` printed: it holds the token\n", 401)
+
+    def _welcome(self, scope: Scope, query: list[tuple[str, str]]) -> Response | None:
+        """On the page: remember the token and take it out of the address. Elsewhere: go on."""
+        if scope["path"] != "/" or scope["method"] != "GET":
+            return None
+        rest = urlencode([pair for pair in query if pair[0] != "token"])
+        response = Response(status_code=303, headers={"Location": "/" + (f"?{rest}" if rest else ""), "Cache-Control": "no-store"})
+        assert self._token is not None
+        response.set_cookie(COOKIE, self._token, httponly=True, samesite="strict", path="/")
+        return response
+
+    def _known(self, given: str) -> bool:
+        assert self._token is not None
+        return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token.encode())
+
+
+def _hostname(named: Any) -> str:
+    try:
+        return named.hostname or ""
+    except ValueError:
+        return ""
+
+
+def _cookie(headers: Headers) -> str:
+    try:
+        morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+    except CookieError:
+        return ""
+    return "" if morsel is None else morsel.value

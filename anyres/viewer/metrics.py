@@ -1,0 +1,26 @@
+"""What the server counts, in the text format of Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """Counters of one server."""
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self.requests = Counter("anyres_requests", "Requests answered.", ["kind", "status"], registry=registry)
+        self.seconds = Histogram("anyres_request_seconds", "Time to the end of an answer.", ["kind"], registry=registry, buckets=SECONDS)
+        self.drawn = Counter("anyres_tiles_drawn", "Tiles drawn.", registry=registry)
+        self.passes = Counter("anyres_passes", "Passes through a network that drew tiles.", registry=registry)
+        self.hits = Counter("anyres_tile_cache_hits", "Tiles found.", ["where"], registry=registry)
+        self.dropped = Counter("anyres_tiles_dropped", "Tiles not drawn since nobody waited any more.", registry=registry)
+        self.refused = Counter("anyres_refused", "Orders refused since too many waited.", registry=registry)
+        self.waiting = Gauge("anyres_queue_length", "Tiles that wait to be drawn.", registry=registry)
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)

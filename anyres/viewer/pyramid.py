@@ -1,0 +1,127 @@
+"""A dyadic pyramid of tiles over the plane: level 0 holds the whole frame at its base size, each next one has half the period.
+
+Tile (x, y) of a level has its top left corner at 256 (x, y) pixels from the origin of the plane, so that tiles start on the
+generator's lattice, and neighbours belong to one picture. What a frame does not reach of a tile stays empty.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from anyres.plane.chart import CIRCUMFERENCE, EDGE_TOLERANCE_PX
+from anyres.plane.geometry import Geometry
+from anyres.plane.window import Window
+
+TILE_PX = 256
+# The short side of a frame on level 0.
+BASE_PX = 256
+# Levels finer than the finest that was trained.
+BEYOND_LEVELS = 4
+# An unbounded plane: tiles of level 0 on either side of the origin, and the most on any level, in powers of two.
+PLANE_OCTAVES, FINEST_OCTAVES = 19, 30
+# No tile lies further out: 2^39 pixels.
+INDEX_LIMIT = 1 << 31
+LEVEL_LIMIT = 40
+
+
+class NoSuchTile(LookupError):  # noqa: N818 - what there is not
+    """A tile beyond the levels or the chart of a model."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a tile shows: a window, whose first pixel is (top, left) of the tile."""
+
+    window: Window
+    top: int
+    left: int
+
+    @property
+    def whole(self) -> bool:
+        return self.window.size == (TILE_PX, TILE_PX)
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """Levels 0 to `levels` - 1; level 0 has `columns` x `rows` tiles of `period`, both even, about the origin."""
+
+    geometry: Geometry
+    period: float
+    levels: int
+    columns: int
+    rows: int
+
+    @classmethod
+    def of(cls, geometry: Geometry) -> Pyramid:
+        """The pyramid that suits a generator. One that was trained on a single period has a single level."""
+        chart, (finest, coarsest) = geometry.chart, geometry.periods
+        half_width, half_height = chart.half_extent
+        single = finest == coarsest
+        if single or chart.name == "plane":
+            period = coarsest
+        elif chart.name == "cylinder":
+            period = CIRCUMFERENCE / (2 * TILE_PX * max(1, round(CIRCUMFERENCE / chart.short_side / 2)))
+        else:
+            period = chart.short_side / BASE_PX
+        levels = 1 if single else max(math.ceil(math.log2(period / finest)), 0) + BEYOND_LEVELS + 1
+        if chart.name == "plane":
+            columns = rows = 2 ** (1 + min(PLANE_OCTAVES, FINEST_OCTAVES - levels))
+        else:
+            half_width = CIRCUMFERENCE / 2 if chart.name == "cylinder" else half_width
+            columns, rows = (2 * math.ceil(half / period / TILE_PX - EDGE_TOLERANCE_PX) for half in (half_width, half_height))
+        return cls(geometry, period, levels, columns, rows)
+
+    @property
+    def wraps(self) -> bool:
+        """Whether the last column of tiles meets the first."""
+        across = self.columns * TILE_PX * self.period
+        return self.geometry.chart.name == "cylinder" and abs(across / CIRCUMFERENCE - 1) < 1e-9
+
+    @property
+    def periods(self) -> tuple[float, float]:
+        """The finest and the coarsest period that pictures of any size may have: half an octave of levels beyond, and thumbnails."""
+        if self.levels == 1:
+            return self.period, self.period
+        return self.period / 2**self.levels, self.period * BASE_PX / 4
+
+    def place(self, level: int, x: int, y: int) -> tuple[int, int]:
+        """The one name (x, y) of a tile, between tiles that are the same all round. Raises NoSuchTile for none."""
+        if not 0 <= level < self.levels or max(abs(x), abs(y)) > INDEX_LIMIT:
+            raise NoSuchTile(f"level {level} is not between 0 and {self.levels - 1}, or the tile too far out")
+        count = self.columns << level
+        return ((x + count // 2) % count - count // 2 if self.wraps else x), y
+
+    def part(self, level: int, x: int, y: int) -> Part:
+        """What the tile shows. Raises NoSuchTile where that is nothing."""
+        x, y = self.place(level, x, y)
+        period = self.period / 2**level
+        chart = self.geometry.chart
+        half_width, half_height = chart.half_extent
+        if chart.name == "cylinder":
+            half_width = CIRCUMFERENCE / 2
+        spans = []
+        for index, half in ((y, half_height), (x, half_width)):
+            first, last = index * TILE_PX, (index + 1) * TILE_PX
+            if chart.name != "plane":
+                reach = math.floor(half / period + EDGE_TOLERANCE_PX)
+                first, last = max(first, -reach), min(last, reach)
+            if first >= last:
+                raise NoSuchTile(f"tile {x}, {y} of level {level} lies beyond the {chart.name}")
+            spans.append((first, last))
+        (top, bottom), (left, right) = spans
+        center = (period * (left + right) / 2, period * (top + bottom) / 2)
+        return Part(Window(center, period, (bottom - top, right - left)), top - y * TILE_PX, left - x * TILE_PX)
+
+    def facts(self) -> dict[str, Any]:
+        """What a page needs to lay tiles out; JSON types."""
+        return {
+            "tile_px": TILE_PX,
+            "period": self.period,
+            "levels": self.levels,
+            "columns": self.columns,
+            "rows": self.rows,
+            "wraps": self.wraps,
+            "periods": list(self.periods),
+        }

@@ -1,0 +1,137 @@
+"""Views as files: a window of any size, drawn between tiles and sent as it is drawn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from anyio import to_thread
+from fastapi import Response
+from fastapi.responses import StreamingResponse
+from starlette.exceptions import HTTPException
+
+from anyres.plane.window import Window
+from anyres.viewer.drawing import Exhibit, draw_bands
+from anyres.viewer.painter import Painter
+from anyres.viewer.pictures import MEDIA, SIDE_LIMIT, Format, PngStream, encode, texts_of
+
+PIXEL_LIMIT = 64_000_000
+# Views under way at once: the rows of each, or all of it, are in memory.
+VIEW_LIMIT = 2
+GONE = 499
+# What an iterator of bands has no more of.
+END = object()
+
+
+@dataclass(frozen=True)
+class View:
+    """What a file shall show."""
+
+    exhibit: Exhibit
+    seed: int
+    window: Window
+    psi: float
+    format: Format
+
+    @classmethod
+    def of(
+        cls,
+        exhibit: Exhibit,
+        seed: int,
+        center: tuple[float, float],
+        period: float,
+        size: tuple[int, int],
+        psi: float,
+        format: Format,
+    ) -> View:
+        """Raises HTTPException (413) where it is too large, ValueError where the model does not reach so far."""
+        if size[0] * size[1] > PIXEL_LIMIT or max(size) > SIDE_LIMIT[format]:
+            raise HTTPException(
+                413, f"{size[0]} x {size[1]} pixels are too many: {PIXEL_LIMIT} in all, {SIDE_LIMIT[format]} a side of {format}"
+            )
+        finest, coarsest = exhibit.pyramid.periods
+        if not finest * (1 - 1e-9) <= period <= coarsest * (1 + 1e-9):
+            raise ValueError(f"period must be from {finest:g} to {coarsest:g} for this model, found {period:g}")
+        window = Window(center, period, size)
+        exhibit.model.geometry.chart.check(window)
+        return cls(exhibit, seed, window, psi, format)
+
+    @property
+    def texts(self) -> dict[str, str]:
+        window = self.window
+        about: dict[str, Any] = {
+            "Model": self.exhibit.name,
+            "Weights": self.exhibit.weights,
+            "Data": self.exhibit.model.meta["data_hash"],
+            "Seed": self.seed,
+            "Psi": self.psi,
+            "Window": {"center": window.center, "period": window.period, "size": window.size},
+        }
+        return texts_of(about)
+
+    @property
+    def filename(self) -> str:
+        """In ASCII, of the model's id and the seed."""
+        height, width = self.window.size
+        return f"{self.exhibit.id.rsplit('-', 1)[0]}-{self.seed}-{width}x{height}.{self.format}"
+
+
+async def answer(
+    view: View, painter: Painter, done: Callable[[], None], patiently: Callable[[Awaitable[Any]], Awaitable[Any]]
+) -> Response:
+    """Draw and send a view; `done` is called at its end, however it ends. `patiently` gives None once the client has gone."""
+    headers = {"Content-Disposition": f'attachment; filename="{view.filename}"', "Cache-Control": "private, no-cache"}
+    media = MEDIA[view.format]
+    bands = _bands(view, painter)
+    try:
+        # What the generator refuses is refused before anything is sent.
+        first = await patiently(anext(bands))
+        if first is None:
+            done()
+            return Response(status_code=GONE)
+        if view.format == "png":
+            return StreamingResponse(_png(view, first, bands, done), media_type=media, headers=headers)
+        whole = await patiently(_all(first, bands))
+        data = None if whole is None else await to_thread.run_sync(encode, whole, view.format, view.texts)
+    except BaseException:
+        done()
+        raise
+    done()
+    return Response(status_code=GONE) if data is None else Response(data, media_type=media, headers=headers)
+
+
+async def _bands(view: View, painter: Painter) -> AsyncIterator[np.ndarray]:
+    """Rows of the view, each drawn when it is asked for."""
+    drawing = draw_bands(view.exhibit, view.seed, view.window, view.psi)
+    while True:
+        band = await asyncio.wrap_future(_next(drawing, painter))
+        if band is END:
+            return
+        if band is not None:
+            yield band
+
+
+def _next(drawing: Iterator[np.ndarray | None], painter: Painter) -> Future[Any]:
+    return painter.step(lambda: next(drawing, END))
+
+
+async def _all(first: np.ndarray, bands: AsyncIterator[np.ndarray]) -> np.ndarray:
+    return np.concatenate([first, *[band async for band in bands]])
+
+
+async def _png(
+    view: View, first: np.ndarray, bands: AsyncIterator[np.ndarray], done: Callable[[], None]
+) -> AsyncIterator[bytes]:
+    try:
+        file = PngStream(view.window.size, view.texts)
+        yield file.head()
+        yield await to_thread.run_sync(file.rows, first)
+        async for band in bands:
+            yield await to_thread.run_sync(file.rows, band)
+        yield file.tail()
+    finally:
+        done()
