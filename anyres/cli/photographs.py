@@ -24,7 +24,7 @@ from anyres.cli.options import (
 
 
 @app.command(
-    epilog="Example: anyres invert photo.jpg --sizes 64,96 --out photo.safetensors; anyres render --latent photo.safetensors"
+    epilog="Example: anyres invert photo.jpg --sizes 64,96 --steps 80 --out it.safetensors; anyres render --latent it.safetensors"
 )
 def invert(
     photo: Photo,
@@ -93,7 +93,7 @@ def outpaint(
         typer.echo(f"given part {near:.1f} dB; smaller steps than at its border: {', '.join(seams) or 'none'}")
 
 
-@app.command(epilog="Example: anyres blend left.jpg right.jpg --gap 1.5 --out between.png")
+@app.command(epilog="Example: anyres blend left.jpg right.jpg --gap 1.5 --steps 100 --out between.png")
 def blend(
     first: Annotated[Path, typer.Argument(metavar="A", help="The photograph at the left.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="The photograph at the right.")],

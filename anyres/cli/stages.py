@@ -86,7 +86,7 @@ def evaluate(
         shutil.rmtree(passing, ignore_errors=True)
 
 
-@app.command(epilog="Example: anyres compare out/export/generator other/out/train --samples 500")
+@app.command(epilog="Example: anyres compare out/export/generator other/out/train --samples 200")
 def compare(
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Bundles, or folders of finished trainings.")],
     store: StoreFolder = Path("data/store"),
