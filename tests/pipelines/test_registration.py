@@ -3,15 +3,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from anyres.params import Params
 from pipelines.environment import Environment
@@ -21,6 +28,7 @@ from tests.export.bundles import make_bundle, tiny_params
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 NAME = "anyres-generator"
+ROOT = Path(__file__).resolve().parents[2]
 
 # Runs in an empty folder with only what a consumer has: every import of another package of ours fails.
 CONSUMER = """
@@ -160,6 +168,37 @@ def test_the_library_opens_what_is_registered(inside: Path, monkeypatch: pytest.
     np.testing.assert_array_equal(model.render(5, window), bundled.render(5, window))
     with pytest.raises(ValueError, match="models:/nobody@champion: not in the registry at"):
         anyres.load("models:/nobody@champion")
+
+
+def test_the_curl_line_of_the_guide_gives_a_picture(inside: Path, tmp_path: Path) -> None:
+    """docs/using.md, typed in: MLflow's own server on a free port, then curl."""
+    guide = (ROOT / "docs/using.md").read_text(encoding="utf-8")
+    section = guide[guide.index("## Over REST") :].split("\n## ")[0]
+    blocks = re.findall(r"(?:^    .+\n)+", section, re.MULTILINE)
+    serve, ask = (textwrap.dedent(block).strip() for block in blocks)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    store = Environment().tracking_uri
+    serve = serve.replace("sqlite:///mlflow.db", store).replace("5001", str(port)).replace("anyres-generator", NAME)
+    ask = ask.replace("5001", str(port)).replace("0.0078125", "0.05").replace("256", "24").replace("picture.png", "served.png")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environ = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1"}
+    with (tmp_path / "serve.log").open("w") as log:
+        words = ["bash", "-c", f"exec env {serve}"]
+        server = subprocess.Popen(words, cwd=inside, env=environ, stdout=log, stderr=log, start_new_session=True)
+        try:
+            for _ in range(240):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                    break
+                assert server.poll() is None, (tmp_path / "serve.log").read_text()
+                time.sleep(0.25)
+            subprocess.run(["bash", "-o", "pipefail", "-c", ask], cwd=tmp_path, env=environ, check=True, timeout=60)
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(30)
+    with Image.open(tmp_path / "served.png") as picture:
+        assert (picture.format, picture.size) == ("PNG", (24, 24))
 
 
 def test_champion_moves_only_to_what_is_no_worse(inside: Path) -> None:
