@@ -11,8 +11,11 @@ import typer
 
 app = typer.Typer(help="One GAN from photographs of any size, drawn at any resolution.", no_args_is_help=True)
 
-# Endings of picture files, and what Pillow calls their format; TIFF is streamed.
-PICTURES = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP", ".tif": "TIFF"}
+# Endings of pictures that are drawn in memory, and what Pillow calls their format.
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
+# Those of pictures that may be larger than memory; PNG too, from so many megapixels on.
+STREAMED = (".tif", ".tiff", ".dzi", ".zarr")
+STREAMED_MP = 64.0
 
 BUNDLE = "out/export/generator"
 MODEL_HELP = "A bundle folder, as the stage export writes it, or models:/NAME@ALIAS of an MLflow registry."
@@ -24,7 +27,10 @@ LatentFile = Annotated[Path | None, typer.Option("--latent", help="A file of `an
 Psi = Annotated[float, typer.Option(help="Truncation: 0 the average picture, 1 none.")]
 Size = Annotated[str, typer.Option(help="Height x width in pixels.")]
 Center = Annotated[str, typer.Option(help="x,y of the middle; the short side of a frame spans -1 to 1.")]
-Output = Annotated[Path, typer.Option(help="A .png, .jpg, .webp or .tif file; .tif takes pictures larger than memory.")]
+Output = Annotated[
+    Path,
+    typer.Option(help="A .png, .jpg or .webp; or .tif (a pyramid), .dzi (Deep Zoom) or .zarr, for pictures larger than memory."),
+]
 
 
 @app.callback()
@@ -93,8 +99,10 @@ def sides(option: str, text: str) -> tuple[int, int]:
 
 def check_output(out: Path) -> None:
     """Raise ValueError, one line, for a kind of file that is not written here: before hours of work, not after."""
-    if out.suffix.lower() not in PICTURES:
-        raise ValueError(f"{out}: not a kind of picture that is written here; end its name with {', '.join(PICTURES)}")
+    if out.suffix.lower() not in (*PICTURES, *STREAMED):
+        raise ValueError(
+            f"{out}: not a kind of picture that is written here; end its name with {', '.join((*PICTURES, *STREAMED))}"
+        )
 
 
 def write(out: Path, generator: Any, scene: Any, window: Any, psi: float, named: str, edit: Any = None) -> None:
@@ -107,11 +115,12 @@ def write(out: Path, generator: Any, scene: Any, window: Any, psi: float, named:
     from anyres.synthesis.stream import render_to
 
     check_output(out)
-    with progress_bar("draw", window.size[0] * window.size[1] / 1e6, "MP") as advance:
-        if PICTURES[out.suffix.lower()] == "TIFF":
+    kind, megapixels = out.suffix.lower(), window.size[0] * window.size[1] / 1e6
+    with progress_bar("draw", megapixels, "MP") as advance:
+        if kind in STREAMED or (kind == ".png" and megapixels >= STREAMED_MP):
             render_to(out, generator, scene, window, psi, edit=edit, advance=advance)
         else:
             pixels = render(generator, scene, window, psi, edit=edit, advance=advance)
             with replacing(out) as stream:
-                Image.fromarray(pixels).save(stream, format=PICTURES[out.suffix.lower()])
+                Image.fromarray(pixels).save(stream, format=PICTURES[kind])
     typer.echo(f"{out}: {window.size[1]} x {window.size[0]} px, {named}")

@@ -34,7 +34,7 @@ def grid(
     from anyres.synthesis.render import render
 
     with one_line():
-        if out.suffix.lower() not in PICTURES or out.suffix.lower() == ".tif":
+        if out.suffix.lower() not in PICTURES:
             raise ValueError(f"{out}: not a kind of picture that is written here; end its name with .png, .jpg or .webp")
         generator = opened(model).generator
         chart = generator.geometry.chart

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from anyres.networks import build_generator
 from anyres.params import Train
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window, frame_window
-from anyres.synthesis.render import Generator, render
+from anyres.synthesis.render import Edit, Generator, render
 
 FORMAT = 1
 WEIGHTS = "generator.safetensors"
@@ -30,6 +30,8 @@ SAMPLES = "samples.png"
 CARD = "README.md"
 CREDITS = "CREDITS.md"
 
+# What files of pictures say of the model that drew them.
+TOLD = ("method", "weights_sha256", "data_hash", "git_commit")
 PSI = 0.7
 SAMPLE_SHORT_PX = 128
 
@@ -48,6 +50,23 @@ class Model:
     def render(self, seed: int, window: Window, psi: float = PSI) -> np.ndarray:
         """Draw `window` of the picture that `seed` names: uint8 (h, w, 3), sRGB. psi 0 is the average, 1 no truncation."""
         return render(self.generator, seed, window, psi=psi)
+
+    def render_to(
+        self,
+        path: str | Path,
+        seed: int,
+        window: Window,
+        psi: float = PSI,
+        tile: int = 512,
+        edit: Edit | None = None,
+        advance: Callable[[float], None] | None = None,
+    ) -> None:
+        """Draw a window of any size into a .tif, .dzi, .png or .zarr; see `anyres.synthesis.stream.render_to`."""
+        # Formats of files have libraries of their own, which whoever draws in memory need not have.
+        from anyres.synthesis.stream import render_to
+
+        about = {name: str(self.meta[name]) for name in TOLD if name in self.meta}
+        render_to(path, self.generator, seed, window, psi, tile, edit, advance, about)
 
 
 def load(folder: str | Path, device: str = "cpu") -> Model:

@@ -12,8 +12,8 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import tifffile
@@ -33,7 +33,7 @@ OUTSIDE = (OSError, MemoryError, torch.OutOfMemoryError)
 class Pixels:
     """uint8 (h, w, 3) in rows, from byte `offset` of a file on; nothing of it is held in memory."""
 
-    def __init__(self, file: BinaryIO, size: tuple[int, int], offset: int = 0) -> None:
+    def __init__(self, file: FileIO, size: tuple[int, int], offset: int = 0) -> None:
         self.file, self.size, self.offset = file, size, offset
 
     def read(self, part: Tile) -> np.ndarray:
@@ -41,19 +41,19 @@ class Pixels:
         out = np.empty((*part.size, 3), np.uint8)
         for row, line in enumerate(out):
             self._seek(part, row)
-            if self.file.readinto(line) != line.nbytes:  # type: ignore[attr-defined]
-                raise OSError("the canvas on disk was cut short by something else")
+            if self.file.readinto(line.data) != line.nbytes:
+                raise OSError("a file of pixels was cut short by something else")
         return out
 
     def write(self, part: Tile, pixels: np.ndarray) -> None:
         """Put pixels where a rectangle is."""
         for row, line in enumerate(pixels):
             self._seek(part, row)
-            self.file.write(line)
+            if self.file.write(line) != line.nbytes:
+                raise OSError("no room is left on the disk")
 
     def flush(self) -> None:
         """Return when all is on disk."""
-        self.file.flush()
         os.fdatasync(self.file.fileno())
 
     def _seek(self, part: Tile, row: int) -> None:
@@ -61,21 +61,20 @@ class Pixels:
 
 
 class Canvas:
-    """Pixels of `folder`, of which the first `tiles`, together `px` pixels, are finished."""
+    """Pixels of a file of `folder`, of which the first `tiles` tiles, together `px` pixels, are finished."""
 
     def __init__(self, folder: Path, size: tuple[int, int], identity: str) -> None:
-        self.folder = folder
-        self.tiles, self.px = _finished(folder / RECORD, identity)
+        self.folder, self.file = folder, folder / PIXELS
+        self.tiles, self.px = _finished(folder, identity)
         if self.tiles:
             _clear(folder, (LOCK, RECORD, PIXELS))
         else:
             _clear(folder, (LOCK,))
-            _create(folder / PIXELS, size)
-            # From here on there is something to go on with.
+            _create(self.file, size)
             (folder / RECORD).write_text(f"{identity}\n", encoding="ascii")
-        with tifffile.TiffFile(folder / PIXELS) as file:
+        with tifffile.TiffFile(self.file) as file:
             offset = file.pages.first.dataoffsets[0]
-        self.pixels = Pixels((folder / PIXELS).open("r+b"), size, offset)
+        self.pixels = Pixels(FileIO(self.file, "r+"), size, offset)
         self._record = _mended(folder / RECORD)
 
     def put(self, drawn: Sequence[tuple[Tile, Tensor]]) -> None:
@@ -116,13 +115,12 @@ def canvas_of(path: Path, size: tuple[int, int], identity: str, output_share: fl
         try:
             _check_room(path, folder / PIXELS, size, output_share)
             canvas = Canvas(folder, size, identity)
-            try:
+            with contextlib.closing(canvas):
                 yield canvas
-            except BaseException as error:
-                keep = canvas.tiles > 0 and (isinstance(error, OUTSIDE) or not isinstance(error, Exception))
-                raise
-            finally:
-                canvas.close()
+        except BaseException as error:
+            outside = isinstance(error, OUTSIDE) or not isinstance(error, Exception)
+            keep = outside and _finished(folder, identity)[0] > 0
+            raise
         finally:
             if not keep:
                 _clear(folder, (LOCK,))
@@ -137,20 +135,32 @@ def _held(folder: Path, path: Path) -> Iterator[None]:
     """Hold the lock of a canvas, which the system releases however its holder ends."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError), (folder / LOCK).open("a+", encoding="ascii") as file:
+        try:
+            file = (folder / LOCK).open("a+", encoding="ascii")
+        except FileNotFoundError:
+            continue  # A former holder removed the folder between the two calls.
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                holder = file.read().strip() or "unknown"
+                holder = file.read().strip() or "another"
                 raise ValueError(f"{path}: process {holder} is drawing it; wait for it, end it, or name another file") from None
-            # A former holder may have removed the file between the two calls.
-            if os.path.samestat(os.fstat(file.fileno()), (folder / LOCK).stat()):
-                file.truncate(0)
-                file.write(str(os.getpid()))
-                file.flush()
-                yield
-                return
+            if not _is_at(file.fileno(), folder / LOCK):
+                continue
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+            return
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still what a path leads to."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _check_room(path: Path, pixels: Path, size: tuple[int, int], output_share: float) -> None:
@@ -167,20 +177,20 @@ def _create(path: Path, size: tuple[int, int]) -> None:
     tifffile.imwrite(path, shape=(*size, 3), dtype=np.uint8, bigtiff=True, photometric="rgb", rowsperstrip=rows, metadata=None)
 
 
-def _finished(record: Path, identity: str) -> tuple[int, int]:
-    """Tiles and pixels that a record of this identity tells of; none where there is no such record."""
-    if not record.is_file():
+def _finished(folder: Path, identity: str) -> tuple[int, int]:
+    """Tiles and pixels that the record of a canvas of this identity tells of; none where there is no such canvas."""
+    if not (folder / RECORD).is_file() or not (folder / PIXELS).is_file():
         return 0, 0
-    lines = record.read_bytes().split(b"\n")[:-1]
+    lines = (folder / RECORD).read_bytes().split(b"\n")[:-1]
     if len(lines) < 2 or lines[0] != identity.encode():
         return 0, 0
     tiles, px = lines[-1].split()
     return int(tiles), int(px)
 
 
-def _mended(record: Path) -> BinaryIO:
+def _mended(record: Path) -> FileIO:
     """Open a record to add lines to it, without a last one that was not finished."""
-    file = record.open("r+b", buffering=0)
+    file = FileIO(record, "r+")
     file.seek(record.read_bytes().rfind(b"\n") + 1)
     file.truncate()
     return file

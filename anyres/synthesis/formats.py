@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,6 +56,10 @@ def publish(finished: Path, path: Path) -> None:
     if len(parts) > 1:
         path.unlink(missing_ok=True)
     for part in parts:
+        if part.is_file():
+            # The canvas goes next: should the power fail, one of them is on disk.
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
         target = path.with_name(part.name)
         if target.is_dir():
             target.replace(finished / f"{part.name}.former")
@@ -85,8 +91,10 @@ def write_tiff(canvas: Canvas, out: Path, tile: int, about: Mapping[str, Any]) -
 def write_png(canvas: Canvas, out: Path, tile: int, about: Mapping[str, Any]) -> None:
     """A PNG; its text chunk `anyres` tells what it shows."""
 
+    import pyvips
+
     def save(image: Any) -> None:
-        image.set_type(_text(), "png-comment-0-anyres", json.dumps(about))
+        image.set_type(pyvips.GValue.gstr_type, "png-comment-0-anyres", json.dumps(about))
         image.pngsave(str(out), keep="other")
 
     _by_vips(canvas, save)
@@ -139,18 +147,15 @@ def _tiles_of(path: Path) -> Path:
 
 def _levels(pixels: Pixels, scratch: Path, side: int) -> Iterator[Pixels]:
     """The pixels, and again at half the size each time, until one tile holds them."""
-    level = pixels
-    while True:
-        yield level
-        height, width = level.size
-        if max(height, width) <= side or min(height, width) < 2:
-            return
-        with (scratch / f"half-{height}").open("w+b") as file:
-            half = Pixels(file, (height // 2, width // 2))
-            for part in plan(half.size, side):
-                half.write(part, _halved(level.read(Tile(2 * part.top, 2 * part.left, (2 * part.size[0], 2 * part.size[1])))))
-            yield from ()
-            level = half
+    yield pixels
+    height, width = pixels.size
+    if max(height, width) <= side or min(height, width) < 2:
+        return
+    with tempfile.TemporaryFile(dir=scratch, buffering=0) as file:
+        half = Pixels(file, (height // 2, width // 2))
+        for part in plan(half.size, side):
+            half.write(part, _halved(pixels.read(Tile(2 * part.top, 2 * part.left, (2 * part.size[0], 2 * part.size[1])))))
+        yield from _levels(half, scratch, side)
 
 
 def _halved(pixels: np.ndarray) -> np.ndarray:
@@ -168,12 +173,6 @@ def _tiles(pixels: Pixels, side: int) -> Iterator[np.ndarray]:
         yield out
 
 
-def _text() -> Any:
-    import pyvips
-
-    return pyvips.GValue.gstr_type
-
-
 def _by_vips(canvas: Canvas, save: Callable[[Any], None]) -> None:
     """Let libvips read the canvas from top to bottom and save it; an interruption ends that at once."""
     import pyvips
@@ -181,7 +180,7 @@ def _by_vips(canvas: Canvas, save: Callable[[Any], None]) -> None:
     # Opened anew it may be another picture of the same name.
     pyvips.cache_set_max(0)
     canvas.pixels.flush()
-    image = pyvips.Image.tiffload(str(canvas.folder / "pixels.tif"), access="sequential").copy()
+    image = pyvips.Image.tiffload(str(canvas.file), access="sequential").copy()
     with ThreadPoolExecutor(1) as thread:
         saving = thread.submit(save, image)
         try:

@@ -7,7 +7,7 @@ import functools
 import hashlib
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,6 @@ def _parts(value: Any) -> tuple[str, bytes | Sequence[Any]]:
         return kind, sorted(digest(part) for part in value)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return kind, list(value)
-    if hasattr(value, "__dict__") and not isinstance(value, type) and not hasattr(value, "__call__.__self__"):
+    if hasattr(value, "__dict__") and not isinstance(value, type | ModuleType):
         return kind, list(vars(value).items())
     return kind, repr(value).encode()

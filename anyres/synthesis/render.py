@@ -67,7 +67,6 @@ def render(
     return out
 
 
-@torch.inference_mode()
 def render_tiles(
     generator: Generator,
     seed: int | Latent | Scene,
@@ -82,6 +81,26 @@ def render_tiles(
     `stitch` "grid" sets tiles side by side; "overlap" draws them larger by an eighth and fades each into the next, as in
     AnyRes-GAN's section 3.3. By default exact generators take the grid, others overlap.
     """
+    for drawn in render_passes(generator, seed, window, psi, tile, stitch, edit):
+        yield from drawn
+
+
+@torch.inference_mode()
+def render_passes(
+    generator: Generator,
+    seed: int | Latent | Scene,
+    window: Window,
+    psi: float = 1.0,
+    tile: int = 512,
+    stitch: Stitch | None = None,
+    edit: Edit | None = None,
+    first: int = 0,
+) -> Iterator[list[tuple[Tile, Tensor]]]:
+    """What `render_tiles` yields, in lists of what is drawn together, without the `first` so many tiles.
+
+    They are those of some passes of a former call, and what follows is the same to the bit. Raises ValueError at once, not with
+    the first pass.
+    """
     scene = scene_of(generator, seed, psi)
     generator.geometry.chart.check(window)
     lattice = generator.geometry.lattice_px
@@ -92,41 +111,53 @@ def render_tiles(
     stitch = stitch or ("grid" if generator.geometry.exact else "overlap")
     overlap = max(tile // OVERLAP_SHARE // lattice * lattice, lattice) if stitch == "overlap" else 0
     if stitch == "grid" or len(tiles) == 1:
-        drawn = _draw(generator, scene, aligned, tiles, psi, edit)
+        drawn = _draw(generator, scene, aligned, tiles, psi, edit, first)
     else:
         tiles = plan(aligned.size, max(tile // lattice * lattice - overlap, lattice), lattice)
-        drawn = _blended(generator, scene, aligned, tiles, overlap, psi, edit)
-    for part, pixels in drawn:
-        wanted = _clip(part, top, left, window.size)
-        if wanted is not None:
-            at, rows, columns = wanted
-            yield at, pixels[:, rows, columns]
+        drawn = _blended(generator, scene, aligned, tiles, overlap, psi, edit, first)
+    return ([_clipped(part, pixels, top, left, window.size) for part, pixels in parts] for parts in drawn)
 
 
+@torch.inference_mode()
 def _draw(
-    generator: Generator, scene: Scene, canvas: Window, tiles: list[Tile], psi: float, edit: Edit | None
-) -> Iterator[tuple[Tile, Tensor]]:
+    generator: Generator, scene: Scene, canvas: Window, tiles: list[Tile], psi: float, edit: Edit | None, first: int = 0
+) -> Iterator[list[tuple[Tile, Tensor]]]:
     """Tiles of a canvas, those of one size together."""
     count = max(1, BATCH_PX // (tiles[0].size[0] * tiles[0].size[1]))
     edited = {} if edit is None else {"edit": edit}
+    done = 0
     for group in batches(tiles, count):
+        done += len(group)
+        if done <= first:
+            continue
         windows = [canvas.crop(part.top, part.left, part.size) for part in group]
-        yield from zip(group, generator(scene.repeated(len(group)), windows, psi=psi, **edited), strict=True)
+        yield list(zip(group, generator(scene.repeated(len(group)), windows, psi=psi, **edited), strict=True))
 
 
+@torch.inference_mode()
 def _blended(
-    generator: Generator, scene: Scene, canvas: Window, tiles: list[Tile], overlap: int, psi: float, edit: Edit | None
-) -> Iterator[tuple[Tile, Tensor]]:
+    generator: Generator,
+    scene: Scene,
+    canvas: Window,
+    tiles: list[Tile],
+    overlap: int,
+    psi: float,
+    edit: Edit | None,
+    first: int = 0,
+) -> Iterator[list[tuple[Tile, Tensor]]]:
     """Tiles of a canvas in reading order, each drawn `overlap` pixels larger to the right and below and faded into the next.
 
-    What a tile owes to its neighbours waits beside it: `overlap` columns, and as many rows of the whole canvas.
+    What a tile owes to its neighbours waits beside it: `overlap` columns, and as many rows of the whole canvas. For the sake of
+    these the row of the tile `first`, and the one above, are drawn anew.
     """
     height, width = canvas.size
+    across = -(-width // tiles[0].size[1])
+    start = max(first // across - 1, 0) * across
     below: Tensor | None = None
     beside: Tensor | None = None
-    for cell in tiles:
+    for index, cell in enumerate(tiles[start:], start):
         reach = (min(cell.size[0] + overlap, height - cell.top), min(cell.size[1] + overlap, width - cell.left))
-        ((_, pixels),) = _draw(generator, scene, canvas, [Tile(cell.top, cell.left, reach)], psi, edit)
+        (((_, pixels),),) = _draw(generator, scene, canvas, [Tile(cell.top, cell.left, reach)], psi, edit)
         rows = _ramps(reach[0], min(overlap, height - cell.top) if cell.top else 0, reach[0] - cell.size[0], pixels)
         columns = _ramps(reach[1], min(overlap, width - cell.left) if cell.left else 0, reach[1] - cell.size[1], pixels)
         pixels = pixels * rows[:, None] * columns
@@ -141,7 +172,8 @@ def _blended(
         beside = pixels[:, :, cell.size[1] :].clone()
         left_over = pixels[:, cell.size[0] :, : cell.size[1]]
         below[:, : left_over.shape[1], cell.left : cell.left + cell.size[1]] = left_over
-        yield cell, pixels[:, : cell.size[0], : cell.size[1]]
+        if index >= first:
+            yield [(cell, pixels[:, : cell.size[0], : cell.size[1]])]
 
 
 def _ramps(length: int, rising: int, falling: int, like: Tensor) -> Tensor:
@@ -220,12 +252,10 @@ def device_of(generator: Generator) -> torch.device:
     return next(iter(generator.parameters())).device  # type: ignore[attr-defined]
 
 
-def _clip(part: Tile, top: int, left: int, size: tuple[int, int]) -> tuple[Tile, slice, slice] | None:
-    """Where a tile of the aligned canvas falls in the wanted picture, and which of its rows and columns."""
+def _clipped(part: Tile, pixels: Tensor, top: int, left: int, size: tuple[int, int]) -> tuple[Tile, Tensor]:
+    """What of a tile of the aligned canvas lies in the wanted picture, some of every tile, and where."""
     first_row, first_column = max(part.top, top), max(part.left, left)
     last_row = min(part.top + part.size[0], top + size[0])
     last_column = min(part.left + part.size[1], left + size[1])
-    if first_row >= last_row or first_column >= last_column:
-        return None
     at = Tile(first_row - top, first_column - left, (last_row - first_row, last_column - first_column))
-    return at, slice(first_row - part.top, last_row - part.top), slice(first_column - part.left, last_column - part.left)
+    return at, pixels[:, first_row - part.top : last_row - part.top, first_column - part.left : last_column - part.left]

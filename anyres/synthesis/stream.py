@@ -1,29 +1,25 @@
-"""Pictures too large for memory: tiles drawn one after the other, straight into a file."""
+"""Pictures too large for memory: tiles drawn one after the other onto a canvas on disk, and from there into a file."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import tifffile
-from torch import Tensor
 
-from anyres.files import replacing
-from anyres.networks.pixels import to_uint8
+import anyres
 from anyres.networks.scene import Scene
-from anyres.plane.tiling import Tile, plan
 from anyres.plane.window import Window
+from anyres.synthesis.canvas import canvas_of
+from anyres.synthesis.formats import format_of, publish
+from anyres.synthesis.identity import code_version, digest, tensors_of
 from anyres.synthesis.latent import Latent
-from anyres.synthesis.render import Edit, Generator, render, render_tiles
-
-# Sides of tiles of a TIFF are multiples of this many pixels.
-TIFF_STEP = 16
+from anyres.synthesis.render import Edit, Generator, device_of, render_passes
 
 
 def render_to(
-    path: Path,
+    path: str | Path,
     generator: Generator,
     seed: int | Latent | Scene,
     window: Window,
@@ -31,79 +27,43 @@ def render_to(
     tile: int = 512,
     edit: Edit | None = None,
     advance: Callable[[float], None] | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> None:
-    """Draw a window into a tiled BigTIFF, whole or not at all; arguments as those of `render`.
+    """Draw a window into a file, whole or not at all; arguments as those of `render`.
 
-    Of an exact generator one tile is held at a time, whatever the size of the picture; of others, whose tiles fade into each
-    other, one row of tiles. Raises ValueError for a path that does not end in .tif, and where `render` does.
+    The end of the name says of which kind: .tif (BigTIFF with a pyramid), .png, .zarr (chunks of `tile` pixels), all three the
+    picture of `render` to the bit, or .dzi (Deep Zoom, JPEG). Each tells what it shows, and what `about` says of the generator.
+
+    Of an exact generator the tiles of one pass are held at a time, whatever the size of the picture; of others, whose tiles fade
+    into each other, also a strip between two rows of them. However the process ends, the same call goes on from the last
+    finished pass, to the same bytes: until then tiles wait in a folder beside the file, `.NAME.drawing`. Raises ValueError
+    where `render` does, for another kind of file, and while another process draws the same; OSError where the disk is too small.
     """
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        raise ValueError(f"{path}: pictures are streamed into TIFF alone; end its name with .tif")
-    generator.geometry.chart.check(window)
-    tile = max(tile // TIFF_STEP, 1) * TIFF_STEP
+    path = Path(path)
+    kind = format_of(path)
+    # Whatever does not fit is told here, before anything is on disk.
+    render_passes(generator, seed, window, psi, tile, edit=edit)
+    tensors, of = tensors_of(generator), seed if isinstance(seed, Latent | Scene) else int(seed)
+    identity = digest(tensors, of, window, psi, tile, edit, device_of(generator).type, code_version())
+    told = _told(of, window, psi, edit) | {"tile": tile, "generator_sha256": tensors, **(about or {})}
     advance = advance or _ignore
-    if generator.geometry.exact:
-        tiles = _alone(lambda part: render(generator, seed, part, psi, tile, edit=edit), window, tile, advance)
-    else:
-        tiles = _in_rows(render_tiles(generator, seed, window, psi, tile, edit=edit), window, tile, advance)
-    about = {"center": window.center, "period": window.period, "size": window.size, "psi": psi}
-    if isinstance(seed, int):
-        about["seed"] = seed
-    with replacing(path) as stream, tifffile.TiffWriter(stream, bigtiff=True) as file:
-        file.write(
-            tiles,
-            shape=(*window.size, 3),
-            dtype=np.uint8,
-            tile=(tile, tile),
-            photometric="rgb",
-            compression="adobe_deflate",
-            predictor=True,
-            description=json.dumps(about),
-            software="anyres",
-            metadata=None,
-            maxworkers=1,
-        )
+    with canvas_of(path, window.size, identity, kind.share) as canvas:
+        if canvas.px:
+            advance(canvas.px / 1e6)
+        for drawn in render_passes(generator, seed, window, psi, tile, edit=edit, first=canvas.tiles):
+            canvas.put(drawn)
+            advance(sum(part.size[0] * part.size[1] for part, _ in drawn) / 1e6)
+        with canvas.finishing() as folder:
+            kind.write(canvas, folder / path.name, tile, told)
+            publish(folder, path)
 
 
-def _alone(
-    draw: Callable[[Window], np.ndarray], window: Window, tile: int, advance: Callable[[float], None]
-) -> Iterator[np.ndarray]:
-    """Each tile by itself: an exact generator draws the same pixels so."""
-    for part in plan(window.size, tile):
-        pixels = draw(window.crop(part.top, part.left, part.size))
-        # Told before it is handed on: who takes the last tile does not come back.
-        advance(part.size[0] * part.size[1] / 1e6)
-        yield _padded(pixels, part, tile)
-
-
-def _in_rows(
-    drawn: Iterator[tuple[Tile, Tensor]], window: Window, tile: int, advance: Callable[[float], None]
-) -> Iterator[np.ndarray]:
-    """Rows of tiles, cut from what is drawn and faded in reading order."""
-    width, done = window.size[1], 0
-    waiting = np.empty((0, width, 3), np.uint8)
-    row: list[tuple[Tile, np.ndarray]] = []
-    for at, values in drawn:
-        row.append((at, to_uint8(values[None])[0]))
-        if at.left + at.size[1] < width:
-            continue
-        strip = np.empty((row[0][0].size[0], width, 3), np.uint8)
-        for part, pixels in row:
-            strip[:, part.left : part.left + part.size[1]] = pixels
-        waiting, row = np.concatenate([waiting, strip]), []
-        while len(waiting) >= tile or (done + len(waiting) == window.size[0] and len(waiting)):
-            high = min(tile, len(waiting))
-            advance(high * width / 1e6)
-            for part in plan((high, width), tile):
-                yield _padded(waiting[:high, part.left : part.left + part.size[1]], part, tile)
-            waiting, done = waiting[high:], done + high
-
-
-def _padded(pixels: np.ndarray, part: Tile, tile: int) -> np.ndarray:
-    """A whole tile of the file: what lies beyond the picture is never shown."""
-    out = np.zeros((tile, tile, 3), np.uint8)
-    out[: part.size[0], : part.size[1]] = pixels
-    return out
+def _told(seed: int | Latent | Scene, window: Window, psi: float, edit: Edit | None) -> dict[str, Any]:
+    """What a file says of its picture, so that it can be drawn again."""
+    told: dict[str, Any] = {"software": f"anyres {anyres.__version__}"}
+    told |= {"seed": seed} if isinstance(seed, int | np.integer) else {"scene_sha256": digest(seed)}
+    told |= {"center": window.center, "period": window.period, "size": window.size, "psi": psi}
+    return told if edit is None else told | {"edit_sha256": digest(edit)}
 
 
 def _ignore(amount: float) -> None:

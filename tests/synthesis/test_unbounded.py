@@ -1,16 +1,13 @@
-"""The unbounded canvas: fused styles, photographs that go on, and pictures written tile by tile."""
+"""The unbounded canvas: fused styles, and photographs that go on."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import tifffile
 import torch
 
 from anyres.evaluation.sweep import draw_tiled
@@ -21,10 +18,7 @@ from anyres.synthesis.fuse import fused, nearest, painted
 from anyres.synthesis.latent import Latent
 from anyres.synthesis.outpaint import between, fidelity, fit, on_canvas, placed, seam_rank, side_by_side
 from anyres.synthesis.render import align, render
-from anyres.synthesis.stream import render_to
-from tests.export.bundles import ANYRES_GAN, INFINITY_GAN, make_bundle, tiny_params
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.export.bundles import INFINITY_GAN, tiny_params
 
 
 def built(**train: Any) -> Any:
@@ -187,50 +181,3 @@ def test_a_region_drawn_anew_from_an_api_call(generator: InfinityGan) -> None:
     change = np.abs(render(generator, scene, window).astype(int) - render(generator, 3, window)).max(axis=2)
     assert change[28:36, 28:36].mean() > 1
     assert change[:8].max() == 0
-
-
-# ---- files larger than memory
-
-
-@pytest.mark.parametrize("kind", ["exact", "faded"])
-def test_a_picture_on_disk_is_the_picture_in_memory(generator: InfinityGan, kind: str, tmp_path: Path) -> None:
-    drawing = generator if kind == "exact" else built(**ANYRES_GAN)
-    window = Window((0.1, -0.05), 1 / 64, (110, 150))
-    told: list[float] = []
-    render_to(tmp_path / "p.tif", drawing, 5, window, 0.9, tile=48, advance=told.append)
-    expected = render(drawing, 5, window, 0.9, tile=48)
-    with tifffile.TiffFile(tmp_path / "p.tif") as file:
-        assert file.is_bigtiff
-        page = file.pages[0]
-        assert (page.tilelength, page.tilewidth) == (48, 48)
-        assert '"seed": 5' in page.description
-        assert np.abs(page.asarray().astype(int) - expected).max() <= 1
-    assert sum(told) == pytest.approx(110 * 150 / 1e6)
-    with pytest.raises(ValueError, match=r"end its name with \.tif"):
-        render_to(tmp_path / "p.bmp", drawing, 5, window)
-    with pytest.raises(ValueError, match="psi must be"):
-        render_to(tmp_path / "q.tif", drawing, 5, window, 9.0)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["p.tif"]
-
-
-MEASURE = """
-import resource, sys
-from pathlib import Path
-import torch
-import anyres
-from anyres.synthesis.stream import render_to
-torch.set_num_threads(1)
-side = int(sys.argv[3])
-generator = anyres.load(sys.argv[1]).generator
-render_to(Path(sys.argv[2]), generator, 5, anyres.Window((0.0, 0.0), 1 / 32, (side, side)), tile=256)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-"""
-
-
-def test_memory_does_not_grow_with_the_picture(tmp_path: Path) -> None:
-    model, peaks = make_bundle(tmp_path / "model", 1, 0.5, **INFINITY_GAN), []
-    for side in (512, 2048):
-        command = [sys.executable, "-c", MEASURE, str(model), str(tmp_path / "p.tif"), str(side)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=250)
-        peaks.append(int(done.stdout.split()[-1]))
-    assert peaks[1] <= 1.1 * peaks[0]
