@@ -13,11 +13,11 @@ from anyres.cli.options import BUNDLE, MODEL_HELP, app, one_line, opened
 EXTRA = ("fastapi", "starlette", "uvicorn", "anyio", "prometheus_client")
 
 
-@app.command(epilog="Example: anyres view out/export/generator --port 8000")
+@app.command(epilog="Example: anyres view out/export/generator other/export/generator --port 0")
 def view(
     models: Annotated[list[str] | None, typer.Argument(metavar="MODEL...", help=MODEL_HELP, show_default=BUNDLE)] = None,
-    host: Annotated[str, typer.Option(help="The address to listen at; any but this machine's own asks for a token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 0,
+    host: Annotated[str, typer.Option(help="Address to listen at; any but this machine's own asks for a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
     token: Annotated[str | None, typer.Option(help="Who opens the page must know it; made where one is needed.")] = None,
     cache: Annotated[Path, typer.Option(help="Where drawn tiles are kept.")] = Path(".anyres/cache/tiles"),
     cache_mb: Annotated[int, typer.Option("--cache-mb", min=1, max=1 << 20, help="How much of them, in MB.")] = 512,

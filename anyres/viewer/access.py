@@ -6,7 +6,6 @@ import hmac
 import ipaddress
 import time
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -42,7 +41,8 @@ def is_loopback(host: str) -> bool:
 class Guard:
     """Lets through who knows the `token`, or without one who asks for this machine by its own name; counts every answer.
 
-    The name is asked for since pages of others may lead their name to this address (DNS rebinding).
+    The name is asked for since pages of others may lead their name to this address (DNS rebinding); neither may they have
+    anything drawn here.
     """
 
     def __init__(self, app: ASGIApp, token: str | None, metrics: Metrics) -> None:
@@ -73,9 +73,10 @@ class Guard:
         if scope["path"] in OPEN:
             return None
         headers = Headers(scope=scope)
+        if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
+            return PlainTextResponse("this viewer draws for its own page\n", 403)
         if self._token is None:
-            named = urlsplit(f"//{headers.get('host', '')}")
-            if is_loopback(_hostname(named)):
+            if is_loopback(_hostname(headers.get("host", ""))):
                 return None
             return PlainTextResponse("this viewer answers to localhost alone; start it with --host and a token\n", 421)
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
@@ -92,7 +93,8 @@ class Guard:
         if scope["path"] != "/" or scope["method"] != "GET":
             return None
         rest = urlencode([pair for pair in query if pair[0] != "token"])
-        response = Response(status_code=303, headers={"Location": "/" + (f"?{rest}" if rest else ""), "Cache-Control": "no-store"})
+        location = f"/?{rest}" if rest else "/"
+        response = Response(status_code=303, headers={"Location": location, "Cache-Control": "no-store"})
         assert self._token is not None
         response.set_cookie(COOKIE, self._token, httponly=True, samesite="strict", path="/")
         return response
@@ -102,9 +104,9 @@ class Guard:
         return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token.encode())
 
 
-def _hostname(named: Any) -> str:
+def _hostname(named: str) -> str:
     try:
-        return named.hostname or ""
+        return urlsplit(f"//{named}").hostname or ""
     except ValueError:
         return ""
 

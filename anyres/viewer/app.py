@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
@@ -18,6 +19,7 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import BeforeValidator
 from starlette.exceptions import HTTPException
 
 from anyres.export.bundle import PSI
@@ -30,27 +32,35 @@ from anyres.viewer.metrics import Metrics
 from anyres.viewer.painter import BATCH_LIMIT, QUEUE_LIMIT, Busy, Painter
 from anyres.viewer.pictures import Format
 from anyres.viewer.pyramid import INDEX_LIMIT, LEVEL_LIMIT, NoSuchTile
-from anyres.viewer.views import PIXEL_LIMIT, VIEW_LIMIT, View, answer
+from anyres.viewer.views import GONE, PIXEL_LIMIT, VIEW_LIMIT, View, answer
 
 T = TypeVar("T")
 
 PAGE = "index.html"
-MEDIA = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".LICENSE.txt": "text/plain"}
+MEDIA = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".txt": "text/plain"}
 # The names say what they hold, so that they hold for ever.
 FOR_EVER = "private, max-age=31536000, immutable"
 MEMORY_LIMIT = 64 << 20
-# Nobody is there any more to be answered; the number is nginx's.
-GONE = 499
 RETRY_S = 1
+WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,18})")
 
+
+def _plain(value: object) -> object:
+    """Whole numbers have one spelling: no blanks, no underscores, no digits of other scripts."""
+    if not WHOLE.fullmatch(str(value)):
+        raise ValueError("not a whole number in plain digits")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_plain)]
 Name = Annotated[str, InPath(max_length=200)]
-Seed = Annotated[int, InPath(ge=0, lt=SEED_LIMIT)]
-Level = Annotated[int, InPath(ge=0, lt=LEVEL_LIMIT)]
-Index = Annotated[int, InPath(ge=-INDEX_LIMIT, lt=INDEX_LIMIT)]
+Seed = Annotated[Whole, InPath(ge=0, lt=SEED_LIMIT)]
+Level = Annotated[Whole, InPath(ge=0, lt=LEVEL_LIMIT)]
+Index = Annotated[Whole, InPath(ge=-INDEX_LIMIT, lt=INDEX_LIMIT)]
 Psi = Annotated[float, Query(ge=0, le=2, allow_inf_nan=False)]
 Place = Annotated[float, Query(ge=-1e15, le=1e15, allow_inf_nan=False)]
 Period = Annotated[float, Query(gt=0, le=1e6, allow_inf_nan=False)]
-Side = Annotated[int, Query(ge=1, le=PIXEL_LIMIT)]
+Side = Annotated[Whole, Query(ge=1, le=PIXEL_LIMIT)]
 
 
 def create_app(
@@ -166,7 +176,7 @@ def create_app(
     async def render(
         request: Request,
         model: Annotated[str, Query(max_length=200)],
-        seed: Annotated[int, Query(ge=0, lt=SEED_LIMIT)],
+        seed: Annotated[Whole, Query(ge=0, lt=SEED_LIMIT)],
         period: Period,
         height: Side,
         width: Side,

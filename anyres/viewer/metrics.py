@@ -14,7 +14,7 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         self.requests = Counter("anyres_requests", "Requests answered.", ["kind", "status"], registry=registry)
-        self.seconds = Histogram("anyres_request_seconds", "Time to the end of an answer.", ["kind"], registry=registry, buckets=SECONDS)
+        self.seconds = Histogram("anyres_request_seconds", "Time to answer.", ["kind"], registry=registry, buckets=SECONDS)
         self.drawn = Counter("anyres_tiles_drawn", "Tiles drawn.", registry=registry)
         self.passes = Counter("anyres_passes", "Passes through a network that drew tiles.", registry=registry)
         self.hits = Counter("anyres_tile_cache_hits", "Tiles found.", ["where"], registry=registry)

@@ -13,8 +13,8 @@ from anyres.viewer.metrics import Metrics
 
 # Orders for tiles that may wait.
 QUEUE_LIMIT = 256
-# Tiles of one pass.
-BATCH_LIMIT = 8
+# Tiles of one pass: more make the first wait for the last.
+BATCH_LIMIT = 4
 
 
 class Busy(Exception):  # noqa: N818 - a state, not a fault

@@ -17,6 +17,8 @@ from anyres.plane.window import Window
 TILE_PX = 256
 # The short side of a frame on level 0.
 BASE_PX = 256
+# A thumbnail's.
+LEAST_PX = 4
 # Levels finer than the finest that was trained.
 BEYOND_LEVELS = 4
 # An unbounded plane: tiles of level 0 on either side of the origin, and the most on any level, in powers of two.
@@ -65,6 +67,9 @@ class Pyramid:
             period = CIRCUMFERENCE / (2 * TILE_PX * max(1, round(CIRCUMFERENCE / chart.short_side / 2)))
         else:
             period = chart.short_side / BASE_PX
+            # A model that was never shown so many pixels starts with fewer.
+            while period < finest * (1 - 1e-9) and period < coarsest:
+                period *= 2
         levels = 1 if single else max(math.ceil(math.log2(period / finest)), 0) + BEYOND_LEVELS + 1
         if chart.name == "plane":
             columns = rows = 2 ** (1 + min(PLANE_OCTAVES, FINEST_OCTAVES - levels))
@@ -81,10 +86,11 @@ class Pyramid:
 
     @property
     def periods(self) -> tuple[float, float]:
-        """The finest and the coarsest period that pictures of any size may have: half an octave of levels beyond, and thumbnails."""
+        """The finest and the coarsest period of pictures: an octave beyond the last level, and thumbnails."""
         if self.levels == 1:
             return self.period, self.period
-        return self.period / 2**self.levels, self.period * BASE_PX / 4
+        coarsest = self.period * BASE_PX if self.geometry.chart.name == "plane" else self.geometry.chart.short_side
+        return self.period / 2**self.levels, coarsest / LEAST_PX
 
     def place(self, level: int, x: int, y: int) -> tuple[int, int]:
         """The one name (x, y) of a tile, between tiles that are the same all round. Raises NoSuchTile for none."""

@@ -13,6 +13,7 @@ from anyio import to_thread
 from fastapi import Response
 from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from anyres.plane.window import Window
 from anyres.viewer.drawing import Exhibit, draw_bands
@@ -22,6 +23,7 @@ from anyres.viewer.pictures import MEDIA, SIDE_LIMIT, Format, PngStream, encode,
 PIXEL_LIMIT = 64_000_000
 # Views under way at once: the rows of each, or all of it, are in memory.
 VIEW_LIMIT = 2
+# Nobody is there any more to be answered; the number is nginx's.
 GONE = 499
 # What an iterator of bands has no more of.
 END = object()
@@ -80,6 +82,20 @@ class View:
         return f"{self.exhibit.id.rsplit('-', 1)[0]}-{self.seed}-{width}x{height}.{self.format}"
 
 
+class Streamed(StreamingResponse):
+    """A body as it comes; `done` is called at its end, also where the client left before it began."""
+
+    def __init__(self, body: AsyncIterator[bytes], done: Callable[[], None], **settings: Any) -> None:
+        super().__init__(body, **settings)
+        self._done = done
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._done()
+
+
 async def answer(
     view: View, painter: Painter, done: Callable[[], None], patiently: Callable[[Awaitable[Any]], Awaitable[Any]]
 ) -> Response:
@@ -94,7 +110,7 @@ async def answer(
             done()
             return Response(status_code=GONE)
         if view.format == "png":
-            return StreamingResponse(_png(view, first, bands, done), media_type=media, headers=headers)
+            return Streamed(_png(view, first, bands), done, media_type=media, headers=headers)
         whole = await patiently(_all(first, bands))
         data = None if whole is None else await to_thread.run_sync(encode, whole, view.format, view.texts)
     except BaseException:
@@ -123,15 +139,10 @@ async def _all(first: np.ndarray, bands: AsyncIterator[np.ndarray]) -> np.ndarra
     return np.concatenate([first, *[band async for band in bands]])
 
 
-async def _png(
-    view: View, first: np.ndarray, bands: AsyncIterator[np.ndarray], done: Callable[[], None]
-) -> AsyncIterator[bytes]:
-    try:
-        file = PngStream(view.window.size, view.texts)
-        yield file.head()
-        yield await to_thread.run_sync(file.rows, first)
-        async for band in bands:
-            yield await to_thread.run_sync(file.rows, band)
-        yield file.tail()
-    finally:
-        done()
+async def _png(view: View, first: np.ndarray, bands: AsyncIterator[np.ndarray]) -> AsyncIterator[bytes]:
+    file = PngStream(view.window.size, view.texts)
+    yield file.head()
+    yield await to_thread.run_sync(file.rows, first)
+    async for band in bands:
+        yield await to_thread.run_sync(file.rows, band)
+    yield file.tail()

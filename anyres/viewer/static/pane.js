@@ -1,0 +1,199 @@
+// One picture to look at: tiles of a model laid out by OpenSeadragon, asked and told in coordinates of the plane.
+
+const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+// How far in one may zoom beyond the finest level, and out from the coarsest of an unbounded plane: screen pixels a tile's.
+const ENLARGED = 8;
+const REDUCED = 0.25;
+
+/** Where tiles come from. Levels of OpenSeadragon are those of the server; the middle of the image is the origin of the plane. */
+function source(model, seed, psi) {
+  const { tile_px: tile, levels, columns, rows } = model.pyramid;
+  const top = levels - 1;
+  const reach = model.chart === "plane" ? [Infinity, Infinity] : model.geometry.chart.half_extent;
+  const half = [model.pyramid.wraps ? Infinity : model.chart === "cylinder" ? 1 : reach[0], reach[1]];
+  const outside = (index, period, limit) => index * tile * period >= limit || (index + 1) * tile * period <= -limit;
+  return {
+    width: columns * tile * 2 ** top,
+    height: rows * tile * 2 ** top,
+    tileSize: tile,
+    tileOverlap: 0,
+    minLevel: 0,
+    maxLevel: top,
+    tileExists: (level, x, y) => {
+      const period = model.pyramid.period / 2 ** level;
+      return level >= 0 && level <= top
+        && !outside(x - (columns / 2) * 2 ** level, period, half[0]) && !outside(y - (rows / 2) * 2 ** level, period, half[1]);
+    },
+    getTileUrl: (level, x, y) => {
+      const [column, row] = [x - (columns / 2) * 2 ** level, y - (rows / 2) * 2 ** level];
+      return `/api/tile/${model.id}/${seed}/${level}/${column}_${row}.png?psi=${psi}`;
+    },
+    hasTransparency: () => true,
+  };
+}
+
+export class Pane {
+  /** `moved` is called with the pane as its view changes, `lost` when tiles cannot be had. */
+  constructor(element, moved, lost) {
+    this.element = element;
+    this.model = null;
+    this.together = [];
+    this.shown = null;
+    this.osd = OpenSeadragon({
+      element,
+      drawer: "canvas",
+      showNavigationControl: false,
+      keyboardNavEnabled: false,
+      gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
+      silenceMultiImageWarnings: true,
+      loadTilesWithAjax: true,
+      imageLoaderLimit: 5,
+      timeout: 120000,
+      tileRetryMax: 6,
+      tileRetryDelay: 1500,
+      maxImageCacheCount: 600,
+      preserveImageSizeOnResize: true,
+      preserveViewport: true,
+      animationTime: still ? 0 : 0.7,
+      blendTime: still ? 0 : 0.15,
+      visibilityRatio: 0.2,
+      constrainDuringPan: true,
+      zoomPerScroll: 1.25,
+      smoothTileEdgesMinZoom: Infinity,
+      minZoomImageRatio: 0,
+      maxZoomPixelRatio: Infinity,
+    });
+    // Tiles are stretched by a pixel against seams, but where they fall on whole pixels of the screen.
+    this.osd.drawer.minimumOverlapRequired = () => !this.whole();
+    this.osd.canvas.setAttribute("role", "application");
+    this.osd.canvas.setAttribute("aria-label", "Picture: arrow keys move, plus and minus zoom");
+    this.osd.addHandler("resize", () => this.model && this.limit());
+    for (const name of ["viewport-change", "resize"]) this.osd.addHandler(name, () => this.model && moved(this));
+    this.osd.addHandler("tile-load-failed", ({ maxReached }) => maxReached !== false && lost());
+  }
+
+  /** Width of the whole image in plane units: the unit of OpenSeadragon's viewport. */
+  get unit() {
+    return this.model.pyramid.columns * this.model.pyramid.tile_px * this.model.pyramid.period;
+  }
+
+  get width() {
+    return this.osd.viewport.getContainerSize().x;
+  }
+
+  get height() {
+    return this.osd.viewport.getContainerSize().y;
+  }
+
+  /** Whether the view stands still at a scale at which the sides of tiles are whole pixels of the screen. */
+  whole() {
+    const viewport = this.osd.viewport;
+    const [zoom, center] = [viewport.getZoom(true), viewport.getCenter(true)];
+    if (!this.model || zoom !== viewport.getZoom(false) || !center.equals(viewport.getCenter(false))) return false;
+    const pixels = (this.model.pyramid.tile_px * this.model.pyramid.period * zoom * this.width * devicePixelRatio) / this.unit;
+    // Of the level that is shown: 128 pixels or more.
+    const side = 128 * 2 ** (Math.log2(pixels / 128) - Math.floor(Math.log2(pixels / 128) + 1e-9));
+    return Math.abs(side - Math.round(side)) < 1e-3;
+  }
+
+  /** Show a scene of a model, one of those `together`. The old one stays below until the new one is there. */
+  show(model, together, seed, psi) {
+    this.together = together;
+    if (this.model) this.limit();
+    const name = `${model.id} ${seed} ${psi}`;
+    if (this.shown === name) return;
+    this.shown = name;
+    const view = this.model && this.model.id !== model.id ? this.view() : null;
+    if (this.model !== model) {
+      this.model = model;
+      this.osd.world.removeAll();
+      this.osd.wrapHorizontal = model.pyramid.wraps;
+    }
+    this.element.setAttribute("aria-busy", "true");
+    this.osd.addTiledImage({
+      tileSource: source(model, seed, psi),
+      wrapHorizontal: model.pyramid.wraps,
+      success: ({ item }) => {
+        if (this.shown !== name) {
+          this.osd.world.removeItem(item);
+          return;
+        }
+        const done = () => {
+          if (this.shown !== name || !item.getFullyLoaded()) return;
+          for (const old of this.items().filter((other) => other !== item)) this.osd.world.removeItem(old);
+        };
+        item.addHandler("fully-loaded-change", () => {
+          if (this.shown === name) this.element.setAttribute("aria-busy", String(!item.getFullyLoaded()));
+          done();
+        });
+        // More than one old scene below is never seen.
+        for (const old of this.items().slice(1, -1)) this.osd.world.removeItem(old);
+        this.limit();
+        if (view) this.look(view, true);
+      },
+    });
+    this.limit();
+  }
+
+  items() {
+    return Array.from({ length: this.osd.world.getItemCount() }, (_, index) => this.osd.world.getItemAt(index));
+  }
+
+  /** How far one may zoom, the same for models side by side: viewport zoom is image widths a pane. */
+  limit() {
+    const finest = this.together.map(({ pyramid }) => pyramid.period / 2 ** (pyramid.levels - 1) / ENLARGED);
+    const viewport = this.osd.viewport;
+    viewport.maxZoomLevel = this.unit / (this.width * Math.min(...finest));
+    viewport.minZoomLevel = this.unit / (this.width * Math.min(...this.together.map((model) => this.coarsest(model))));
+  }
+
+  /** Plane units a screen pixel at the furthest: twice the frame, or a few tiles of an unbounded plane. */
+  coarsest(model) {
+    if (model.chart === "plane") return model.pyramid.period / REDUCED;
+    return 2 * Math.max(this.home(model).period, model.pyramid.period / 4);
+  }
+
+  /** The view at the start. */
+  home(model = this.model) {
+    const [halfWidth, halfHeight] = model.geometry.chart.half_extent;
+    if (model.chart === "plane") {
+      const [finest, coarsest] = model.trained_periods;
+      const period = finest === coarsest ? coarsest : Math.min(coarsest, Math.max(finest, (2 * model.short_side) / this.height));
+      return { x: 0, y: 0, period };
+    }
+    const across = model.chart === "cylinder" ? 0 : (2 * halfWidth) / this.width;
+    return { x: 0, y: 0, period: Math.max(across, (2 * halfHeight) / this.height) * 1.04 };
+  }
+
+  /** Middle in plane coordinates, and plane units a screen pixel. */
+  view() {
+    const viewport = this.osd.viewport;
+    const center = viewport.getCenter(false);
+    const { columns, rows } = this.model.pyramid;
+    let x = (center.x - 0.5) * this.unit;
+    if (this.model.pyramid.wraps) x -= this.unit * Math.round(x / this.unit);
+    return { x, y: (center.y - rows / columns / 2) * this.unit, period: this.unit / (viewport.getZoom(false) * this.width) };
+  }
+
+  /** Look somewhere. */
+  look({ x, y, period }, immediately = still) {
+    const { columns, rows } = this.model.pyramid;
+    const viewport = this.osd.viewport;
+    this.limit();
+    viewport.zoomTo(this.unit / (period * this.width), null, immediately);
+    viewport.panTo(new OpenSeadragon.Point(0.5 + x / this.unit, rows / columns / 2 + y / this.unit), immediately);
+    viewport.applyConstraints(immediately);
+  }
+
+  /** The part of the plane that is seen and can be drawn: left, top, right, bottom. */
+  seen() {
+    const { x, y, period } = this.view();
+    const [halfWidth, halfHeight] = this.model.geometry.chart.half_extent;
+    const box = [x - (period * this.width) / 2, y - (period * this.height) / 2, x + (period * this.width) / 2, y + (period * this.height) / 2];
+    if (this.model.chart === "plane") return box;
+    if (this.model.chart === "frame") [box[0], box[2]] = [Math.max(box[0], -halfWidth), Math.min(box[2], halfWidth)];
+    else if (box[2] - box[0] > 2) [box[0], box[2]] = [x - 1, x + 1];
+    [box[1], box[3]] = [Math.max(box[1], -halfHeight), Math.min(box[3], halfHeight)];
+    return box;
+  }
+}

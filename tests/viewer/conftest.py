@@ -1,0 +1,51 @@
+"""Small models of each kind, on show for all tests of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from anyres.viewer.drawing import Exhibit
+from tests.export.bundles import ANYRES_GAN, INFINITY_GAN, make_bundle
+from tests.viewer.servers import exhibit, serving
+
+
+@pytest.fixture(scope="session")
+def frame_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("frame") / "generator", seed=0, patch_kid=0.25)
+
+
+@pytest.fixture(scope="session")
+def frame(frame_bundle: Path) -> Exhibit:
+    """Exact, 3:2."""
+    return exhibit("frame", frame_bundle)
+
+
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Exhibit:
+    """Exact, without end, of one period."""
+    return exhibit("plane", make_bundle(tmp_path_factory.mktemp("plane") / "generator", 1, 0.25, **INFINITY_GAN))
+
+
+@pytest.fixture(scope="session")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Exhibit:
+    """Exact, all round."""
+    folder = tmp_path_factory.mktemp("ring") / "generator"
+    return exhibit("ring", make_bundle(folder, 2, 0.25, half_extent=(1.0, 0.5), chart="cylinder", fov=180.0))
+
+
+@pytest.fixture(scope="session")
+def inexact(tmp_path_factory: pytest.TempPathFactory) -> Exhibit:
+    """Tiles that agree but for what their borders let in."""
+    return exhibit("inexact", make_bundle(tmp_path_factory.mktemp("inexact") / "generator", 3, 0.25, **ANYRES_GAN))
+
+
+@pytest.fixture(scope="module")
+def address(
+    frame: Exhibit, plane: Exhibit, ring: Exhibit, inexact: Exhibit, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A viewer of all four."""
+    with serving([frame, plane, ring, inexact], tmp_path_factory.mktemp("cache")) as found:
+        yield found
