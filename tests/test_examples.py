@@ -22,7 +22,7 @@ from anyres.data.sources import Access
 from anyres.data.sources.folder import records
 from anyres.networks import build_generator
 from anyres.params import Params, Train
-from anyres.training.run import write_generator
+from anyres.training.watch import write_generator
 from tests.conftest import TINY_NETWORK
 from tests.export.bundles import INFINITY_GAN, make_bundle
 

@@ -9,16 +9,14 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from PIL import Image
-from safetensors.torch import save
 
 from anyres.data.patches import Batches, PatchSampler, Prefetch, TwoSizes
 from anyres.data.store import Store
@@ -32,6 +30,7 @@ from anyres.progress import progress_bar
 from anyres.training.loop import Batch, BatchPair, Report, training_loop
 from anyres.training.state import TrainState
 from anyres.training.teacher import perceptual_features
+from anyres.training.watch import Monitor, Watch, write_generator
 
 # The newest checkpoint and the one before it.
 KEPT_CHECKPOINTS = 2
@@ -39,10 +38,6 @@ KEPT_CHECKPOINTS = 2
 STANDARD_PATCHES = 256
 # The generator of the first stage, where there was one.
 FIRST_STAGE = "generator_first.safetensors"
-# What the best generator so far was chosen by: smaller is better.
-MONITORED = "monitor/patch_kid"
-# Measures a generator while it is trained; every process calls it, and all get the same numbers.
-Monitor = Callable[[torch.nn.Module], dict[str, float]]
 SAMPLE_SCENES = 8
 SAMPLE_ZOOMS = (1, 2, 4, 8)
 
@@ -88,10 +83,7 @@ class Run:
         monitor: Monitor | None = None,
     ):
         self.params, self.store, self.out, self.folder, self.accelerator = params, store, out, folder, accelerator
-        self.monitor = monitor if params.monitor.every_kimg else None
-        # What was measured so far, by images seen.
-        self.measured: dict[int, float] = {}
-        self.monitor_seconds = 0.0
+        self.watch = Watch(monitor if params.monitor.every_kimg else None, params.monitor.patience, folder, accelerator)
         self.chart = Chart(params.chart, fov=params.fov)
         self.sampler = PatchSampler(
             store,
@@ -132,7 +124,7 @@ class Run:
             self.seconds = float(self.state.load(newest).get("seconds", 0.0))
         if self.writes:
             self._restore()
-        self.measured = self._recalled()
+        self.watch.recall(self.folder / "history.jsonl")
         if self.writes:
             untrained = TrainState.fresh(self.params, self._half_extent, torch.device("cpu"), self.reals).g
             write_generator(untrained, self.out / "generator_init.safetensors")
@@ -154,17 +146,17 @@ class Run:
         ):
             advance(state.nimg)
             # Patience may have ended just before an interruption.
-            reports = () if self._exhausted() else training_loop(state, params, self._batches(reader), self.accelerator)
+            reports = () if self.watch.exhausted else training_loop(state, params, self._batches(reader), self.accelerator)
             for report in reports:
                 advance(params.batch)
                 self._collect(report)
-                measures = self.monitor is not None and (
+                measures = self.watch.monitor is not None and (
                     _crosses(report.nimg, params.batch, params.monitor.every_kimg) or report.nimg >= total
                 )
                 if measures or _crosses(report.nimg, params.batch, params.report_every_kimg) or report.nimg >= total:
                     now = time.monotonic()
                     speed = (report.nimg - last_nimg) / (now - last)
-                    monitored = self._measure(report.nimg) if measures else {}
+                    monitored = self.watch.measure(state.g_ema, report.nimg) if measures else {}
                     self._report(report.nimg, monitored, speed, before + time.monotonic() - began)
                     last, last_nimg = time.monotonic(), report.nimg
                 if self.writes and _crosses(report.nimg, params.batch, params.sample_every_kimg):
@@ -174,7 +166,7 @@ class Run:
                     self._checkpoint()
                     if self._all_stop(stopped):
                         raise InterruptedTraining(f"stopped at {report.nimg} images; its checkpoint is in {self.folder}")
-                if measures and self._exhausted():
+                if measures and self.watch.exhausted:
                     break
         self.seconds = before + time.monotonic() - began
 
@@ -184,13 +176,11 @@ class Run:
             return
         self._checkpoint()
         self._sample()
-        best = min(self.measured, key=self.measured.__getitem__, default=None)
-        chosen = self._best_path(best) if best is not None and self.params.monitor.keep == "best" else None
-        if chosen is not None and chosen.exists():
-            write_atomic(self.out / "generator.safetensors", chosen.read_bytes())
-        else:
-            chosen = None
+        kept = self.watch.kept() if self.params.monitor.keep == "best" else None
+        if kept is None:
             write_generator(self.state.g_ema, self.out / "generator.safetensors")
+        else:
+            write_atomic(self.out / "generator.safetensors", kept[1].read_bytes())
         if self.state.teacher is not None:
             write_generator(self.state.teacher, self.out / FIRST_STAGE)
         record = {
@@ -201,9 +191,9 @@ class Run:
             "data_hash": self.store.hash,
             "fingerprint": self.folder.name,
             "nimg": self.state.nimg,
-            "kept_nimg": self.state.nimg if chosen is None else best,
-            "stopped_early": self._exhausted(),
-            "monitor_seconds": round(self.monitor_seconds, 1),
+            "kept_nimg": self.state.nimg if kept is None else kept[0],
+            "stopped_early": self.watch.exhausted,
+            "monitor_seconds": round(self.watch.seconds, 1),
             "pictures": len(self.sampler.usable),
             "pictures_skipped": self.sampler.skipped,
             "parameters": {
@@ -234,42 +224,6 @@ class Run:
     def _collect(self, report: Report) -> None:
         for name, value in report.values.items():
             self.interval.setdefault(name, []).append(value)
-
-    def _measure(self, nimg: int) -> dict[str, float]:
-        """Ask the monitor, and keep the generator where none was better."""
-        assert self.monitor is not None
-        start = time.monotonic()
-        values = self.monitor(self.state.g_ema)
-        value = values[MONITORED]
-        if self.writes and value < min(self.measured.values(), default=math.inf):
-            path = self._best_path(nimg)
-            write_generator(self.state.g_ema, path)
-            for old in path.parent.glob("*.safetensors"):
-                if old != path:
-                    old.unlink()
-        self.measured[nimg] = value
-        self.monitor_seconds += time.monotonic() - start
-        return values
-
-    def _exhausted(self) -> bool:
-        """Whether the last evaluations, as many as patience counts, were all no better than the best before them."""
-        patience = self.params.monitor.patience
-        if not patience or not self.measured:
-            return False
-        best = min(self.measured, key=self.measured.__getitem__)
-        return sum(nimg > best for nimg in self.measured) >= patience
-
-    def _best_path(self, nimg: int) -> Path:
-        return self.folder / "best" / f"{nimg:012d}.safetensors"
-
-    def _recalled(self) -> dict[int, float]:
-        """What the monitor has measured up to the checkpoint, from the main process's history."""
-        found: dict[int, float] = {}
-        history = self.folder / "history.jsonl"
-        if self.writes and history.exists():
-            lines = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
-            found = {line["nimg"]: line[MONITORED] for line in lines if MONITORED in line}
-        return broadcast_object_list([found])[0] if self.accelerator.num_processes > 1 else found
 
     def _report(self, nimg: int, monitored: dict[str, float], img_per_s: float, seconds: float) -> None:
         """Append one line to the history: means over the interval, and what was just measured."""
@@ -337,11 +291,6 @@ class Run:
                 write_atomic(self.out / "samples" / sample.name, sample.read_bytes())
         for folder in (self.folder, self.out):
             write_atomic(folder / "history.jsonl", kept.encode())
-
-
-def write_generator(generator: torch.nn.Module, path: Path) -> None:
-    """Write the weights of a generator as safetensors, atomically."""
-    write_atomic(path, save({name: value.detach().cpu().contiguous() for name, value in generator.state_dict().items()}))
 
 
 def load_generator(folder: Path, weights: str = "generator.safetensors") -> torch.nn.Module:

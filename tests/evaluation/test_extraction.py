@@ -24,7 +24,7 @@ from anyres.evaluation.parallel import Crew
 from anyres.networks import build_generator
 from anyres.params import Params, Train
 from anyres.plane.window import frame_window
-from anyres.training.run import write_generator
+from anyres.training.watch import write_generator
 from tests.conftest import TINY_NETWORK
 
 from .ripples import Ripples

@@ -1,0 +1,161 @@
+"""Tiles of the viewer: how long one takes, and what happens when many ask at once.
+
+    python benchmarks/tiles.py out/export/generator --seconds 60 --out tiles.json
+
+A real server on a free port of this machine. First single requests, for tiles that were never drawn and for the same again; then
+clients that all ask at once, each for tiles of its own and of others, for some time. Every answer must be a tile or a 503 with
+Retry-After, and a share of the tiles is held against a direct render. Ends with 1 where one is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import random
+import resource
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import numpy as np
+import torch
+import typer
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+import anyres
+from anyres.synthesis.render import render
+from anyres.viewer.app import create_app
+from anyres.viewer.drawing import Exhibit
+from anyres.viewer.pyramid import Pyramid
+from anyres.viewer.serve import listening_at, server
+
+SINGLE = 60
+CHECKED_SHARE = 0.1
+PSI = 0.7
+
+
+def main(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")] = Path("out/export/generator"),
+    clients: Annotated[int, typer.Option(help="That ask at once.")] = 50,
+    seconds: Annotated[float, typer.Option(help="How long they ask.")] = 60.0,
+    threads: Annotated[int, typer.Option(help="Of torch.")] = 2,
+    out: Annotated[Path | None, typer.Option(help="Where the figures go, as JSON.")] = None,
+) -> None:
+    """Measure, print a table, write JSON."""
+    torch.set_num_threads(threads)
+    model = anyres.load(bundle)
+    pyramid = Pyramid.of(model.geometry)
+    with tempfile.TemporaryDirectory() as cache:
+        listening = listening_at("127.0.0.1", 0)
+        running = server(create_app([Exhibit("model", model)], Path(cache), 1 << 28))
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            while not running.started:
+                time.sleep(0.01)
+            address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            found = asyncio.run(asked(address, pyramid, model, clients, seconds))
+        finally:
+            running.should_exit = True
+            thread.join()
+            listening.close()
+    table = Table("", "requests", "p50, ms", "p95, ms", title=f"Tiles of {bundle}, {threads} threads")
+    for name in ("cold", "cached"):
+        row = found[name]
+        table.add_row(name, str(row["requests"]), f"{row['p50_ms']:.1f}", f"{row['p95_ms']:.1f}")
+    Console().print(table)
+    crowd = found["crowd"]
+    print(
+        f"{clients} clients for {seconds:g} s: {crowd['tiles']} tiles, {crowd['busy']} times 503, {crowd['errors']} errors; "
+        f"{crowd['checked']} held against a render, {crowd['wrong']} wrong; {crowd['memory_mib']:.0f} MiB more than before"
+    )
+    if out is not None:
+        out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if crowd["errors"] or crowd["wrong"]:
+        raise typer.Exit(1)
+
+
+async def asked(address: str, pyramid: Pyramid, model: Any, clients: int, seconds: float) -> dict[str, Any]:
+    """All figures of one server."""
+    async with httpx.AsyncClient(base_url=address, timeout=60, limits=httpx.Limits(max_connections=clients)) as client:
+        name = (await client.get("/api/models")).json()["models"][0]["id"]
+        places = [place(pyramid, random.Random(number)) for number in range(SINGLE)]
+        # The first forward pass of a process sets much up.
+        await client.get(path(name, 10**6, *places[0]))
+        cold, cached = [], []
+        for times in (cold, cached):
+            for seed, where in enumerate(places):
+                start = time.perf_counter()
+                (await client.get(path(name, seed, *where))).raise_for_status()
+                times.append(1000 * (time.perf_counter() - start))
+        before, until = memory_mib(), time.monotonic() + seconds
+        counts = dict.fromkeys(("tiles", "busy", "errors", "checked", "wrong"), 0)
+        await asyncio.gather(*(visit(client, name, pyramid, model, until, number, counts) for number in range(clients)))
+        counts |= {"memory_mib": memory_mib() - before}
+    return {"cold": spread(cold), "cached": spread(cached), "crowd": counts}
+
+
+async def visit(
+    client: httpx.AsyncClient, name: str, pyramid: Pyramid, model: Any, until: float, number: int, counts: dict[str, float]
+) -> None:
+    """One visitor: half of the tiles are those that the others look at too."""
+    chance = random.Random(1000 + number)
+    while time.monotonic() < until:
+        seed = chance.randrange(4) if chance.random() < 0.5 else 100 + number
+        where = place(pyramid, chance)
+        try:
+            answer = await client.get(path(name, seed, *where))
+        except httpx.HTTPError:
+            counts["errors"] += 1
+            continue
+        if answer.status_code == 200:
+            counts["tiles"] += 1
+            if chance.random() < CHECKED_SHARE:
+                counts["checked"] += 1
+                right = await asyncio.to_thread(agrees, answer.content, pyramid, model, seed, where)
+                counts["wrong"] += not right
+        elif answer.status_code == 503 and "retry-after" in answer.headers:
+            counts["busy"] += 1
+            await asyncio.sleep(min(float(answer.headers["retry-after"]), 2.0))
+        else:
+            counts["errors"] += 1
+
+
+def agrees(png: bytes, pyramid: Pyramid, model: Any, seed: int, where: tuple[int, int, int]) -> bool:
+    """Whether a tile is what the library draws there, but for a grey level."""
+    part = pyramid.part(*where)
+    height, width = part.window.size
+    tile = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))[part.top : part.top + height, part.left : part.left + width]
+    return int(np.abs(tile.astype(int) - render(model.generator, seed, part.window, PSI)).max()) <= 1
+
+
+def place(pyramid: Pyramid, chance: random.Random) -> tuple[int, int, int]:
+    """Any tile of any level."""
+    level = chance.randrange(pyramid.levels)
+    columns, rows = (min(count << level, 64) for count in (pyramid.columns, pyramid.rows))
+    return level, chance.randrange(columns) - columns // 2, chance.randrange(rows) - rows // 2
+
+
+def path(name: str, seed: int, level: int, x: int, y: int) -> str:
+    """The address of a tile."""
+    return f"/api/tile/{name}/{seed}/{level}/{x}_{y}.png?psi={PSI}"
+
+
+def spread(times: list[float]) -> dict[str, float]:
+    """Median and 95th percentile."""
+    return {"requests": len(times), "p50_ms": float(np.median(times)), "p95_ms": float(np.percentile(times, 95))}
+
+
+def memory_mib() -> float:
+    """Most that this process ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    typer.run(main)
