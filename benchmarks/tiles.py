@@ -32,7 +32,7 @@ import anyres
 from anyres.synthesis.render import render
 from anyres.viewer.app import create_app
 from anyres.viewer.drawing import Exhibit
-from anyres.viewer.pyramid import Pyramid
+from anyres.viewer.pyramid import NoSuchTile, Pyramid
 from anyres.viewer.serve import listening_at, server
 
 SINGLE = 60
@@ -111,8 +111,9 @@ async def visit(
         where = place(pyramid, chance)
         try:
             answer = await client.get(path(name, seed, *where))
-        except httpx.HTTPError:
+        except httpx.HTTPError as error:
             counts["errors"] += 1
+            print(f"no answer: {error!r}")
             continue
         if answer.status_code == 200:
             counts["tiles"] += 1
@@ -125,6 +126,7 @@ async def visit(
             await asyncio.sleep(min(float(answer.headers["retry-after"]), 2.0))
         else:
             counts["errors"] += 1
+            print(f"{answer.status_code}: {answer.text[:200]}")
 
 
 def agrees(png: bytes, pyramid: Pyramid, model: Any, seed: int, where: tuple[int, int, int]) -> bool:
@@ -136,10 +138,16 @@ def agrees(png: bytes, pyramid: Pyramid, model: Any, seed: int, where: tuple[int
 
 
 def place(pyramid: Pyramid, chance: random.Random) -> tuple[int, int, int]:
-    """Any tile of any level."""
-    level = chance.randrange(pyramid.levels)
-    columns, rows = (min(count << level, 64) for count in (pyramid.columns, pyramid.rows))
-    return level, chance.randrange(columns) - columns // 2, chance.randrange(rows) - rows // 2
+    """Any tile of any level that shows something."""
+    while True:
+        level = chance.randrange(pyramid.levels)
+        columns, rows = (min(count << level, 64) for count in (pyramid.columns, pyramid.rows))
+        where = level, chance.randrange(columns) - columns // 2, chance.randrange(rows) - rows // 2
+        try:
+            pyramid.part(*where)
+        except NoSuchTile:
+            continue
+        return where
 
 
 def path(name: str, seed: int, level: int, x: int, y: int) -> str:

@@ -1,8 +1,9 @@
-"""One thread that draws: tiles first, the newest before older ones, those that go together in one pass; views between them."""
+"""One thread that draws: tiles first, the newest before older ones, but none kept waiting long; views between them."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -13,6 +14,8 @@ from anyres.viewer.metrics import Metrics
 
 # Orders for tiles that may wait.
 QUEUE_LIMIT = 256
+# The newest tile is what somebody looks at now; one that has waited so long goes first all the same.
+PATIENCE_S = 2.0
 # Tiles of one pass: more make the first wait for the last.
 BATCH_LIMIT = 4
 
@@ -28,6 +31,7 @@ class Order:
         self.key, self.exhibit, self.address, self.psi = key, exhibit, address, psi
         self.drawn: Future[bytes] = Future()
         self.waiting = 0
+        self.since = time.monotonic()
 
 
 class Painter:
@@ -107,9 +111,11 @@ class Painter:
                 _settle(step[0], step[1])
 
     def _together(self) -> list[Order]:
-        """The newest order and older ones of its model and truncation."""
-        newest_first = list(reversed(self._orders.values()))
-        group = [o for o in newest_first if (o.exhibit, o.psi) == (newest_first[0].exhibit, newest_first[0].psi)][: self._batch]
+        """The newest order, or the oldest where that has waited too long, and others of its model and truncation."""
+        orders = list(self._orders.values())
+        if orders and time.monotonic() - orders[0].since < PATIENCE_S:
+            orders.reverse()
+        group = [o for o in orders if (o.exhibit, o.psi) == (orders[0].exhibit, orders[0].psi)][: self._batch]
         for order in group:
             self._begun[order.key] = self._orders.pop(order.key)
         return group

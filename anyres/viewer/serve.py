@@ -17,6 +17,8 @@ from anyres.viewer.drawing import Exhibit
 
 # Connections that are still open at the end are given so long.
 GRACE_S = 3
+# A connection that waits is kept longer than a busy visitor pauses: closed in the very moment of his next request, it fails.
+KEEP_ALIVE_S = 75
 # What stands in an address and in a cookie as it is.
 TOKEN = re.compile(r"[A-Za-z0-9._~-]{8,}")
 
@@ -78,5 +80,6 @@ def server(app: FastAPI) -> uvicorn.Server:
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=GRACE_S,
+            timeout_keep_alive=KEEP_ALIVE_S,
         )
     )
