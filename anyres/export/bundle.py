@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from pydantic import ValidationError
 
 from anyres.export.weights import read_safetensors
 from anyres.networks import build_generator
-from anyres.params import Train
+from anyres.params import Train, describe
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window, frame_window
 from anyres.synthesis.render import Edit, Generator, render
@@ -87,7 +88,11 @@ def load(folder: str | Path, device: str = "cpu") -> Model:
             f"{folder / META}: bundle format {version!r}, this version of anyres reads {FORMAT}; update anyres or export again"
         )
     geometry = Geometry.from_json(meta["geometry"])
-    generator = build_generator(Train.model_validate(meta["params"]["train"]), geometry.chart.half_extent)
+    try:
+        train = Train.model_validate(meta["params"]["train"])
+    except ValidationError as error:
+        raise ValueError(f"{folder / META}: written by another version of anyres ({describe(error)}); export it again") from None
+    generator = build_generator(train, geometry.chart.half_extent)
     weights = read_safetensors(folder / WEIGHTS)
     try:
         generator.load_state_dict(weights, strict=True)

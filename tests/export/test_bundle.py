@@ -95,6 +95,15 @@ def test_weights_of_another_network_are_refused(bundle: Path, tmp_path: Path) ->
         load(changed(bundle, tmp_path / "copy", params=params))
 
 
+def test_params_of_another_version_are_said_in_a_line(bundle: Path, tmp_path: Path) -> None:
+    params = json.loads((bundle / "generator.json").read_text(encoding="utf-8"))["params"]
+    del params["train"]["monitor"]
+    with pytest.raises(
+        ValueError, match=r"^\S+generator\.json: written by another version of anyres \(monitor: missing; add it\)"
+    ):
+        load(changed(bundle, tmp_path / "copy", params=params))
+
+
 @pytest.mark.parametrize("chart", ["frame", "cylinder"])
 def test_any_method_and_chart_makes_a_bundle(tmp_path: Path, chart: str) -> None:
     half_extent = (1.0, 0.5) if chart == "cylinder" else (1.5, 1.0)
