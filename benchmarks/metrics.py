@@ -47,7 +47,7 @@ from anyres.evaluation.distances import (
 )
 from anyres.evaluation.features import SPACES, FeatureSpace
 from anyres.evaluation.gallery import Plate, plate
-from anyres.evaluation.report import number, three_places
+from anyres.evaluation.pages import number, three_places
 from anyres.files import write_atomic
 from anyres.plane.resample import KERNEL
 from anyres.plane.window import frame_window

@@ -6,21 +6,20 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-import anyres
 from anyres.evaluation.draws import Advance, Samples, ignore
 from anyres.evaluation.features import FeatureSpace
 from anyres.evaluation.parallel import Crew, over_chunks
 from anyres.files import write_atomic
+from anyres.synthesis.identity import code_version
 
-# Whose code decides about pixels and features.
-ROOMS = ("data", "evaluation", "networks", "plane", "synthesis")
+# Whose code decides about real pictures and features; an edit empties the cache.
+MEASURING = ("data", "evaluation")
 
 
 class FeatureCache:
@@ -73,7 +72,10 @@ class Extractor:
     def __call__(self, samples: Samples, advance: Advance = ignore) -> list[np.ndarray]:
         """Features float64 (count, dim), one array a space; every sample is drawn once. `advance` counts samples."""
         cache = self.kept if samples.lasting else self.passing
-        keys = [{**samples.key, "features": space.name, "kernel": space.kernel, "code": code_hash()} for space in self.spaces]
+        keys = [
+            {**samples.key, "features": space.name, "kernel": space.kernel, "code": code_version(*MEASURING)}
+            for space in self.spaces
+        ]
         # Where processes see different disks, the leading one's counts.
         reads = cache is not None and self.crew.leads
         known: list[np.ndarray | None] = [cache.get(key) if cache is not None and reads else None for key in keys]
@@ -98,14 +100,3 @@ class Extractor:
         on_accelerator = next((d for d in (samples.device, self.spaces[0].device) if d.type != "cpu"), torch.device("cpu"))
         chunks = self.crew.gathered(over_chunks(work, self.crew.share(samples.chunks), on_accelerator))
         return [np.concatenate(parts).astype(np.float64) for parts in zip(*chunks, strict=True)]
-
-
-@lru_cache
-def code_hash() -> str:
-    """Over the sources of all that decides about pixels and features: an edit empties the cache."""
-    total = hashlib.sha256()
-    root = Path(anyres.__file__).parent
-    for room in ROOMS:
-        for path in sorted((root / room).rglob("*.py")):
-            total.update(path.read_bytes())
-    return total.hexdigest()

@@ -37,9 +37,9 @@ def tensors_of(generator: Any) -> str:
 
 
 @functools.cache
-def code_version() -> str:
-    """SHA-256 of the code that draws, and of the version of torch."""
-    files = sorted(file for room in DRAWING for file in (Path(anyres.__file__).parent / room).rglob("*.py"))
+def code_version(*more: str) -> str:
+    """SHA-256 of the code that draws, and of that of `more` rooms, and of the version of torch."""
+    files = sorted(file for room in (*DRAWING, *more) for file in (Path(anyres.__file__).parent / room).rglob("*.py"))
     return digest(anyres.__version__, torch.__version__, [(file.name, file.read_bytes()) for file in files])
 
 

@@ -19,11 +19,10 @@ from anyres.export.bundle import Model
 from anyres.networks.pixels import to_uint8
 from anyres.networks.scene import Scene
 from anyres.plane.window import Window
+from anyres.synthesis.identity import code_version
 from anyres.synthesis.render import BATCH_PX, align, device_of, render_tiles
 from anyres.viewer.pyramid import TILE_PX, Pyramid
 
-# Pictures of one version of this file are not those of another.
-VERSION = 1
 # zlib's: tiles are sent to the next room more often than across the world.
 COMPRESSION = 3
 
@@ -45,7 +44,13 @@ class Exhibit:
         self.name, self.model = name, model
         self.pyramid = Pyramid.of(model.geometry)
         self.weights = str(model.meta["weights_sha256"])
-        about = [VERSION, self.weights, model.meta["method"], model.meta["params"]["train"], model.meta["geometry"]]
+        about = [
+            code_version("viewer"),
+            self.weights,
+            model.meta["method"],
+            model.meta["params"]["train"],
+            model.meta["geometry"],
+        ]
         self.digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
         self.id = f"{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-') or 'model'}-{self.digest[:10]}"
 
