@@ -1,13 +1,14 @@
 """Several styles over one canvas: who has which part of the plane.
 
-Lin et al., ICLR 2022, section 4.5, spatial style fusion: every place takes a mixture of styles, from style centres or from a
-painted mask. Shares are functions of the place alone, so that tiles of a fused picture agree like those of any other.
+Lin et al., ICLR 2022, section 4.5, spatial style fusion: every place takes a mixture of styles, from style centres, from a
+painted mask or from strokes of a brush. Shares are functions of the place alone, so that tiles of a fused picture agree like
+those of any other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -38,6 +39,62 @@ def nearest(centers: Sequence[tuple[float, float]], softness: float) -> Shares:
         return weight / weight.sum(axis=-1, keepdims=True)
 
     return shares
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """A line of a brush: style number `style` within `radius` plane units of the line through `points`, (n, 2) of (x, y)."""
+
+    style: int
+    points: tuple[tuple[float, float], ...]
+    radius: float
+
+
+def brushed(strokes: Sequence[Stroke], count: int, softness: float = 0.5) -> Shares:
+    """Shares of styles 0 to `count` - 1, the first everywhere, each stroke over those before it.
+
+    A stroke fades over the outer `softness` of its radius, from 0 (hard) to 1. Raises ValueError where it names another style or
+    has no points or no width.
+    """
+    if not 0 <= softness <= 1:
+        raise ValueError(f"softness must be from 0 to 1, found {softness!r}")
+    lines = []
+    for stroke in strokes:
+        points = np.array(stroke.points, np.float64).reshape(-1, 2)
+        if not len(points) or not np.isfinite(points).all() or not np.isfinite(stroke.radius) or stroke.radius <= 0:
+            raise ValueError(f"a stroke has points and a radius above 0, found {len(points)} points, radius {stroke.radius!r}")
+        if not 0 <= stroke.style < count:
+            raise ValueError(f"a stroke names style {stroke.style}, there are 0 to {count - 1}")
+        lines.append((stroke.style, points, stroke.radius))
+
+    def shares(places: np.ndarray) -> np.ndarray:
+        out = np.zeros((*places.shape[:-1], count))
+        out[..., 0] = 1.0
+        for style, points, radius in lines:
+            near = ((places > points.min(axis=0) - radius) & (places < points.max(axis=0) + radius)).all(axis=-1)
+            if not near.any():
+                continue
+            away = _distance(places[near], points) / radius
+            # Smooth at both ends: a kink would show.
+            share = np.clip((1 - away) / max(softness, 1e-6), 0, 1)
+            share = (share * share * (3 - 2 * share))[:, None]
+            part = out[near] * (1 - share)
+            part[:, style] += share[:, 0]
+            out[near] = part
+        return out
+
+    return shares
+
+
+def _distance(places: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Distances of places (n, 2) from the line through `points`."""
+    found = np.full(len(places), np.inf)
+    for start, end in zip(points, points[1:] if len(points) > 1 else points, strict=False):
+        along = end - start
+        length = float(along @ along)
+        share = np.clip((places - start) @ along / length, 0, 1) if length else np.zeros(len(places))
+        np.minimum(found, np.linalg.norm(places - start - share[:, None] * along, axis=-1), out=found)
+    return found
 
 
 def painted(mask: np.ndarray, window: Window, count: int, softness_px: float = 2.0) -> Shares:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import time
@@ -17,7 +18,20 @@ from anyres.viewer.metrics import Metrics
 COOKIE = "anyres_token"
 # What is answered without a token: nothing but that it runs.
 OPEN = ("/healthz",)
-KINDS = {"/api/tile/": "tile", "/api/render": "view", "/api/models": "models", "/static/": "static"}
+KINDS = {
+    "/api/tile/": "tile",
+    "/api/render": "view",
+    "/api/models": "models",
+    "/api/registry": "registry",
+    "/api/scenes/": "scene",
+    "/api/photographs/": "photograph",
+    "/static/": "static",
+}
+# What a request may bring, in bytes and seconds: a picture file, or a few words.
+BODIES = {"/api/photographs/": (32 << 20, 60.0)}
+WORDS = (256 << 10, 10.0)
+# Pictures that are taken in at once: all of them are in memory.
+PICTURES_AT_ONCE = 4
 
 SECURITY = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -73,7 +87,13 @@ class Guard:
         if scope["path"] in OPEN:
             return None
         headers = Headers(scope=scope)
-        if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
+        changes = scope["method"] not in ("GET", "HEAD")
+        navigates = headers.get("sec-fetch-mode") == "navigate" and not changes
+        if headers.get("sec-fetch-site") == "cross-site" and not navigates:
+            return PlainTextResponse("this viewer draws for its own page\n", 403)
+        # Forms of other pages send no more than where they come from.
+        origin = headers.get("origin")
+        if changes and origin is not None and _netloc(origin) != headers.get("host"):
             return PlainTextResponse("this viewer draws for its own page\n", 403)
         if self._token is None:
             if is_loopback(_hostname(headers.get("host", ""))):
@@ -102,6 +122,77 @@ class Guard:
     def _known(self, given: str) -> bool:
         assert self._token is not None
         return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token.encode())
+
+
+class Bodies:
+    """Takes in the whole of what a request brings before anyone hears of it: nothing too large (413), nothing too slow (408)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._pictures = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit, seconds = bound = next((bound for start, bound in BODIES.items() if scope["path"].startswith(start)), WORDS)
+        picture = bound is not WORDS and scope["method"] == "POST"
+        if picture and self._pictures >= PICTURES_AT_ONCE:
+            busy = PlainTextResponse("other pictures are being taken in; ask again\n", 503, {"Retry-After": "1"})
+            await busy(scope, receive, send)
+            return
+        self._pictures += picture
+        try:
+            body = await self._whole(scope, receive, send, limit, seconds)
+        finally:
+            self._pictures -= picture
+        if body is None:
+            return
+        told = False
+
+        async def again() -> Message:
+            nonlocal told
+            if told:
+                return await receive()
+            told = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await self._app(scope, again, send)
+
+    async def _whole(self, scope: Scope, receive: Receive, send: Send, limit: int, seconds: float) -> bytes | None:
+        """The body, or None where it was refused or nobody is there any more."""
+        announced = Headers(scope=scope).get("content-length", "0")
+        if announced.isdecimal() and int(announced[:20]) > limit:
+            await _too_large(limit)(scope, receive, send)
+            return None
+        body, more = bytearray(), True
+        try:
+            async with asyncio.timeout(seconds):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+                    if len(body) > limit:
+                        await _too_large(limit)(scope, receive, send)
+                        return None
+        except TimeoutError:
+            late = PlainTextResponse("the body came too slowly\n", 408, {"Connection": "close"})
+            await late(scope, receive, send)
+            return None
+        return bytes(body)
+
+
+def _too_large(limit: int) -> Response:
+    return PlainTextResponse(f"more than {limit} bytes; send less\n", 413, {"Connection": "close"})
+
+
+def _netloc(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def _hostname(named: str) -> str:

@@ -25,13 +25,16 @@ from starlette.exceptions import HTTPException
 from anyres.export.bundle import PSI
 from anyres.synthesis.render import SEED_LIMIT
 from anyres.viewer import metrics as counted
-from anyres.viewer.access import Guard
+from anyres.viewer.access import BODIES, Bodies, Guard
 from anyres.viewer.cache import Folder, Memory
 from anyres.viewer.drawing import Address, Exhibit
+from anyres.viewer.gallery import Gallery, Registry
 from anyres.viewer.metrics import Metrics
 from anyres.viewer.painter import BATCH_LIMIT, QUEUE_LIMIT, Busy, Painter
+from anyres.viewer.photographs import STEP_LIMIT, STEPS, Job, Photographs
 from anyres.viewer.pictures import Format
 from anyres.viewer.pyramid import INDEX_LIMIT, LEVEL_LIMIT, NoSuchTile
+from anyres.viewer.scenes import ID, Latents, Recipe, Scenes, Subject
 from anyres.viewer.views import GONE, PIXEL_LIMIT, VIEW_LIMIT, View, answer
 
 T = TypeVar("T")
@@ -41,6 +44,7 @@ MEDIA = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".s
 # The names say what they hold, so that they hold for ever.
 FOR_EVER = "private, max-age=31536000, immutable"
 MEMORY_LIMIT = 64 << 20
+PHOTOGRAPHS = "/api/photographs/"
 RETRY_S = 1
 WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,18})")
 
@@ -54,7 +58,9 @@ def _plain(value: object) -> object:
 
 Whole = Annotated[int, BeforeValidator(_plain)]
 Name = Annotated[str, InPath(max_length=200)]
-Seed = Annotated[Whole, InPath(ge=0, lt=SEED_LIMIT)]
+# A seed in its one spelling, or a name of /api/scenes.
+SCENE = rf"^((0|[1-9][0-9]{{0,12}})|{ID.pattern})$"
+SceneName = Annotated[str, InPath(pattern=SCENE)]
 Level = Annotated[Whole, InPath(ge=0, lt=LEVEL_LIMIT)]
 Index = Annotated[Whole, InPath(ge=-INDEX_LIMIT, lt=INDEX_LIMIT)]
 Psi = Annotated[float, Query(ge=0, le=2, allow_inf_nan=False)]
@@ -70,12 +76,16 @@ def create_app(
     token: str | None = None,
     queue: int = QUEUE_LIMIT,
     batch: int = BATCH_LIMIT,
+    registry: Registry | None = None,
 ) -> FastAPI:
-    """The application for the models on show. It draws on one thread, from its start to its shutdown."""
+    """The application for the models on show. It draws on one thread and fits on another, from its start to its shutdown."""
     metrics = Metrics()
     folder, memory = Folder(cache, cache_bytes), Memory(MEMORY_LIMIT)
     painter = Painter(folder.put, metrics, queue, batch)
-    known = {exhibit.id: exhibit for exhibit in exhibits}
+    gallery = Gallery(exhibits, registry)
+    latents = Latents(cache / "photographs")
+    scenes = Scenes(latents)
+    photographs = Photographs(latents, painter.idle)
     static = _static()
     views = asyncio.Semaphore(VIEW_LIMIT)
 
@@ -83,15 +93,36 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         painter.start()
         yield
+        await to_thread.run_sync(photographs.close)
         await to_thread.run_sync(painter.close)
 
     app = FastAPI(title="anyres", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
+    # The last one is asked first: nobody's body is taken in before it is known who brings it.
+    app.add_middleware(Bodies)
     app.add_middleware(Guard, token=token, metrics=metrics)
 
     def exhibit_of(name: str) -> Exhibit:
-        if name not in known:
+        found = gallery.get(name)
+        if found is None:
             raise HTTPException(404, "no such model; /api/models lists them")
-        return known[name]
+        return found
+
+    def scene_of(exhibit: Exhibit, name: str) -> int | Subject:
+        if not ID.fullmatch(name):
+            # Its pattern holds no more than digits.
+            if int(name) >= SEED_LIMIT:
+                raise ValueError(f"scene: a seed is a whole number below {SEED_LIMIT}")
+            return int(name)
+        found = scenes.get(exhibit.digest, name)
+        if found is None:
+            raise HTTPException(404, "no such scene here (any more); POST it to /api/scenes")
+        return found
+
+    def job_of(name: str) -> Job:
+        found = photographs.get(name)
+        if found is None:
+            raise HTTPException(404, "no such photograph here (any more)")
+        return found
 
     @app.exception_handler(HTTPException)
     async def told(_: Request, error: HTTPException) -> Response:
@@ -138,16 +169,58 @@ def create_app(
     @app.get("/api/models")
     async def models() -> Response:
         """Facts of the models on show."""
-        limits = {"seed": SEED_LIMIT - 1, "view_px": PIXEL_LIMIT, "psi": [0, 2], "psi_default": PSI}
-        facts = {"models": [exhibit.facts() for exhibit in exhibits], "limits": limits}
+        limits = {
+            "seed": SEED_LIMIT - 1,
+            "view_px": PIXEL_LIMIT,
+            "psi": [0, 2],
+            "psi_default": PSI,
+            "photograph_bytes": BODIES[PHOTOGRAPHS][0],
+        }
+        facts = {"models": [exhibit.facts() for exhibit in gallery.exhibits], "limits": limits, "registry": gallery.registry}
         return JSONResponse(facts, headers={"Cache-Control": "no-cache"})
 
-    @app.get("/api/tile/{model}/{seed}/{level}/{x}_{y}.png", response_class=Response)
-    async def tile(request: Request, model: Name, seed: Seed, level: Level, x: Index, y: Index, psi: Psi = PSI) -> Response:
-        """Tile (x, y) of a level, PNG; see `anyres.viewer.pyramid` for where it lies."""
+    @app.get("/api/registry")
+    async def versions() -> Response:
+        """Versions of the registered model that may be put on show, newest first."""
+        return JSONResponse({"name": gallery.registry, "versions": await to_thread.run_sync(gallery.versions)})
+
+    @app.post("/api/registry/{version}")
+    async def put_on_show(version: Annotated[Whole, InPath(ge=1, lt=1 << 31)]) -> Response:
+        """Load a version of the registered model; its facts, as /api/models tells them."""
+        exhibit = await to_thread.run_sync(gallery.open, str(version))
+        return JSONResponse(exhibit.facts())
+
+    @app.post("/api/scenes/{model}")
+    async def tell(model: Name, recipe: Recipe) -> Response:
+        """Tell of a scene that is more than a seed; its name takes the place of one in tiles and views."""
+        exhibit = exhibit_of(model)
+        subject = scenes.put(exhibit.model, exhibit.digest, recipe)
+        return JSONResponse({"id": str(subject)})
+
+    @app.post("/api/photographs/{model}", status_code=202)
+    async def bring(request: Request, model: Name, steps: Annotated[Whole, Query(ge=1, le=STEP_LIMIT)] = STEPS) -> Response:
+        """Bring a picture file of any format, as the body, to be fitted; where to ask how far that is."""
+        job = photographs.start(exhibit_of(model).model, await request.body(), steps)
+        return JSONResponse(job.facts(), 202, {"Location": f"{PHOTOGRAPHS}jobs/{job.id}"})
+
+    @app.get("/api/photographs/jobs/{job}")
+    async def how_far(job: Name) -> Response:
+        """How far a photograph is, and at the end the `latent` that takes the place of a seed in a scene."""
+        return JSONResponse(job_of(job).facts(), headers={"Cache-Control": "no-store"})
+
+    @app.delete("/api/photographs/jobs/{job}")
+    async def give_up(job: Name) -> Response:
+        """Want a photograph no more."""
+        found = job_of(job)
+        photographs.cancel(found)
+        return JSONResponse(found.facts())
+
+    @app.get("/api/tile/{model}/{scene}/{level}/{x}_{y}.png", response_class=Response)
+    async def tile(request: Request, model: Name, scene: SceneName, level: Level, x: Index, y: Index, psi: Psi = PSI) -> Response:
+        """Tile (x, y) of a level, PNG, of a seed or a name of /api/scenes; `anyres.viewer.pyramid` says where it lies."""
         exhibit = exhibit_of(model)
         # Refused before anything is looked for: what is kept is what there is.
-        address = Address(seed, level, *exhibit.pyramid.place(level, x, y))
+        address = Address(scene_of(exhibit, scene), level, *exhibit.pyramid.place(level, x, y))
         exhibit.pyramid.part(level, x, y)
         key = exhibit.key(address, psi)
         headers = {"ETag": f'"{key[:32]}"', "Cache-Control": FOR_EVER}
@@ -176,7 +249,7 @@ def create_app(
     async def render(
         request: Request,
         model: Annotated[str, Query(max_length=200)],
-        seed: Annotated[Whole, Query(ge=0, lt=SEED_LIMIT)],
+        scene: Annotated[str, Query(pattern=SCENE)],
         period: Period,
         height: Side,
         width: Side,
@@ -186,7 +259,8 @@ def create_app(
         format: Format = "png",
     ) -> Response:
         """A window of any size as a file, PNG streamed as it is drawn; what it shows is written inside."""
-        view = View.of(exhibit_of(model), seed, (center_x, center_y), period, (height, width), psi, format)
+        exhibit = exhibit_of(model)
+        view = View.of(exhibit, scene_of(exhibit, scene), (center_x, center_y), period, (height, width), psi, format)
         if views.locked():
             raise Busy
         await views.acquire()

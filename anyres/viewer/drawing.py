@@ -22,6 +22,7 @@ from anyres.plane.window import Window
 from anyres.synthesis.identity import code_version
 from anyres.synthesis.render import BATCH_PX, align, device_of, render_tiles
 from anyres.viewer.pyramid import TILE_PX, Pyramid
+from anyres.viewer.scenes import Subject, paints, takes
 
 # zlib's: tiles are sent to the next room more often than across the world.
 COMPRESSION = 3
@@ -29,9 +30,9 @@ COMPRESSION = 3
 
 @dataclass(frozen=True)
 class Address:
-    """One tile of one scene."""
+    """One tile of one scene: of a seed, or of what a page has told of."""
 
-    seed: int
+    scene: int | Subject
     level: int
     x: int
     y: int
@@ -74,11 +75,13 @@ class Exhibit:
             "data_hash": meta["data_hash"],
             "weights_sha256": self.weights,
             "pyramid": pyramid.facts(),
+            "paints": paints(self.model),
+            "photographs": takes(self.model.generator),
         }
 
     def key(self, address: Address, psi: float) -> str:
         """The name of a tile's picture, the same wherever it is drawn."""
-        about = (self.digest, TILE_PX, address.seed, address.level, address.x, address.y, psi)
+        about = (self.digest, TILE_PX, str(address.scene), address.level, address.x, address.y, psi)
         return hashlib.sha256(repr(about).encode()).hexdigest()
 
 
@@ -97,25 +100,41 @@ def draw_tiles(exhibit: Exhibit, addresses: Sequence[Address], psi: float) -> li
         window, top, left = align(part.window.crop(-halo, -halo, (height + 2 * halo, width + 2 * halo)), geometry.lattice_px)
         grown.append((window, top + halo, left + halo))
     out: list[bytes] = [b""] * len(parts)
-    order = sorted(range(len(parts)), key=lambda index: grown[index][0].size)
-    for size, run in itertools.groupby(order, key=lambda index: grown[index][0].size):
+
+    def alike(index: int) -> tuple[tuple[int, int], str]:
+        scene = addresses[index].scene
+        return grown[index][0].size, str(scene) if isinstance(scene, Subject) else ""
+
+    for (size, _), run in itertools.groupby(sorted(range(len(parts)), key=alike), key=alike):
         indices = list(run)
         count = max(1, BATCH_PX // (size[0] * size[1]))
         for start in range(0, len(indices), count):
             group = indices[start : start + count]
-            scene = Scene.of([addresses[index].seed for index in group], generator.z_dim, device_of(generator))
-            pixels = to_uint8(generator(scene, [grown[index][0] for index in group], psi=psi))
+            pixels = _pixels(generator, [addresses[index].scene for index in group], [grown[index][0] for index in group], psi)
             for index, picture in zip(group, pixels, strict=True):
                 (height, width), (_, top, left) = parts[index].window.size, grown[index]
                 out[index] = _png(picture[top : top + height, left : left + width], parts[index].top, parts[index].left)
     return out
 
 
-def draw_bands(exhibit: Exhibit, seed: int, window: Window, psi: float) -> Iterator[np.ndarray | None]:
+def _pixels(generator: Any, scenes: Sequence[int | Subject], windows: Sequence[Window], psi: float) -> np.ndarray:
+    """uint8 (n, h, w, 3) of windows of one size, of seeds, or all of one subject."""
+    first = scenes[0]
+    if isinstance(first, Subject):
+        settings: dict[str, Any] = {"psi": psi if first.psi is None else first.psi}
+        if first.edit is not None:
+            settings["edit"] = first.edit
+        return to_uint8(generator(first.scene.repeated(len(windows)), windows, **settings))
+    return to_uint8(generator(Scene.of(scenes, generator.z_dim, device_of(generator)), windows, psi=psi))  # type: ignore[arg-type]
+
+
+def draw_bands(exhibit: Exhibit, shown: int | Subject, window: Window, psi: float) -> Iterator[np.ndarray | None]:
     """Rows of a view from the top down, uint8 (rows, w, 3), as they are complete; None after each pass that completes none."""
     band: np.ndarray | None = None
     top = 0
-    for at, pixels in render_tiles(exhibit.model.generator, seed, window, psi):
+    scene, edit = (shown.scene, shown.edit) if isinstance(shown, Subject) else (shown, None)
+    psi = psi if not isinstance(shown, Subject) or shown.psi is None else shown.psi
+    for at, pixels in render_tiles(exhibit.model.generator, scene, window, psi, edit=edit):
         if band is not None and at.top != top:
             yield band
             band = None

@@ -62,7 +62,7 @@ class Painter:
                 future.cancel()
             self._orders.clear()
             self._steps.clear()
-            self._wake.notify()
+            self._wake.notify_all()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -74,7 +74,7 @@ class Painter:
                 if self._closed or len(self._orders) >= self._queue:
                     raise Busy
                 order = self._orders[key] = Order(key, exhibit, address, psi)
-                self._wake.notify()
+                self._wake.notify_all()
             order.waiting += 1
             return order
 
@@ -86,6 +86,7 @@ class Painter:
                 del self._orders[order.key]
                 order.drawn.cancel()
                 self._metrics.dropped.inc()
+                self._wake.notify_all()
 
     def step(self, draw: Callable[[], Any]) -> Future[Any]:
         """Call `draw` between tiles, which go first. Cancel the future to do without it. Raises Busy."""
@@ -94,8 +95,13 @@ class Painter:
             if self._closed:
                 raise Busy
             self._steps.append((future, draw))
-            self._wake.notify()
+            self._wake.notify_all()
         return future
+
+    def idle(self, seconds: float) -> None:
+        """Wait until nothing waits to be drawn or is being drawn, so many seconds at most."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._closed or not (self._orders or self._begun), seconds)
 
     def _work(self) -> None:
         while True:
@@ -138,6 +144,7 @@ class Painter:
         with self._wake:
             for order in orders:
                 del self._begun[order.key]
+            self._wake.notify_all()
 
 
 def _settle(future: Future[Any], draw: Callable[[], Any]) -> None:

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from anyres.viewer.access import is_loopback
 from anyres.viewer.app import create_app
 from anyres.viewer.drawing import Exhibit
+from anyres.viewer.gallery import Registry
 
 # Connections that are still open at the end are given so long.
 GRACE_S = 3
@@ -31,6 +32,7 @@ def serve(
     cache: Path,
     cache_bytes: int,
     announce: Callable[[str], None],
+    registry: Registry | None = None,
 ) -> None:
     """Serve until Ctrl-C; `announce` is told the address once it is taken.
 
@@ -38,7 +40,7 @@ def serve(
     the address cannot be had, and ValueError for a token that could be guessed.
     """
     token = with_token(token, host)
-    app = create_app(exhibits, cache, cache_bytes, token)
+    app = create_app(exhibits, cache, cache_bytes, token, registry=registry)
     with listening_at(host, port) as listening:
         shown = f"[{host}]" if ":" in host else host
         suffix = "" if token is None else f"?token={token}"

@@ -19,6 +19,7 @@ from anyres.plane.window import Window
 from anyres.viewer.drawing import Exhibit, draw_bands
 from anyres.viewer.painter import Painter
 from anyres.viewer.pictures import MEDIA, SIDE_LIMIT, Format, PngStream, encode, texts_of
+from anyres.viewer.scenes import Subject
 
 PIXEL_LIMIT = 64_000_000
 # Views under way at once: the rows of each, or all of it, are in memory.
@@ -34,7 +35,7 @@ class View:
     """What a file shall show."""
 
     exhibit: Exhibit
-    seed: int
+    scene: int | Subject
     window: Window
     psi: float
     format: Format
@@ -43,7 +44,7 @@ class View:
     def of(
         cls,
         exhibit: Exhibit,
-        seed: int,
+        scene: int | Subject,
         center: tuple[float, float],
         period: float,
         size: tuple[int, int],
@@ -60,7 +61,7 @@ class View:
             raise ValueError(f"period must be from {finest:g} to {coarsest:g} for this model, found {period:g}")
         window = Window(center, period, size)
         exhibit.model.geometry.chart.check(window)
-        return cls(exhibit, seed, window, psi, format)
+        return cls(exhibit, scene, window, psi, format)
 
     @property
     def texts(self) -> dict[str, str]:
@@ -69,7 +70,7 @@ class View:
             "Model": self.exhibit.name,
             "Weights": self.exhibit.weights,
             "Data": self.exhibit.model.meta["data_hash"],
-            "Seed": self.seed,
+            **(self.scene.about() if isinstance(self.scene, Subject) else {"Seed": self.scene}),
             "Psi": self.psi,
             "Window": {"center": window.center, "period": window.period, "size": window.size},
         }
@@ -77,9 +78,10 @@ class View:
 
     @property
     def filename(self) -> str:
-        """In ASCII, of the model's id and the seed."""
+        """In ASCII, of the model's id and the scene."""
         height, width = self.window.size
-        return f"{self.exhibit.id.rsplit('-', 1)[0]}-{self.seed}-{width}x{height}.{self.format}"
+        scene = str(self.scene)[:9] if isinstance(self.scene, Subject) else self.scene
+        return f"{self.exhibit.id.rsplit('-', 1)[0]}-{scene}-{width}x{height}.{self.format}"
 
 
 class Streamed(StreamingResponse):
@@ -122,7 +124,7 @@ async def answer(
 
 async def _bands(view: View, painter: Painter) -> AsyncIterator[np.ndarray]:
     """Rows of the view, each drawn when it is asked for."""
-    drawing = draw_bands(view.exhibit, view.seed, view.window, view.psi)
+    drawing = draw_bands(view.exhibit, view.scene, view.window, view.psi)
     while True:
         band = await asyncio.wrap_future(_next(drawing, painter))
         if band is END:

@@ -61,6 +61,20 @@ def ask(address: str, path: str, method: str = "GET", **headers: str) -> tuple[i
         connection.close()
 
 
+def send(address: str, path: str, body: bytes, method: str = "POST", **headers: str) -> tuple[int, dict[str, str], bytes]:
+    """`ask` with a body; a `content_length` among the headers need not be true."""
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
+    try:
+        connection.putrequest(method, path)
+        for name, value in ({"content_length": str(len(body))} | headers).items():
+            connection.putheader(name.replace("_", "-"), value)
+        connection.endheaders(body)
+        answer = connection.getresponse()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+    finally:
+        connection.close()
+
+
 def pixels(png: bytes) -> np.ndarray:
     """uint8 (h, w, 3 or 4)."""
     return np.array(Image.open(io.BytesIO(png)))

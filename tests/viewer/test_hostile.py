@@ -58,7 +58,7 @@ TILES = [
     "/api/tile/{m}%00/0/0/0_0.png",
     "/api/tile/%ff%fe/0/0/0_0.png",
 ]
-VIEW = {"model": "{m}", "seed": "0", "center_x": "0", "center_y": "0", "period": "0.01", "height": "20", "width": "30"}
+VIEW = {"model": "{m}", "scene": "0", "center_x": "0", "center_y": "0", "period": "0.01", "height": "20", "width": "30"}
 VIEWS = [
     {"height": "0"},
     {"height": "-5"},
@@ -78,9 +78,9 @@ VIEWS = [
     {"center_x": "1e308"},
     {"center_y": "-Infinity"},
     {"center_y": "3"},
-    {"seed": "-1"},
-    {"seed": "1e9"},
-    {"seed": HUGE},
+    {"scene": "-1"},
+    {"scene": "1e9"},
+    {"scene": HUGE},
     {"psi": "nan"},
     {"psi": "3"},
     {"format": "exe"},
@@ -129,7 +129,7 @@ def test_views_that_do_not_fit_are_refused(address: str, frame: Exhibit, change:
 def test_every_period_that_is_let_through_is_drawn(address: str, frame: Exhibit, plane: Exhibit, ring: Exhibit, inexact: Exhibit):
     for exhibit in (frame, plane, ring, inexact):
         for period in exhibit.pyramid.periods:
-            status, _, body = ask(address, f"/api/render?model={exhibit.id}&seed=0&period={period!r}&height=1&width=2")
+            status, _, body = ask(address, f"/api/render?model={exhibit.id}&scene=0&period={period!r}&height=1&width=2")
             # As coarse as that only, a frame may be smaller than the view.
             assert status in (200, 422), body
             assert status == 200 or b"outside the" in body
@@ -156,7 +156,7 @@ def test_every_answer_is_guarded(address: str, frame: Exhibit):
 
 
 def test_views_wait_for_their_turn_and_give_it_back(plane: Exhibit, tmp_path: Path):
-    path = f"/api/render?model={plane.id}&seed=5&period={plane.pyramid.period!r}&height=6000&width=4000"
+    path = f"/api/render?model={plane.id}&scene=5&period={plane.pyramid.period!r}&height=6000&width=4000"
     with serving([plane], tmp_path) as address:
         unread = [http.client.HTTPConnection(address.removeprefix("http://"), timeout=60) for _ in range(2)]
         for connection in unread:

@@ -152,7 +152,7 @@ def test_kept_tiles_stay_within_their_bound(frame: Exhibit, tmp_path):
 @pytest.mark.parametrize(("form", "kind"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
 def test_a_view_is_what_the_library_draws_and_says_what_it_is(address: str, frame: Exhibit, form: str, kind: str):
     window = Window((0.13, -0.11), 2 / 733, (611, 517))
-    query = f"model={frame.id}&seed=5&center_x=0.13&center_y=-0.11&period={2 / 733!r}&height=611&width=517&psi=0.8&format={form}"
+    query = f"model={frame.id}&scene=5&center_x=0.13&center_y=-0.11&period={2 / 733!r}&height=611&width=517&psi=0.8&format={form}"
     status, headers, body = ask(address, f"/api/render?{query}")
     assert status == 200, body
     assert headers["content-disposition"] == f'attachment; filename="frame-5-517x611.{form}"'
@@ -172,7 +172,7 @@ def test_a_view_is_what_the_library_draws_and_says_what_it_is(address: str, fram
 def test_a_large_view_arrives_in_pieces_while_tiles_are_drawn(address: str, plane: Exhibit, frame: Exhibit):
     period = plane.pyramid.period
     connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
-    connection.request("GET", f"/api/render?model={plane.id}&seed=5&period={period!r}&height=1500&width=1000")
+    connection.request("GET", f"/api/render?model={plane.id}&scene=5&period={period!r}&height=1500&width=1000")
     answer = connection.getresponse()
     assert answer.getheader("transfer-encoding") == "chunked"
     start = answer.read(20_000)
