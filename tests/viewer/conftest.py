@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from anyres.viewer.drawing import Exhibit
 from tests.export.bundles import ANYRES_GAN, INFINITY_GAN, make_bundle
-from tests.viewer.servers import exhibit, serving
+from tests.viewer.servers import chromium, exhibit, serving
 
 
 @pytest.fixture(scope="session")
@@ -49,3 +51,29 @@ def address(
     """A viewer of all four."""
     with serving([frame, plane, ring, inexact], tmp_path_factory.mktemp("cache")) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    # Chromium's own sandbox does not start for root.
+    words = ["--no-sandbox"] if os.geteuid() == 0 else []
+    # WebGL without a graphics card.
+    words += ["--enable-unsafe-swiftshader", "--use-angle=swiftshader"]
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium(), args=words)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page that must not complain: neither of its scripts nor of its policy nor of an answer."""
+    complaints: list[str] = []
+    page = browser.new_page(viewport={"width": 700, "height": 620}, reduced_motion="reduce", accept_downloads=True)
+    # OpenSeadragon warns of tiles that arrive after their scene has gone; that is no fault.
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("response", lambda answer: complaints.append(f"{answer.status} {answer.url}") if answer.status >= 400 else None)
+    yield page
+    page.close()
+    assert complaints == []

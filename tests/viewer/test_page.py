@@ -2,86 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from anyres.plane.window import Window
 from anyres.viewer.drawing import Exhibit
-from tests.viewer.servers import chromium, counted, pixels, serving
-
-QUIET = 'body[data-ready]:not(:has(.pane:not([hidden])[aria-busy="true"]))'
-PATIENCE_MS = 60_000
+from tests.viewer.browsing import PATIENCE_MS, keep, link, parsed, picture, settle, until
+from tests.viewer.servers import counted, pixels, serving
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    # Chromium's own sandbox does not start for root.
-    words = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium(), args=words)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page that must not complain: neither of its scripts nor of its policy nor of an answer."""
-    complaints: list[str] = []
-    page = browser.new_page(viewport={"width": 700, "height": 620}, reduced_motion="reduce", accept_downloads=True)
-    # OpenSeadragon warns of tiles that arrive after their scene has gone; that is no fault.
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("response", lambda answer: complaints.append(f"{answer.status} {answer.url}") if answer.status >= 400 else None)
-    yield page
-    page.close()
-    assert complaints == []
-
-
-def settle(page: Page) -> None:
-    """Until all that is in view is drawn, and the address says what it is."""
-    page.wait_for_timeout(250)
-    page.wait_for_selector(QUIET, timeout=PATIENCE_MS)
-    page.wait_for_timeout(200)
-
-
-def until(page: Page, holds: Callable[[dict[str, str]], bool]) -> None:
-    """Wait for the address to say so, and then for the picture."""
-    end = time.monotonic() + PATIENCE_MS / 1000
-    while not holds(link(page)):
-        assert time.monotonic() < end, page.url
-        page.wait_for_timeout(50)
-    settle(page)
-
-
-def link(page: Page) -> dict[str, str]:
-    return parsed(page.url)
-
-
-def parsed(url: str) -> dict[str, str]:
-    """The view that an address holds."""
-    return {name: values[0] for name, values in parse_qs(url.partition("#")[2]).items()}
-
-
-def picture(page: Page) -> np.ndarray:
-    """What is seen of the first pane, uint8 (h, w, 3)."""
-    return pixels(page.locator("#first .openseadragon-canvas").screenshot())[..., :3]
-
-
-def test_looking_around(page: Page, address: str, frame: Exhibit, tmp_path: Path):
+def test_looking_around(page: Page, address: str, frame: Exhibit):
     page.goto(address)
     settle(page)
     start = link(page)
     assert (start["model"], start["seed"], start["psi"]) == (frame.id, "0", "0.7")
     assert page.title() == "frame, seed 0 · anyres"
-    page.screenshot(path=tmp_path / "start.png")
+    keep(page, "start")
 
     # Five levels in, each of which halves the period.
     for press in range(1, 6):
@@ -116,8 +56,7 @@ def test_looking_around(page: Page, address: str, frame: Exhibit, tmp_path: Path
 
     # The address alone brings the view back, in another window of the same size.
     seen, address_of_it = picture(page), page.url
-    page.screenshot(path=tmp_path / "deep.png")
-    assert pixels((tmp_path / "deep.png").read_bytes()).shape[:2] == (620, 700)
+    keep(page, "deep")
     page.goto("about:blank")
     page.goto(address_of_it)
     settle(page)
@@ -237,5 +176,5 @@ def test_a_narrow_page_with_keys_alone(browser: Browser, frame: Exhibit, tmp_pat
             "!(e.textContent.trim() || e.ariaLabel || e.labels?.length)).map((e) => e.id)"
         )
         assert unnamed == []
-        page.screenshot(path=tmp_path / "narrow.png")
+        keep(page, "narrow")
         page.close()

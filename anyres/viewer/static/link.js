@@ -6,7 +6,7 @@ const NUMBERS = ["seed", "psi", "x", "y", "period"];
 export function read(hash) {
   const given = new URLSearchParams(hash.replace(/^#/, ""));
   const out = {};
-  for (const name of ["model", "with"]) if (given.get(name)) out[name] = given.get(name);
+  for (const name of ["model", "with", "scene", "look"]) if (given.get(name)) out[name] = given.get(name);
   for (const name of NUMBERS) {
     const value = given.get(name) === null ? NaN : Number(given.get(name));
     if (Number.isFinite(value)) out[name] = value;
@@ -22,5 +22,6 @@ export function write(state) {
   for (const name of NUMBERS) {
     if (state[name] !== undefined) parts.push([name, Number(state[name].toPrecision(name === "seed" ? 16 : 12))]);
   }
+  for (const name of ["scene", "look"]) if (state[name]) parts.push([name, state[name]]);
   return "#" + parts.map(([name, value]) => `${name}=${encodeURIComponent(value)}`).join("&");
 }

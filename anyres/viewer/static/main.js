@@ -1,16 +1,26 @@
 // The page: controls, keys, permalink, download. What is shown is in `state`; everything else follows from it.
 
 import { read, write } from "./link.js";
+import { Look } from "./look.js";
+import { Overlay } from "./overlay.js";
 import { Pane } from "./pane.js";
+import { forget, nameOf, plain, recipe, restored, written } from "./scene.js";
+import { Paint, Photo, Shape } from "./tools.js";
 
 const $ = (id) => document.getElementById(id);
 const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-const state = { models: [], seed: 0, psi: 0.7 };
+const state = { models: [], seed: 0, psi: 0.7, shape: plain(), strokes: [], softness: 0.5, latent: null, of: null };
 let known = [];
 let limits = {};
 let panes = [];
 let leader = null;
 let settled = 0;
+let turn = 0;
+let overlay = null;
+let look = null;
+let tools = {};
+let tool = null;
+let toldAgain = 0;
 
 const chosen = () => state.models.map((id) => known.find((model) => model.id === id));
 const later = (call, wait) => {
@@ -24,8 +34,10 @@ const tidy = (value, digits = 3) => (Math.abs(value) < 0.5 * 10 ** -digits ? 0 :
 
 // What is shown
 
+/** Bring everything in line with `state`. What it returns is settled once each pane has its scene. */
 function show() {
   const models = chosen();
+  const mine = (turn += 1);
   const two = models.length > 1;
   $("second").hidden = !two;
   $("other").hidden = !two;
@@ -33,7 +45,20 @@ function show() {
   models.forEach((model, index) => {
     panes[index] ??= new Pane($(index ? "second" : "first"), moved, lost);
     panes[index].element.querySelector(".tag").textContent = two ? model.name : "";
-    panes[index].show(model, models, state.seed, state.psi);
+  });
+  const plainly = (pane, model) => pane.show(model, models, String(state.seed), state.psi);
+  const named = models.map(async (model, index) => {
+    const told = recipe(state, model);
+    if (!told) return plainly(panes[index], model);
+    panes[index].element.setAttribute("aria-busy", "true");
+    try {
+      const name = await nameOf(model, told);
+      if (mine === turn) panes[index].show(model, models, name, state.psi);
+    } catch (error) {
+      if (mine !== turn) return;
+      tell(`${model.name} shows seed ${state.seed} as it is: ${error.message}.`);
+      plainly(panes[index], model);
+    }
   });
   if (!two) leader = panes[0];
   $("model").value = state.models[0];
@@ -41,11 +66,21 @@ function show() {
   $("seed").value = state.seed;
   $("psi").value = state.psi;
   $("psi-value").value = state.psi.toFixed(2);
-  document.title = `${models.map((model) => model.name).join(" and ")}, seed ${state.seed} · anyres`;
+  document.title = `${models.map((model) => model.name).join(" and ")}, ${state.latent ? "a photograph" : `seed ${state.seed}`} · anyres`;
   remember();
+  return Promise.all(named).then(() => {
+    if (mine !== turn) return;
+    overlay ??= new Overlay(panes[0]);
+    $("tool-look").disabled = panes[0].model.chart !== "cylinder";
+    if (look?.on) lookAround(panes[0].model.chart === "cylinder");
+    overlay.update();
+  });
 }
 
+const reshow = later(() => show(), 120);
+
 function moved(pane) {
+  if (pane === panes[0]) overlay?.update();
   if (panes.length > 1 && pane === leader && state.models.length > 1) {
     for (const other of panes) if (other !== pane && other.model) other.look(pane.view(), true);
   }
@@ -54,6 +89,14 @@ function moved(pane) {
 }
 
 function lost() {
+  // A server that was started again knows no scenes but seeds.
+  if (recipe(state, panes[0].model) && Date.now() - toldAgain > 10000) {
+    toldAgain = Date.now();
+    forget();
+    for (const pane of panes) pane.shown = null;
+    show();
+    return;
+  }
   tell("Some parts could not be drawn. Is the viewer still running? Moving tries again.");
 }
 
@@ -80,6 +123,11 @@ function readout() {
   if (drawn < finest * 0.99) hint = `beyond training: ${times(finest / drawn)} finer`;
   else if (Math.min(device, model.pyramid.period) > coarsest * 1.01) hint = `beyond training: ${times(device / coarsest)} coarser`;
   if (device < drawn * 0.99) hint += `${hint ? ", " : ""}enlarged ${times(drawn / device)}`;
+  if (look?.on) {
+    $("place").textContent = `looking ${Math.round(look.yaw)}° round, ${Math.round(look.pitch)}° up`.replaceAll("-", "−");
+    $("scale").textContent = `field of view ${Math.round(look.fov)}°`;
+    hint = "";
+  }
   $("hint").textContent = hint;
   $("hint").classList.toggle("beyond", hint.startsWith("beyond"));
 }
@@ -91,7 +139,9 @@ const speak = later(() => {
 const remember = later(() => {
   const pane = leader ?? panes[0];
   if (!pane?.model || !pane.width) return;
-  const hash = write({ model: state.models[0], with: state.models[1], seed: state.seed, psi: state.psi, ...pane.view() });
+  const gaze = look?.on ? [look.yaw, look.pitch, look.fov].map((value) => Number(value.toFixed(2))).join(",") : undefined;
+  const scene = written(recipe(state, chosen()[0]));
+  const hash = write({ model: state.models[0], with: state.models[1], seed: state.seed, psi: state.psi, scene, look: gaze, ...pane.view() });
   history.replaceState(null, "", hash);
   settled += 1;
   document.body.dataset.settled = String(settled);
@@ -100,8 +150,9 @@ const remember = later(() => {
 
 // Where it comes from
 
-function restore() {
+async function restore() {
   const given = read(location.hash);
+  await fromRegistry(given);
   // A model that was trained again has another id; its name says what was meant.
   const meant = (id) => known.find((model) => model.id === id) ?? known.find((model) => id && model.id.replace(/-[^-]*$/, "") === id.replace(/-[^-]*$/, ""));
   const first = meant(given.model);
@@ -111,12 +162,42 @@ function restore() {
   if (second && second.id !== state.models[0]) state.models.push(second.id);
   state.seed = Number.isInteger(given.seed) ? Math.min(Math.max(given.seed, 0), limits.seed) : 0;
   state.psi = Math.min(Math.max(given.psi ?? limits.psi_default, limits.psi[0]), limits.psi[1]);
-  show();
+  Object.assign(state, restored(given.scene ?? "{}"), { of: state.models[0] });
+  const named = show();
+  await named;
   const home = panes[0].home();
   for (const pane of panes.slice(0, state.models.length)) {
     pane.look({ x: given.x ?? home.x, y: given.y ?? home.y, period: given.period ?? home.period }, true);
   }
+  leader = panes[0];
+  const gaze = (given.look ?? "").split(",").map(Number);
+  if (gaze.length === 3 && gaze.every(Number.isFinite)) {
+    await named;
+    Object.assign(look, { yaw: gaze[0], pitch: gaze[1], fov: Math.min(Math.max(gaze[2], 5), 120) });
+    lookAround(panes[0].model.chart === "cylinder");
+  } else if (look?.on) lookAround(false);
   readout();
+}
+
+/** Put the version of an address on show where the registry has it. */
+async function fromRegistry(given) {
+  const found = /^(.+)-(\d+)-[0-9a-f]{10}$/.exec(given.model ?? "");
+  if (!found || known.some((model) => model.id === given.model) || found[1] !== slug(limits.registry ?? "")) return;
+  await opened(found[2]).catch((error) => tell(error.message));
+}
+
+const slug = (name) => name.replace(/[^A-Za-z0-9]+/g, "-").replace(/^-|-$/g, "");
+
+async function opened(version) {
+  const answer = await fetch(`/api/registry/${version}`, { method: "POST" });
+  const model = await answer.json();
+  if (!answer.ok) throw new Error(model.error);
+  if (!known.some((other) => other.id === model.id)) {
+    known.push(model);
+    list();
+    facts();
+  }
+  return model;
 }
 
 function setSeed(value) {
@@ -126,14 +207,32 @@ function setSeed(value) {
     return;
   }
   state.seed = value;
+  state.latent = null;
   show();
+  tools.photo?.open();
 }
 
-function setModel(index, id) {
+async function setModel(index, id) {
+  if (id.startsWith(VERSION)) {
+    tell("Loading that version …");
+    try {
+      ({ id } = await opened(id.slice(VERSION.length)));
+      $("notice").hidden = true;
+    } catch (error) {
+      tell(error.message);
+      show();
+      return;
+    }
+  }
   const other = 1 - index;
   if (state.models[other] === id) state.models[other] = state.models[index];
   state.models[index] = id;
-  show();
+  if (index === 0 && state.latent) {
+    state.latent = null;
+    tell("A photograph's scene belongs to the model that it was found with.");
+  }
+  await show();
+  if (tool) openTool(tool);
 }
 
 function compare() {
@@ -152,19 +251,70 @@ function compare() {
   });
 }
 
+// Tools
+
+/** Open one of the panels, or none. */
+function openTool(name) {
+  if (tool) tools[tool].close();
+  tool = name;
+  for (const other of Object.keys(tools)) {
+    $(`panel-${other}`).hidden = other !== tool;
+    $(`tool-${other}`).setAttribute("aria-expanded", String(other === tool));
+  }
+  if (!tool) return;
+  if (look.on) lookAround(false);
+  tools[tool].open();
+}
+
+const toggle = (name) => {
+  openTool(tool === name ? null : name);
+  if (tool) $(`panel-${tool}`).querySelector("input:not([hidden]), button:not([hidden])")?.focus({ preventScroll: true });
+};
+
+/** From inside the panorama, or the plane again. */
+function lookAround(on) {
+  if (on && tool) openTool(null);
+  on = on && look.show(panes[0].model, panes[0].scene, state.psi);
+  if (!on) look.hide();
+  $("tool-look").setAttribute("aria-pressed", String(on));
+  (on ? look.canvas : panes[0].osd.canvas).focus();
+  readout();
+  remember();
+}
+
+function found(latent, view) {
+  Object.assign(state, { latent, of: state.models[0] });
+  if (latent) state.strokes = [];
+  show().then(() => panes[0].look(view ?? panes[0].home()));
+}
+
+async function saveLook() {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await look.picture());
+  link.download = `${look.model.id.replace(/-[^-]*$/, "")}-${state.seed}-look.png`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
 function move(right, down) {
+  if (look.on) return look.turn(right * look.fov * 0.15, -down * look.fov * 0.15);
   const { x, y, period } = leader.view();
   const step = 0.15 * period * Math.min(leader.width, leader.height);
   leader.look({ x: x + right * step, y: y + down * step, period });
 }
 
 function zoom(factor) {
+  if (look.on) return look.zoom(factor ** 0.5);
   const view = leader.view();
   leader.look({ ...view, period: view.period / factor });
 }
 
 const random = () => setSeed(Math.floor(Math.random() * 1e6));
-const home = () => leader.look(leader.home());
+const home = () => {
+  if (!look.on) return leader.look(leader.home());
+  Object.assign(look, { yaw: 0, pitch: 0, fov: 80 });
+  look.went();
+};
 
 // Files
 
@@ -192,7 +342,7 @@ function prepare() {
     else {
       const beyond = period < trained * 0.99 ? ` Beyond training: ${(trained / period).toFixed(1)}× finer.` : "";
       $("save-size").textContent = `${size[1]} × ${size[0]} pixels, ${((size[0] * size[1]) / 1e6).toFixed(1)} megapixels.${beyond}`;
-      const query = { model: leader.model.id, seed: state.seed, psi: state.psi, center_x: (left + right) / 2, center_y: (top + bottom) / 2, period, height: size[0], width: size[1], format: kind };
+      const query = { model: leader.model.id, scene: leader.scene, psi: state.psi, center_x: (left + right) / 2, center_y: (top + bottom) / 2, period, height: size[0], width: size[1], format: kind };
       address = `/api/render?${new URLSearchParams(query)}`;
     }
   }
@@ -203,8 +353,9 @@ function prepare() {
 }
 
 function save() {
+  if (look.on) return saveLook();
   const { x, y } = leader.view();
-  $("save-what").textContent = `${leader.model.name}, seed ${state.seed}, about x ${tidy(x)}, y ${tidy(y)}: drawn anew at the size you choose.`;
+  $("save-what").textContent = `${leader.model.name}, ${state.latent ? "a photograph" : `seed ${state.seed}`}, about x ${tidy(x)}, y ${tidy(y)}: drawn anew at the size you choose.`;
   const single = leader.model.trained_periods[0] === leader.model.trained_periods[1];
   const [left, top, right, bottom] = leader.seen();
   if (single) $("long-side").value = Math.max(16, Math.round(Math.max(right - left, bottom - top) / leader.model.pyramid.period));
@@ -215,6 +366,7 @@ function save() {
 // Facts and keys
 
 function facts() {
+  $("facts").replaceChildren();
   for (const model of known) {
     const title = document.createElement("h3");
     title.textContent = model.name;
@@ -258,6 +410,11 @@ const KEYS = {
   r: random,
   c: compare,
   d: save,
+  s: () => toggle("shape"),
+  p: () => toggle("paint"),
+  u: () => toggle("photo"),
+  o: () => $("tool-look").disabled || lookAround(!look.on),
+  Escape: () => (look.on ? lookAround(false) : openTool(null)),
   "?": () => $("help-dialog").showModal(),
 };
 
@@ -275,11 +432,10 @@ function listen() {
   $("previous").addEventListener("click", KEYS["["]);
   $("next").addEventListener("click", KEYS["]"]);
   $("random").addEventListener("click", random);
-  const truncated = later(show, 120);
   $("psi").addEventListener("input", () => {
     state.psi = Number($("psi").value);
     $("psi-value").value = state.psi.toFixed(2);
-    truncated();
+    reshow();
   });
   $("model").addEventListener("change", () => setModel(0, $("model").value));
   $("other").addEventListener("change", () => setModel(1, $("other").value));
@@ -297,28 +453,96 @@ function listen() {
       $(id).addEventListener(kind, () => (leader = panes[id === "first" ? 0 : 1] ?? leader), { capture: true, passive: true });
     }
   }
+  for (const name of Object.keys(tools)) $(`tool-${name}`).addEventListener("click", () => toggle(name));
+  $("tool-look").addEventListener("click", KEYS.o);
+  for (const panel of document.querySelectorAll(".panel")) {
+    panel.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape") return;
+      const opener = $(`tool-${tool}`);
+      openTool(null);
+      opener.focus();
+    });
+  }
+  // A picture that is dropped anywhere, or pasted, is meant for the model.
+  const stage = $("stage");
+  const over = (event, on) => {
+    if (!event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    stage.classList.toggle("over", on);
+  };
+  stage.addEventListener("dragover", (event) => over(event, true));
+  stage.addEventListener("dragleave", (event) => over(event, false));
+  stage.addEventListener("drop", (event) => {
+    over(event, false);
+    bring(event.dataTransfer.files[0]);
+  });
+  addEventListener("paste", (event) => bring(event.clipboardData.files[0]));
   // Keys go on where they were.
   for (const dialog of document.querySelectorAll("dialog")) dialog.addEventListener("close", () => leader.osd.canvas.focus());
   addEventListener("hashchange", restore);
 }
 
+function bring(file) {
+  if (!file) return;
+  openTool("photo");
+  tools.photo.bring(file);
+}
+
+// Models of the registry that are not on show yet.
+const VERSION = "version:";
+let versions = [];
+
+/** The models that may be chosen. */
+function list() {
+  for (const id of ["model", "other"]) {
+    const options = known.map((model) => new Option(model.name, model.id));
+    $(id).replaceChildren(...options);
+    const waiting = versions.filter(({ version }) => !known.some((model) => model.name === `${limits.registry} ${version}`));
+    if (!waiting.length) continue;
+    const group = document.createElement("optgroup");
+    group.label = `Registry: ${limits.registry}`;
+    group.append(...waiting.map(({ version, about }) => new Option(`version ${version}${about ? ` (${about})` : ""}`, VERSION + version)));
+    $(id).append(group);
+  }
+  $("model").value = state.models[0] ?? known[0].id;
+  $("other").value = state.models[1] ?? "";
+  $("compare").hidden = known.length < 2;
+}
+
+async function askRegistry() {
+  const answer = await fetch("/api/registry");
+  const found = await answer.json();
+  if (!answer.ok) return tell(`The registry does not answer: ${found.error}`);
+  ({ versions } = found);
+  list();
+}
+
 async function start() {
   const answer = await fetch("/api/models");
   if (!answer.ok) throw new Error(await answer.text());
-  ({ models: known, limits } = await answer.json());
-  for (const id of ["model", "other"]) {
-    for (const model of known) $(id).append(new Option(model.name, model.id));
-  }
-  $("compare").hidden = known.length < 2;
+  const told = await answer.json();
+  ({ models: known, limits } = told);
+  limits.registry = told.registry;
+  list();
   $("seed").max = limits.seed;
   // OpenSeadragon writes a style into the page where there is none, which the page's policy does not allow; viewer.css says the same.
   const style = document.createElementNS("none", "style");
   style.setAttribute("data-openseadragon-mobile-css", "true");
   document.head.append(style);
   facts();
+  look = new Look($("first"), () => {
+    readout();
+    remember();
+  }, tell);
+  const over = () => overlay;
+  tools = {
+    shape: new Shape(state, over, reshow),
+    paint: new Paint(state, over, reshow),
+    photo: new Photo(state, () => panes[0].model, limits.photograph_bytes, found, tell),
+  };
   listen();
-  restore();
-  leader = panes[0];
+  await restore();
+  if (limits.registry) askRegistry();
   document.body.dataset.ready = "true";
 }
 

@@ -6,7 +6,7 @@ const ENLARGED = 8;
 const REDUCED = 0.25;
 
 /** Where tiles come from. Levels of OpenSeadragon are those of the server; the middle of the image is the origin of the plane. */
-function source(model, seed, psi) {
+function source(model, scene, psi) {
   const { tile_px: tile, levels, columns, rows } = model.pyramid;
   const top = levels - 1;
   const reach = model.chart === "plane" ? [Infinity, Infinity] : model.geometry.chart.half_extent;
@@ -26,7 +26,7 @@ function source(model, seed, psi) {
     },
     getTileUrl: (level, x, y) => {
       const [column, row] = [x - (columns / 2) * 2 ** level, y - (rows / 2) * 2 ** level];
-      return `/api/tile/${model.id}/${seed}/${level}/${column}_${row}.png?psi=${psi}`;
+      return `/api/tile/${model.id}/${scene}/${level}/${column}_${row}.png?psi=${psi}`;
     },
     hasTransparency: () => true,
   };
@@ -39,6 +39,7 @@ export class Pane {
     this.model = null;
     this.together = [];
     this.shown = null;
+    this.scene = null;
     this.osd = OpenSeadragon({
       element,
       drawer: "canvas",
@@ -61,6 +62,8 @@ export class Pane {
       zoomPerScroll: 1.25,
       smoothTileEdgesMinZoom: Infinity,
       minZoomImageRatio: 0,
+      // Where a level is as fine as the screen it is the one that is drawn, not the next.
+      minPixelRatio: 0.5001,
       maxZoomPixelRatio: Infinity,
     });
     // Tiles are stretched by a pixel against seams, but where they fall on whole pixels of the screen.
@@ -91,18 +94,21 @@ export class Pane {
     const [zoom, center] = [viewport.getZoom(true), viewport.getCenter(true)];
     if (!this.model || zoom !== viewport.getZoom(false) || !center.equals(viewport.getCenter(false))) return false;
     const pixels = (this.model.pyramid.tile_px * this.model.pyramid.period * zoom * this.width * devicePixelRatio) / this.unit;
+    // Enlarged, the border of a tile would fade into nothing.
+    if (pixels > this.model.pyramid.tile_px * 2 ** (this.model.pyramid.levels - 1) * (1 + 1e-6)) return false;
     // Of the level that is shown: 128 pixels or more.
     const side = 128 * 2 ** (Math.log2(pixels / 128) - Math.floor(Math.log2(pixels / 128) + 1e-9));
     return Math.abs(side - Math.round(side)) < 1e-3;
   }
 
   /** Show a scene of a model, one of those `together`. The old one stays below until the new one is there. */
-  show(model, together, seed, psi) {
+  show(model, together, scene, psi) {
     this.together = together;
     if (this.model) this.limit();
-    const name = `${model.id} ${seed} ${psi}`;
+    const name = `${model.id} ${scene} ${psi}`;
     if (this.shown === name) return;
     this.shown = name;
+    this.scene = scene;
     const view = this.model && this.model.id !== model.id ? this.view() : null;
     if (this.model !== model) {
       this.model = model;
@@ -111,7 +117,7 @@ export class Pane {
     }
     this.element.setAttribute("aria-busy", "true");
     this.osd.addTiledImage({
-      tileSource: source(model, seed, psi),
+      tileSource: source(model, scene, psi),
       wrapHorizontal: model.pyramid.wraps,
       success: ({ item }) => {
         if (this.shown !== name) {
@@ -173,6 +179,40 @@ export class Pane {
     let x = (center.x - 0.5) * this.unit;
     if (this.model.pyramid.wraps) x -= this.unit * Math.round(x / this.unit);
     return { x, y: (center.y - rows / columns / 2) * this.unit, period: this.unit / (viewport.getZoom(false) * this.width) };
+  }
+
+  /** `view` as it is at this moment of a movement, not yet brought to one turn of a ring. */
+  now() {
+    const viewport = this.osd.viewport;
+    const center = viewport.getCenter(true);
+    const { columns, rows } = this.model.pyramid;
+    return {
+      x: (center.x - 0.5) * this.unit,
+      y: (center.y - rows / columns / 2) * this.unit,
+      period: this.unit / (viewport.getZoom(true) * this.width),
+    };
+  }
+
+  /** Screen pixels from the top left of the pane, of a place of the plane. */
+  toPixel({ x, y }) {
+    const now = this.now();
+    if (this.model.pyramid.wraps) x += 2 * Math.round((now.x - x) / 2);
+    return [(x - now.x) / now.period + this.width / 2, (y - now.y) / now.period + this.height / 2];
+  }
+
+  /** The place of the plane at a screen pixel. */
+  toPlane(left, top) {
+    const { x, y, period } = this.now();
+    return [x + (left - this.width / 2) * period, y + (top - this.height / 2) * period];
+  }
+
+  /** Zoom about the pointer, as the wheel over the picture does. */
+  wheel(event) {
+    event.preventDefault();
+    const box = this.element.getBoundingClientRect();
+    const at = this.osd.viewport.pointFromPixel(new OpenSeadragon.Point(event.clientX - box.left, event.clientY - box.top), true);
+    this.osd.viewport.zoomBy(event.deltaY < 0 ? 1.25 : 0.8, at, still);
+    this.osd.viewport.applyConstraints(still);
   }
 
   /** Look somewhere. */
