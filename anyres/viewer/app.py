@@ -45,6 +45,9 @@ MEDIA = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".s
 FOR_EVER = "private, max-age=31536000, immutable"
 MEMORY_LIMIT = 64 << 20
 PHOTOGRAPHS = "/api/photographs/"
+PICTURE_FILE = {
+    "requestBody": {"required": True, "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}},
+}
 RETRY_S = 1
 WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,18})")
 
@@ -197,7 +200,7 @@ def create_app(
         subject = scenes.put(exhibit.model, exhibit.digest, recipe)
         return JSONResponse({"id": str(subject)})
 
-    @app.post("/api/photographs/{model}", status_code=202)
+    @app.post("/api/photographs/{model}", status_code=202, openapi_extra=PICTURE_FILE)
     async def bring(request: Request, model: Name, steps: Annotated[Whole, Query(ge=1, le=STEP_LIMIT)] = STEPS) -> Response:
         """Bring a picture file of any format, as the body, to be fitted; where to ask how far that is."""
         job = photographs.start(exhibit_of(model).model, await request.body(), steps)

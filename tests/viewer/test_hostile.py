@@ -312,3 +312,14 @@ def test_a_token_is_made_for_any_address_but_this_machines_own(host: str, alone:
     assert is_loopback(host) == alone
     assert (with_token(None, host) is None) == alone
     assert with_token("chosen-by-hand", host) == "chosen-by-hand"
+
+
+def test_a_crowd_is_served_and_sees_nothing_wrong(frame_bundle: Path, tmp_path: Path):
+    words = ["benchmarks/tiles.py", str(frame_bundle), "--clients", "50", "--seconds", "8", "--out", str(tmp_path / "tiles.json")]
+    run = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    crowd = json.loads((tmp_path / "tiles.json").read_text())["crowd"]
+    assert (crowd["errors"], crowd["wrong"]) == (0, 0)
+    assert crowd["tiles"] > 50
+    assert crowd["checked"] > 5
+    assert crowd["memory_mib"] < 600
