@@ -130,3 +130,53 @@ def test_a_registry_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: p
     assert done.exit_code == 2
     assert "there is no registry at mlflow.db" in done.output
     assert not list(tmp_path.iterdir())
+
+
+# ---- what machines are told
+
+
+def test_json_says_the_same_of_everything_that_is_written(bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    endless = make_bundle(folder / "endless", 1, 0.5, **INFINITY_GAN)
+    ring = make_bundle(folder / "ring", 1, 0.5, (1.0, 0.5), chart="cylinder", fov=180.0)
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 72, 3), dtype=np.uint8)).save(photo)
+    fit = ("--model", endless, "--size", 32, "--steps", 2, "--seed", 9)
+    commands = {
+        "p.tif": (bundle, ("render", bundle, "--seed", 9, "--size", "24x32", "--center", "0.1,-0.1", "--zoom", 2)),
+        "ring.png": (ring, ("panorama", ring, "--seed", 9, "--height", 40)),
+        "fused.png": (endless, ("fuse", endless, "--seeds", "3,9", "--size", "24x40")),
+        "grid.png": (bundle, ("grid", bundle, "--seeds", "3,9", "--sizes", "16,32")),
+        "zoom.webp": (bundle, ("zoom", bundle, "--seed", 9, "--size", "24x32", "--seconds", 0.4, "--fps", 5)),
+        "it.safetensors": (bundle, ("invert", photo, "--model", bundle, "--sizes", "16,32", "--steps", 2, "--seed", 9)),
+        "wide.png": (endless, ("outpaint", photo, *fit, "--times", 2)),
+        "between.png": (endless, ("blend", photo, photo, *fit, "--gap", 1)),
+    }
+    told = {}
+    for name, (model, words) in commands.items():
+        done = run(*words, "--out", tmp_path / name, "--json")
+        assert done.exit_code == 0, done.output
+        told[name] = facts = json.loads(done.stdout)
+        assert facts["path"] == str(tmp_path / name)
+        assert facts["weights"] == anyres.load(model).meta["weights_sha256"]
+        assert facts["seconds"] > 0
+        assert facts["seeds" if name in ("fused.png", "grid.png") else "seed"] in ([3, 9], 9)
+        assert ("psi" in facts) == (name != "it.safetensors")
+        if Path(name).suffix == ".png":
+            with Image.open(tmp_path / name) as picture:
+                assert facts["size"] == [picture.height, picture.width]
+        if name not in ("grid.png", "zoom.webp", "it.safetensors"):
+            window = Window(**facts["window"])
+            assert list(window.size) == facts["size"]
+    assert told["p.tif"]["window"] == {"center": [0.1, -0.1], "period": 2 / 24 / 2, "size": [24, 32]}
+    assert told["p.tif"]["psi"] == 0.7
+    assert told["grid.png"]["sizes"] == told["it.safetensors"]["sizes"] == [16, 32]
+    assert (told["zoom.webp"]["frames"], told["zoom.webp"]["size"]) == (2, [24, 32])
+    assert all(fit > 0 for fit in (*told["it.safetensors"]["psnr_db"], told["wide.png"]["psnr_db"]))
+    assert Path(told["wide.png"]["latent"]).is_file()
+    assert all(Path(latent).is_file() for latent in told["between.png"]["latents"])
+    done = run(
+        "render", bundle, "--latent", tmp_path / "it.safetensors", "--size", "24x32", "--out", tmp_path / "l.png", "--json"
+    )
+    facts = json.loads(done.stdout)
+    assert (facts["seed"], facts["latent"], facts["psi"]) == (None, str(tmp_path / "it.safetensors"), 1.0)

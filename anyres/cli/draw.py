@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,16 +13,20 @@ from anyres.cli.options import (
     BUNDLE,
     Bundle,
     Center,
+    Dask,
+    Json,
     LatentFile,
     Output,
     Psi,
     Seed,
     Size,
     app,
+    drawn,
     numbers,
     one_line,
     opened,
     sides,
+    tell,
     unbounded,
     write,
 )
@@ -46,6 +52,8 @@ def render(
         typer.Option(help="left,top,right,bottom,seed,structure|texture: draw that of a box anew; infinity_gan only."),
     ] = None,
     out: Output = Path("picture.png"),
+    dask: Dask = None,
+    as_json: Json = False,
 ) -> None:
     """Draw a window of a scene, or of a projected photograph; edits of its geometry apply in the order of the help.
 
@@ -56,6 +64,7 @@ def render(
     from anyres.plane.window import Window
     from anyres.synthesis import edit
 
+    began = time.perf_counter()
     with one_line():
         loaded = opened(model)
         window_size = sides("--size", size)
@@ -78,7 +87,10 @@ def render(
             edits.append(edit.perspective(tilt_x, tilt_y))
         if displace is not None:
             edits.append(edit.displace(displace, seed=seed))
-        write(out, loaded.generator, scene, Window((x, y), period, window_size), psi, named, edit.compose(edits))
+        window = Window((x, y), period, window_size)
+        write(out, loaded, scene, window, psi, edit.compose(edits), dask)
+        facts = _facts(window, seed, latent, psi)
+        tell(as_json, drawn(out, window, named), out, loaded, began, **facts)
 
 
 @app.command(epilog="Example: anyres panorama --seed 3 --height 512 --out panorama.png")
@@ -89,6 +101,8 @@ def panorama(
     height: Annotated[int, typer.Option(min=16, max=16384, help="Pixels down; the width follows from the angle.")] = 512,
     psi: Psi = 0.7,
     out: Output = Path("panorama.png"),
+    dask: Dask = None,
+    as_json: Json = False,
 ) -> None:
     """Draw a scene all round, 360 degrees whose ends meet; needs a model trained with chart cylinder.
 
@@ -96,11 +110,14 @@ def panorama(
     """
     from anyres.plane.chart import ring_window
 
+    began = time.perf_counter()
     with one_line():
         loaded = opened(model)
         window = ring_window(loaded.geometry.chart, height, loaded.geometry.lattice_px)
         scene, psi, named = _scene(loaded.generator, seed, latent, psi, [])
-        write(out, loaded.generator, scene, window, psi, named)
+        write(out, loaded, scene, window, psi, dask=dask)
+        facts = _facts(window, seed, latent, psi)
+        tell(as_json, drawn(out, window, named), out, loaded, began, **facts)
 
 
 @app.command(epilog="Example: anyres fuse --seeds 3,8,21 --size 256x1024 --out fused.png")
@@ -116,6 +133,8 @@ def fuse(
     softness: Annotated[float, typer.Option(min=0.001, help="How wide styles fade into each other, in plane units.")] = 0.25,
     psi: Psi = 0.7,
     out: Output = Path("fused.png"),
+    dask: Dask = None,
+    as_json: Json = False,
 ) -> None:
     """Draw several styles over one canvas, about centres or as a mask is painted; needs a model of infinity_gan.
 
@@ -127,8 +146,10 @@ def fuse(
     from anyres.plane.window import Window
     from anyres.synthesis import fuse as fusion
 
+    began = time.perf_counter()
     with one_line():
-        generator = unbounded(model)
+        loaded = unbounded(model)
+        generator = loaded.generator
         height, width = sides("--size", size)
         x, y = numbers("--center", center, ",", 2)
         window = Window((x, y), generator.geometry.periods[0], (height, width))
@@ -148,7 +169,15 @@ def fuse(
                 raise ValueError(f"--centers names {len(found)} places for {len(chosen)} seeds; give one each")
             shares = fusion.nearest(found, softness)  # type: ignore[arg-type]
         scene = fusion.fused(chosen, generator.z_dim, shares)
-        write(out, generator, scene, window, psi, f"scenes {seeds}")
+        write(out, loaded, scene, window, psi, dask=dask)
+        facts = {"size": window.size, "seeds": chosen, "window": asdict(window), "psi": psi}
+        tell(as_json, drawn(out, window, f"scenes {seeds}"), out, loaded, began, **facts)
+
+
+def _facts(window: Any, seed: int, latent: Path | None, psi: float) -> dict[str, Any]:
+    """What machines are told of a picture of one scene."""
+    scene = {"seed": seed} if latent is None else {"seed": None, "latent": str(latent)}
+    return {"size": window.size, **scene, "window": asdict(window), "psi": psi}
 
 
 def _scene(generator: Any, seed: int, latent: Path | None, psi: float, resample: list[str]) -> tuple[Any, float, str]:

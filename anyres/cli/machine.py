@@ -103,16 +103,17 @@ def _features() -> list[Finding]:
 
 def _tools() -> list[Finding]:
     packages = {
-        "dvc": "`dvc repro`: what is out of date",
-        "prefect": "the pipeline as flows",
-        "mlflow": "tracking and the registry",
+        "dvc": ("`dvc repro`: what is out of date", "pipelines"),
+        "prefect": ("the pipeline as flows", "pipelines"),
+        "mlflow": ("tracking and the registry", "pipelines"),
+        "distributed": ("`anyres render --dask`: drawing on many machines", "dask"),
     }
     found: list[Finding] = []
-    for name, use in packages.items():
+    for name, (use, extra) in packages.items():
         try:
             found.append((name, "yes", f"{version(name)}; {use}"))
         except PackageNotFoundError:
-            found.append((name, "no", f"{use}; install anyres[pipelines]"))
+            found.append((name, "no", f"{use}; install anyres[{extra}]"))
     programs: dict[str, tuple[Callable[[str], Any], str]] = {
         "git": (shutil.which, "which commit a model comes from"),
         "ffmpeg": (shutil.which, "`anyres zoom` as MP4; without it WebP"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +33,11 @@ Output = Annotated[
     Path,
     typer.Option(help="A .png, .jpg or .webp; or .tif (a pyramid), .dzi (Deep Zoom) or .zarr, for pictures larger than memory."),
 ]
+Dask = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="A Dask scheduler, tcp://host:8786, whose workers draw the tiles: the same file."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 
 
 @app.callback()
@@ -56,13 +63,13 @@ def opened(model: str) -> Any:
 
 
 def unbounded(model: str) -> Any:
-    """A generator that draws several styles and pinned fields. Raises ValueError, one line, for another."""
+    """A model that draws several styles and pinned fields. Raises ValueError, one line, for another."""
     from anyres.networks import InfinityGan
 
-    generator = opened(model).generator
-    if not isinstance(generator, InfinityGan):
-        raise ValueError(f"{model} holds a {type(generator).__name__}, this needs infinity_gan; see `anyres preset`")
-    return generator
+    loaded = opened(model)
+    if not isinstance(loaded.generator, InfinityGan):
+        raise ValueError(f"{model} holds a {type(loaded.generator).__name__}, this needs infinity_gan; see `anyres preset`")
+    return loaded
 
 
 def photograph(path: Path) -> Any:
@@ -105,22 +112,38 @@ def check_output(out: Path) -> None:
         )
 
 
-def write(out: Path, generator: Any, scene: Any, window: Any, psi: float, named: str, edit: Any = None) -> None:
-    """Draw a window of a scene (seed, latent or scene) into a picture file, and say so."""
+def write(out: Path, model: Any, scene: Any, window: Any, psi: float, edit: Any = None, dask: str | None = None) -> None:
+    """Draw a window of a scene (seed, latent or scene) into a picture file."""
     from PIL import Image
 
     from anyres.files import replacing
     from anyres.progress import progress_bar
     from anyres.synthesis.render import render
-    from anyres.synthesis.stream import render_to
 
     check_output(out)
     kind, megapixels = out.suffix.lower(), window.size[0] * window.size[1] / 1e6
+
+    def resumed(done: float) -> None:
+        typer.echo(f"{out}: goes on at {done:.2f} of {megapixels:.2f} MP, which were drawn before", err=True)
+
     with progress_bar("draw", megapixels, "MP") as advance:
         if kind in STREAMED or (kind == ".png" and megapixels >= STREAMED_MP):
-            render_to(out, generator, scene, window, psi, edit=edit, advance=advance)
+            model.render_to(out, scene, window, psi, edit=edit, advance=advance, resumed=resumed, dask=dask)
         else:
-            pixels = render(generator, scene, window, psi, edit=edit, advance=advance)
+            with model.drawn_on(dask) as draw:
+                pixels = render(model.generator, scene, window, psi, edit=edit, advance=advance, draw=draw)
             with replacing(out) as stream:
                 Image.fromarray(pixels).save(stream, format=PICTURES[kind])
-    typer.echo(f"{out}: {window.size[1]} x {window.size[0]} px, {named}")
+
+
+def drawn(out: Path, window: Any, named: str) -> str:
+    """What is said of a picture that was drawn."""
+    return f"{out}: {window.size[1]} x {window.size[0]} px, {named}"
+
+
+def tell(as_json: bool, words: str, out: Path, model: Any, began: float, **facts: Any) -> None:
+    """Say in words what was written, or for machines in one JSON object; `began` is when work began, by `time.perf_counter`."""
+    if as_json:
+        facts = {"path": str(out), **facts, "weights": model.meta["weights_sha256"]}
+        words = json.dumps(facts | {"seconds": round(time.perf_counter() - began, 3)}, indent=2)
+    typer.echo(words)

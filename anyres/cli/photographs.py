@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,15 +11,18 @@ import typer
 
 from anyres.cli.options import (
     BUNDLE,
+    Json,
     ModelOption,
     Output,
     Photo,
     app,
     check_output,
+    drawn,
     numbers,
     one_line,
     opened,
     photograph,
+    tell,
     unbounded,
     write,
 )
@@ -33,6 +38,7 @@ def invert(
     steps: Annotated[int, typer.Option(min=1, help="Steps of the fit.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the noise that the scene takes.")] = 0,
     out: Annotated[Path, typer.Option(help="The latent that is written.")] = Path("photo.safetensors"),
+    as_json: Json = False,
 ) -> None:
     """Project a photograph: find the styles whose pictures come nearest to it, at all sizes at once.
 
@@ -41,8 +47,10 @@ def invert(
     from anyres.progress import progress_bar
     from anyres.synthesis import invert as projection
 
+    began = time.perf_counter()
     with one_line():
-        generator = opened(model).generator
+        loaded = opened(model)
+        generator = loaded.generator
         pixels = photograph(photo)
         wanted_sizes = [int(value) for value in numbers("--sizes", sizes, ",")] if sizes else None
         if wanted_sizes is None:
@@ -51,8 +59,10 @@ def invert(
         with progress_bar("invert", steps, "steps") as advance:
             found = projection.invert(generator, wanted, steps, seed, work=out.with_suffix(".partial"), advance=advance)
         found.save(out)
-        fits = ", ".join(f"{min(t.window.size)} px {projection.psnr(generator, found, t):.1f} dB" for t in wanted)
-    typer.echo(f"{out}: {fits}")
+        fits = {min(target.window.size): projection.psnr(generator, found, target) for target in wanted}
+    words = ", ".join(f"{short} px {fit:.1f} dB" for short, fit in fits.items())
+    facts = {"sizes": list(fits), "psnr_db": list(fits.values()), "seed": seed, "photo": str(photo), "steps": steps}
+    tell(as_json, f"{out}: {words}", out, loaded, began, **facts)
 
 
 ShortSide = Annotated[int | None, typer.Option("--size", min=8, help="Pixels along the short side; by default a frame's.")]
@@ -69,6 +79,7 @@ def outpaint(
     steps: Steps = 500,
     seed: Annotated[int, typer.Option(help="Of what lies beyond the photograph.")] = 0,
     out: Output = Path("outpainted.png"),
+    as_json: Json = False,
 ) -> None:
     """Draw a photograph and what might lie beside it; needs a model of infinity_gan.
 
@@ -78,19 +89,25 @@ def outpaint(
     from anyres.synthesis import outpaint as beyond
     from anyres.synthesis.render import render
 
+    began = time.perf_counter()
     with one_line():
         check_output(out)
-        generator = unbounded(model)
+        loaded = unbounded(model)
+        generator = loaded.generator
         target = beyond.placed(photograph(photo), generator, size or _frame_px(generator))
         target, canvas = beyond.on_canvas(target, times, side)  # type: ignore[arg-type]
         found = _fitted(generator, target, steps, seed, out)
-        write(out, generator, found, canvas, 1.0, str(photo))
-        drawn = render(generator, found, canvas)
+        write(out, loaded, found, canvas, 1.0)
+        pixels = render(generator, found, canvas)
         left = round((target.window.origin[0] - canvas.origin[0]) / canvas.period)
         right = left + target.window.size[1]
-        seams = [f"{beyond.seam_rank(drawn, edge):.0%}" for edge in (left, right) if 0 < edge < canvas.size[1]]
-        near = beyond.fidelity(drawn[:, left:right], target)
-        typer.echo(f"given part {near:.1f} dB; smaller steps than at its border: {', '.join(seams) or 'none'}")
+        seams = [beyond.seam_rank(pixels, edge) for edge in (left, right) if 0 < edge < canvas.size[1]]
+        near = beyond.fidelity(pixels[:, left:right], target)
+    shares = ", ".join(f"{share:.0%}" for share in seams) or "none"
+    words = f"{drawn(out, canvas, str(photo))}\ngiven part {near:.1f} dB; smaller steps than at its border: {shares}"
+    facts = {"size": canvas.size, "seed": seed, "photo": str(photo), "latent": str(out.with_suffix(".safetensors"))}
+    facts |= {"window": asdict(canvas), "psi": 1.0, "psnr_db": near, "smaller_steps": seams}
+    tell(as_json, words, out, loaded, began, **facts)
 
 
 @app.command(epilog="Example: anyres blend left.jpg right.jpg --gap 1.5 --steps 100 --out between.png")
@@ -103,20 +120,26 @@ def blend(
     steps: Steps = 500,
     seed: Annotated[int, typer.Option(help="Of what lies between.")] = 0,
     out: Output = Path("between.png"),
+    as_json: Json = False,
 ) -> None:
     """Draw two photographs on one canvas and what might lie between them; needs a model of infinity_gan."""
     from anyres.synthesis import outpaint as beyond
 
+    began = time.perf_counter()
     with one_line():
         check_output(out)
-        generator = unbounded(model)
+        loaded = unbounded(model)
+        generator = loaded.generator
         short = size or _frame_px(generator)
         a, b = (beyond.placed(photograph(path), generator, short) for path in (first, second))
         a, b, canvas = beyond.side_by_side(a, b, gap)
-        files = (out.with_name(f"{out.stem}.{name}{out.suffix}") for name in ("a", "b"))
+        files = [out.with_name(f"{out.stem}.{name}{out.suffix}") for name in ("a", "b")]
         found = [_fitted(generator, part, steps, seed, file) for part, file in zip((a, b), files, strict=True)]
         span = (a.window.bounds[2], b.window.bounds[0])
-        write(out, generator, beyond.between(found[0], found[1], span), canvas, 1.0, f"{first}, {second}")
+        write(out, loaded, beyond.between(found[0], found[1], span), canvas, 1.0)
+    facts = {"size": canvas.size, "seed": seed, "photos": [str(first), str(second)]}
+    facts |= {"latents": [str(file.with_suffix(".safetensors")) for file in files], "window": asdict(canvas), "psi": 1.0}
+    tell(as_json, drawn(out, canvas, f"{first}, {second}"), out, loaded, began, **facts)
 
 
 def _frame_px(generator: Any) -> int:

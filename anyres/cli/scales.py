@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from anyres.cli.options import BUNDLE, PICTURES, Bundle, Psi, Seed, Size, app, numbers, one_line, opened, sides
+from anyres.cli.options import BUNDLE, PICTURES, Bundle, Json, Psi, Seed, Size, app, numbers, one_line, opened, sides, tell
 
 # Endings of films; the last needs ffmpeg.
 FILMS = (".webp", ".gif", ".mp4")
@@ -23,6 +24,7 @@ def grid(
     sizes: Annotated[str, typer.Option(help="Short sides in pixels, a column each, with commas between.")] = "64,128,256",
     psi: Psi = 0.7,
     out: Annotated[Path, typer.Option(help="A .png, .jpg or .webp file.")] = Path("grid.png"),
+    as_json: Json = False,
 ) -> None:
     """Draw whole frames of some scenes at several sizes, all enlarged to the largest: what a scene gains with size."""
     import numpy as np
@@ -33,10 +35,12 @@ def grid(
     from anyres.progress import progress_bar
     from anyres.synthesis.render import render
 
+    began = time.perf_counter()
     with one_line():
         if out.suffix.lower() not in PICTURES:
             raise ValueError(f"{out}: not a kind of picture that is written here; end its name with .png, .jpg or .webp")
-        generator = opened(model).generator
+        loaded = opened(model)
+        generator = loaded.generator
         chart = generator.geometry.chart
         wide, high = chart.half_extent
         aspect = wide / high if chart.name == "frame" else 1.0
@@ -57,7 +61,8 @@ def grid(
                     advance(1)
         with replacing(out) as stream:
             Image.fromarray(canvas).save(stream, format=PICTURES[out.suffix.lower()])
-        typer.echo(f"{out}: scenes {seeds} at {sizes} px")
+        facts = {"size": canvas.shape[:2], "seeds": rows, "sizes": columns, "psi": psi}
+        tell(as_json, f"{out}: scenes {seeds} at {sizes} px", out, loaded, began, **facts)
 
 
 @app.command(epilog="Example: anyres zoom --seed 3 --center 0.2,0.1 --to 16 --out zoom.webp")
@@ -71,10 +76,12 @@ def zoom(
     fps: Annotated[int, typer.Option(min=1, max=120, help="Frames a second.")] = 24,
     psi: Psi = 0.7,
     out: Annotated[Path, typer.Option(help="A .webp or .gif file, or .mp4 where ffmpeg is installed.")] = Path("zoom.webp"),
+    as_json: Json = False,
 ) -> None:
     """Film the way from a whole frame into a point of it, every frame drawn anew at its own scale."""
     from anyres.progress import progress_bar
 
+    began = time.perf_counter()
     with one_line():
         if out.suffix.lower() not in FILMS:
             raise ValueError(f"{out}: not a kind of film that is written here; end its name with {', '.join(FILMS)}")
@@ -83,14 +90,17 @@ def zoom(
         count = max(round(seconds * fps), 2)
         if count > MAX_FRAMES:
             raise ValueError(f"--seconds {seconds:g} at --fps {fps} are {count} frames; at most {MAX_FRAMES} are drawn")
-        generator = opened(model).generator
+        loaded = opened(model)
+        generator = loaded.generator
         windows = list(_way(generator.geometry.chart, (x, y), to, (height, width), count))
         generator.geometry.chart.check(windows[0])
         generator.geometry.chart.check(windows[-1])
         with progress_bar("draw", count, "frames") as advance:
             frames = _drawn(generator, seed, windows, psi, advance)
             (_film_by_ffmpeg if out.suffix.lower() == ".mp4" else _film)(out, frames, fps, (height, width))
-        typer.echo(f"{out}: {count} frames of {width} x {height} px, into x {x:g}, y {y:g} of scene {seed}, zoom {to:g}")
+        words = f"{out}: {count} frames of {width} x {height} px, into x {x:g}, y {y:g} of scene {seed}, zoom {to:g}"
+        facts = {"size": (height, width), "seed": seed, "center": (x, y), "zoom": to, "frames": count, "fps": fps, "psi": psi}
+        tell(as_json, words, out, loaded, began, **facts)
 
 
 def _way(chart: Any, target: tuple[float, float], to: float, size: tuple[int, int], count: int) -> Iterator[Any]:

@@ -10,6 +10,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from anyres.networks import build_generator
 from anyres.params import Train, describe
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window, frame_window
-from anyres.synthesis.render import Edit, Generator, render
+from anyres.synthesis.render import Drawing, Edit, Generator, in_turn, render
 
 FORMAT = 1
 WEIGHTS = "generator.safetensors"
@@ -61,13 +62,28 @@ class Model:
         tile: int = 512,
         edit: Edit | None = None,
         advance: Callable[[float], None] | None = None,
+        resumed: Callable[[float], None] | None = None,
+        dask: str | None = None,
     ) -> None:
-        """Draw a window of any size into a .tif, .dzi, .png or .zarr; see `anyres.synthesis.stream.render_to`."""
+        """Draw a window of any size into a .tif, .dzi, .png or .zarr; see `anyres.synthesis.stream.render_to`.
+
+        `dask` is the address of a scheduler, tcp://host:8786, whose workers draw the tiles: into the same file, which this
+        process writes. What is raised then: see `anyres.synthesis.workers.drawing_on`.
+        """
         # Formats of files have libraries of their own, which whoever draws in memory need not have.
         from anyres.synthesis.stream import render_to
 
         about = {name: str(self.meta[name]) for name in TOLD if name in self.meta}
-        render_to(path, self.generator, seed, window, psi, tile, edit, advance, about)
+        with self.drawn_on(dask) as draw:
+            render_to(path, self.generator, seed, window, psi, tile, edit, advance, about, draw, resumed)
+
+    def drawn_on(self, dask: str | None) -> AbstractContextManager[Drawing]:
+        """What draws from this model: the workers of a Dask scheduler, or for None this process."""
+        if dask is None:
+            return nullcontext(in_turn)
+        from anyres.synthesis.workers import drawing_on
+
+        return drawing_on(dask, self.generator, self.meta["params"]["train"])
 
 
 def load(folder: str | Path, device: str = "cpu") -> Model:

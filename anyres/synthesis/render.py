@@ -6,7 +6,7 @@ plane's own pixel grid, so any two windows of one period and one pixel phase agr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -40,6 +40,38 @@ class Generator(Protocol):
     def __call__(self, scene: Scene, windows: Sequence[Window], psi: float = 1.0) -> Tensor: ...
 
 
+class Drawing(Protocol):
+    """What draws passes, windows of one size each, and yields their pictures (b, 3, h, w) in the order of the passes.
+
+    Where `final`, nothing is made of the values but bytes: others that `to_uint8` makes the same bytes of will do.
+    """
+
+    def __call__(
+        self,
+        generator: Generator,
+        scene: Scene,
+        passes: Iterable[Sequence[Window]],
+        psi: float,
+        edit: Edit | None,
+        final: bool,
+    ) -> Iterator[Tensor]: ...
+
+
+@torch.inference_mode()
+def in_turn(
+    generator: Generator,
+    scene: Scene,
+    passes: Iterable[Sequence[Window]],
+    psi: float,
+    edit: Edit | None,
+    final: bool = True,
+) -> Iterator[Tensor]:
+    """Draw passes in this process, each when it is asked for."""
+    edited = {} if edit is None else {"edit": edit}
+    for windows in passes:
+        yield generator(scene.repeated(len(windows)), windows, psi=psi, **edited)
+
+
 def render(
     generator: Generator,
     seed: int | Latent | Scene,
@@ -49,21 +81,21 @@ def render(
     stitch: Stitch | None = None,
     edit: Edit | None = None,
     advance: Callable[[float], None] | None = None,
+    draw: Drawing = in_turn,
 ) -> np.ndarray:
     """Draw the scene of `seed`, or of a latent, or a scene of one picture, at a window of any size: uint8 (h, w, 3).
 
     `psi` truncates styles towards their mean (1: not at all). `tile` is the side in pixels of the largest
     pass. How tiles meet: see `render_tiles`. `edit` says what is drawn where: see `anyres.synthesis.edit`. `advance` is told
-    of megapixels as they are drawn. Raises ValueError where the window leaves the generator's chart, or psi or tile are out
-    of bounds.
+    of megapixels as they are drawn. `draw` is what draws them. Raises ValueError where the window leaves the generator's chart,
+    or psi or tile are out of bounds.
     """
     out = np.empty((*window.size, 3), dtype=np.uint8)
-    for tile_at, pixels in render_tiles(generator, seed, window, psi, tile, stitch, edit):
-        out[tile_at.top : tile_at.top + tile_at.size[0], tile_at.left : tile_at.left + tile_at.size[1]] = to_uint8(pixels[None])[
-            0
-        ]
-        if advance is not None:
-            advance(tile_at.size[0] * tile_at.size[1] / 1e6)
+    for drawn in render_passes(generator, seed, window, psi, tile, stitch, edit, draw=draw):
+        for at, pixels in drawn:
+            out[at.top : at.top + at.size[0], at.left : at.left + at.size[1]] = to_uint8(pixels[None])[0]
+            if advance is not None:
+                advance(at.size[0] * at.size[1] / 1e6)
     return out
 
 
@@ -95,11 +127,12 @@ def render_passes(
     stitch: Stitch | None = None,
     edit: Edit | None = None,
     first: int = 0,
+    draw: Drawing = in_turn,
 ) -> Iterator[list[tuple[Tile, Tensor]]]:
     """What `render_tiles` yields, in lists of what is drawn together, without the `first` so many tiles.
 
-    They are those of some passes of a former call, and what follows is the same to the bit. Raises ValueError at once, not with
-    the first pass.
+    They are those of some passes of a former call, and what follows is the same to the bit. The division into passes is the same
+    whatever `draw` draws them. Raises ValueError at once, not with the first pass.
     """
     scene = scene_of(generator, seed, psi)
     generator.geometry.chart.check(window)
@@ -110,54 +143,56 @@ def render_passes(
     tiles = plan(aligned.size, tile // lattice * lattice, lattice)
     stitch = stitch or ("grid" if generator.geometry.exact else "overlap")
     overlap = max(tile // OVERLAP_SHARE // lattice * lattice, lattice) if stitch == "overlap" else 0
+
+    def drawn_of(groups: Iterable[Sequence[Tile]], final: bool) -> Iterator[Tensor]:
+        passes = ([aligned.crop(part.top, part.left, part.size) for part in group] for group in groups)
+        return draw(generator, scene, passes, psi, edit, final)
+
     if stitch == "grid" or len(tiles) == 1:
-        drawn = _draw(generator, scene, aligned, tiles, psi, edit, first)
+        drawn = _side_by_side(drawn_of, tiles, first)
     else:
         tiles = plan(aligned.size, max(tile // lattice * lattice - overlap, lattice), lattice)
-        drawn = _blended(generator, scene, aligned, tiles, overlap, psi, edit, first)
+        drawn = _blended(drawn_of, aligned.size, tiles, overlap, first)
     return ([_clipped(part, pixels, top, left, window.size) for part, pixels in parts] for parts in drawn)
 
 
+# Groups of tiles of one size, and whether their values are final -> values of each group, (b, 3, h, w).
+DrawnOf = Callable[[Iterable[Sequence[Tile]], bool], Iterator[Tensor]]
+
+
 @torch.inference_mode()
-def _draw(
-    generator: Generator, scene: Scene, canvas: Window, tiles: list[Tile], psi: float, edit: Edit | None, first: int = 0
-) -> Iterator[list[tuple[Tile, Tensor]]]:
-    """Tiles of a canvas, those of one size together."""
+def _side_by_side(drawn_of: DrawnOf, tiles: list[Tile], first: int) -> Iterator[list[tuple[Tile, Tensor]]]:
+    """Tiles as they are, those of one size together."""
     count = max(1, BATCH_PX // (tiles[0].size[0] * tiles[0].size[1]))
-    edited = {} if edit is None else {"edit": edit}
-    done = 0
+    groups, done = [], 0
     for group in batches(tiles, count):
         done += len(group)
-        if done <= first:
-            continue
-        windows = [canvas.crop(part.top, part.left, part.size) for part in group]
-        yield list(zip(group, generator(scene.repeated(len(group)), windows, psi=psi, **edited), strict=True))
+        if done > first:
+            groups.append(group)
+    for group, values in zip(groups, drawn_of(groups, True), strict=True):
+        yield list(zip(group, values, strict=True))
 
 
 @torch.inference_mode()
 def _blended(
-    generator: Generator,
-    scene: Scene,
-    canvas: Window,
-    tiles: list[Tile],
-    overlap: int,
-    psi: float,
-    edit: Edit | None,
-    first: int = 0,
+    drawn_of: DrawnOf, size: tuple[int, int], tiles: list[Tile], overlap: int, first: int
 ) -> Iterator[list[tuple[Tile, Tensor]]]:
     """Tiles of a canvas in reading order, each drawn `overlap` pixels larger to the right and below and faded into the next.
 
     What a tile owes to its neighbours waits beside it: `overlap` columns, and as many rows of the whole canvas. For the sake of
     these the row of the tile `first`, and the one above, are drawn anew.
     """
-    height, width = canvas.size
+    height, width = size
     across = -(-width // tiles[0].size[1])
     start = max(first // across - 1, 0) * across
+    grown = []
+    for cell in tiles[start:]:
+        reach = (min(cell.size[0] + overlap, height - cell.top), min(cell.size[1] + overlap, width - cell.left))
+        grown.append([Tile(cell.top, cell.left, reach)])
     below: Tensor | None = None
     beside: Tensor | None = None
-    for index, cell in enumerate(tiles[start:], start):
-        reach = (min(cell.size[0] + overlap, height - cell.top), min(cell.size[1] + overlap, width - cell.left))
-        (((_, pixels),),) = _draw(generator, scene, canvas, [Tile(cell.top, cell.left, reach)], psi, edit)
+    drawn = zip(tiles[start:], grown, drawn_of(grown, False), strict=True)
+    for index, (cell, [(_, _, reach)], [pixels]) in enumerate(drawn, start):
         rows = _ramps(reach[0], min(overlap, height - cell.top) if cell.top else 0, reach[0] - cell.size[0], pixels)
         columns = _ramps(reach[1], min(overlap, width - cell.left) if cell.left else 0, reach[1] - cell.size[1], pixels)
         pixels = pixels * rows[:, None] * columns

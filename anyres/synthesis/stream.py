@@ -15,7 +15,7 @@ from anyres.synthesis.canvas import canvas_of
 from anyres.synthesis.formats import format_of, publish
 from anyres.synthesis.identity import code_version, digest, tensors_of
 from anyres.synthesis.latent import Latent
-from anyres.synthesis.render import Edit, Generator, device_of, render_passes
+from anyres.synthesis.render import Drawing, Edit, Generator, device_of, in_turn, render_passes
 
 
 def render_to(
@@ -28,6 +28,8 @@ def render_to(
     edit: Edit | None = None,
     advance: Callable[[float], None] | None = None,
     about: Mapping[str, str] | None = None,
+    draw: Drawing = in_turn,
+    resumed: Callable[[float], None] | None = None,
 ) -> None:
     """Draw a window into a file, whole or not at all; arguments as those of `render`.
 
@@ -36,8 +38,9 @@ def render_to(
 
     Of an exact generator the tiles of one pass are held at a time, whatever the size of the picture; of others, whose tiles fade
     into each other, also a strip between two rows of them. However the process ends, the same call goes on from the last
-    finished pass, to the same bytes: until then tiles wait in a folder beside the file, `.NAME.drawing`. Raises ValueError
-    where `render` does, for another kind of file, and while another process draws the same; OSError where the disk is too small.
+    finished pass, to the same bytes, whatever draws: until then tiles wait in a folder beside the file, `.NAME.drawing`.
+    `resumed` is then told first how many megapixels were finished before. Raises ValueError where `render` does, for another
+    kind of file, and while another process draws the same; OSError where the disk is too small.
     """
     path = Path(path)
     kind = format_of(path)
@@ -46,11 +49,12 @@ def render_to(
     tensors, of = tensors_of(generator), seed if isinstance(seed, Latent | Scene) else int(seed)
     identity = digest(tensors, of, window, psi, tile, edit, device_of(generator).type, code_version())
     told = _told(of, window, psi, edit) | {"tile": tile, "generator_sha256": tensors, **(about or {})}
-    advance = advance or _ignore
+    advance, resumed = advance or _ignore, resumed or _ignore
     with canvas_of(path, window.size, identity, kind.share) as canvas:
         if canvas.px:
+            resumed(canvas.px / 1e6)
             advance(canvas.px / 1e6)
-        for drawn in render_passes(generator, seed, window, psi, tile, edit=edit, first=canvas.tiles):
+        for drawn in render_passes(generator, seed, window, psi, tile, edit=edit, first=canvas.tiles, draw=draw):
             canvas.put(drawn)
             advance(sum(part.size[0] * part.size[1] for part, _ in drawn) / 1e6)
         with canvas.finishing() as folder:
