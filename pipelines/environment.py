@@ -14,6 +14,8 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ANYRES_"
+# Variables of the library's own commands, which are none of the pipelines' business.
+ELSEWHERE = ("ANYRES_VIEW_TOKEN",)
 
 # Each tool has its own switch; MLflow accepts only the literal `true` for DO_NOT_TRACK.
 QUIET = {
@@ -34,7 +36,7 @@ class Environment(BaseSettings):
     tracking_uri: MLflow's store. artifact_root: where a local store keeps its files; a server has its own.
     cache_dir: downloads. num_processes: training processes; unset, one a GPU, or one a core where there is none.
     accelerate_config: a file of `accelerate config`, used in place of num_processes. device: cpu keeps training off
-    an accelerator.
+    an accelerator. micro_batch: pictures of one training pass at most, on each process; unset, its share of the batch.
     num_workers: processes that take pictures in and prepare them; unset, one a core. dask_address: a Dask scheduler
     whose workers do it instead. scratch: where workers put finished shards; an object store where they share no disk.
     requests_per_second: to one host, over all workers of this machine. flickr_key, google_key, google_engine: services.
@@ -47,6 +49,7 @@ class Environment(BaseSettings):
     cache_dir: Path = Path(".anyres/cache")
     num_processes: Annotated[int, Field(ge=1, le=1024)] | None = None
     accelerate_config: Path | None = None
+    micro_batch: Annotated[int, Field(ge=1, le=65536)] | None = None
     device: Literal["auto", "cpu"] = "auto"
     num_workers: Annotated[int, Field(ge=1, le=1024)] | None = None
     dask_address: Annotated[str, Field(pattern=r"^(tcp|tls|ucx)://")] | None = None
@@ -61,7 +64,9 @@ class Environment(BaseSettings):
         """Read os.environ; raise EnvironmentVariableError, one line, on an unknown name, a wrong type or bound."""
         known = {PREFIX + name.upper(): name for name in cls.model_fields}
         # pydantic-settings ignores prefixed variables that match no field.
-        unknown = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+        unknown = sorted(
+            name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in (*known, *ELSEWHERE)
+        )
         if unknown:
             raise EnvironmentVariableError(f"{unknown[0]}: unknown variable; unset it or use one of {', '.join(sorted(known))}")
         try:

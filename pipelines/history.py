@@ -7,6 +7,9 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+# What `git_commit` says of a commit that tracked files differ from, and where there is none.
+DIRTY, UNKNOWN = "-dirty", "unknown"
+
 
 def read_reports(path: Path) -> list[dict[str, Any]]:
     """Whole lines of history.jsonl; a line that is being written now, and a file that is not there yet, are no error."""
@@ -29,8 +32,8 @@ def git_commit() -> str:
         # The lock changes with every run, and says nothing about the code.
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{commit}-dirty" if changed else commit
+        return UNKNOWN
+    return f"{commit}{DIRTY}" if changed else commit
 
 
 def _git(*arguments: str) -> str:

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyres.params import Params, fingerprint
+from anyres.export.champion import METRIC_TAG
+from anyres.params import Params, Train, fingerprint
 from pipelines.environment import Environment
-from pipelines.history import read_reports, sample_pictures
+from pipelines.history import DIRTY, UNKNOWN, read_reports, sample_pictures
 from pipelines.locks import locked
 from pipelines.stage import BUNDLE, EVALUATION, REPORT, STORE, TRAINED
 
@@ -56,7 +57,7 @@ def ensure_registered(params: Params, environment: Environment) -> str:
         with tracking.speaking_plainly(environment):
             meta = json.loads((BUNDLE / "generator.json").read_text(encoding="utf-8"))
             run = complete_run(params, environment, meta)
-            version = tracking.register(run, name, BUNDLE, model_tags(meta))
+            version = tracking.register(run, name, BUNDLE, model_tags(meta, params.export.metric))
             verdict = tracking.move_champion(name, version, params.export.metric)
             # Last, so that a registration that was cut short is done again.
             tracking.tag_version(name, version, tracking.BUNDLE_HASH, digest)
@@ -85,7 +86,18 @@ def complete_run(params: Params, environment: Environment, meta: Mapping[str, An
     return run
 
 
-def model_tags(meta: Mapping[str, Any]) -> dict[str, str]:
-    """Tags of a registered version: where it comes from, and the metrics by which champions are compared."""
+def model_tags(meta: Mapping[str, Any], metric: str) -> dict[str, str]:
+    """Tags of a registered version: where it comes from, and the metrics by which champions are compared, `metric` above all."""
     metrics = {key: str(meta["metrics"][key]) for key in COMPARED if key in meta["metrics"]}
-    return {"git_commit": str(meta["git_commit"]), "data_hash": str(meta["data_hash"]), "method": str(meta["method"]), **metrics}
+    commit = str(meta["git_commit"])
+    params = json.dumps(meta["params"], sort_keys=True, separators=(",", ":"))
+    return {
+        "git_commit": commit.removesuffix(DIRTY),
+        "git_dirty": "unknown" if commit == UNKNOWN else str(commit.endswith(DIRTY)).lower(),
+        "data_hash": str(meta["data_hash"]),
+        "params_hash": hashlib.sha256(params.encode()).hexdigest(),
+        "fingerprint": fingerprint(Train.model_validate(meta["params"]["train"]), str(meta["data_hash"])),
+        "method": str(meta["method"]),
+        METRIC_TAG: metric,
+        **metrics,
+    }

@@ -28,11 +28,13 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from sqlalchemy.exc import SQLAlchemyError
 
+from anyres.export.champion import StaysError, promote
+from anyres.export.registry import without_secrets
 from anyres.params import Params
 from pipelines.environment import Environment
+from pipelines.history import git_commit
 from pipelines.locks import LockedError, locked
 
-CHAMPION = "champion"
 FINGERPRINT = "fingerprint"
 BUNDLE_HASH = "bundle_hash"
 STORE_WAIT_S = 120.0
@@ -57,7 +59,7 @@ def speaking_plainly(environment: Environment) -> Iterator[None]:
         raise
     except (MlflowException, SQLAlchemyError, OSError, LockedError) as error:
         line = " ".join(str(error).split())[:300]
-        raise TrackingError(f"tracking at {environment.tracking_uri}: {line}") from error
+        raise TrackingError(without_secrets(f"tracking at {environment.tracking_uri}: {line}")) from error
 
 
 def connect(environment: Environment, name: str) -> str:
@@ -191,7 +193,7 @@ def start_training_run(
 
 def run_tags(params: Params, dataset: Mapping[str, Any]) -> dict[str, str]:
     """Tags by which a person finds a run."""
-    return {"method": params.train.method, "data_hash": str(dataset["hash"])}
+    return {"method": params.train.method, "data_hash": str(dataset["hash"]), "git_commit": git_commit()}
 
 
 def registered_version(environment: Environment, name: str, digest: str) -> str | None:
@@ -237,23 +239,10 @@ def tag_version(name: str, registered: str, key: str, value: str) -> None:
 
 def move_champion(name: str, candidate: str, metric: str) -> str:
     """Point the alias to version `candidate` if it is no worse on `metric`; return one line that says what and why."""
-    client = mlflow.MlflowClient()
-    new = _recorded(client.get_model_version(name, candidate).tags, metric)
     try:
-        present = client.get_model_version_by_alias(name, CHAMPION)
-    except MlflowException:
-        present = None
-    if present is not None and str(present.version) == candidate:
-        return f"{name} {candidate} is champion already"
-    old = None if present is None else _recorded(present.tags, metric)
-    if new is None:
-        return f"{name} {candidate} does not become champion: it has no finite {metric}"
-    if present is not None and old is not None and new > old:
-        worse = f"{metric} {new:.4g} is worse than {old:.4g} of version {present.version}"
-        return f"{name} {candidate} does not become champion: {worse} (for another line of models change export.name)"
-    client.set_registered_model_alias(name, CHAMPION, candidate)
-    before = "" if present is None else f", no worse than {'none' if old is None else f'{old:.4g}'} of version {present.version}"
-    return f"{name} {candidate} is champion: {metric} {new:.4g}{before}"
+        return promote(mlflow.MlflowClient(), name, candidate, metric)
+    except StaysError as stays:
+        return f"{stays} (for another line of models change export.name)"
 
 
 def consumer_code(folder: Path) -> Path:
@@ -284,11 +273,6 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
-
-
-def _recorded(tags: Mapping[str, str], metric: str) -> float | None:
-    value = float(tags.get(metric, "nan"))
-    return value if math.isfinite(value) else None
 
 
 def _is_number(value: Any) -> bool:

@@ -26,7 +26,8 @@ def train(params: Params, environment: Environment) -> None:
     TRAINED.mkdir(parents=True, exist_ok=True)
     gpus = num_gpus(environment)
     count = process_count(environment, params.train.batch, gpus)
-    with leashed(launch_command(environment, count, WORK), launch_environ(environment, count, gpus)) as process:
+    work = WORK if environment.micro_batch is None else [*WORK, "--micro-batch", str(environment.micro_batch)]
+    with leashed(launch_command(environment, count, work), launch_environ(environment, count, gpus)) as process:
         follower = Follower(params, environment, dataset)
         try:
             code = follower.follow(process)

@@ -26,11 +26,15 @@ def info(
 
     Ends with 1 where something is damaged, with 2 where there is neither.
     """
-    from anyres.export.registry import SCHEME
+    from anyres.export.registry import SCHEME, lineage
 
     if place.startswith(SCHEME) or (Path(place) / "generator.json").is_file():
         with one_line():
             title, figures = _model(place)
+            if place.startswith(SCHEME):
+                figures |= {"registered": lineage(place)}
+                if not as_json:
+                    figures["registered"] = _in_words(figures["registered"])
         typer.echo(json.dumps(figures, indent=2)) if as_json else _show(title, figures)
     else:
         _data(Path(place), verify, as_json)
@@ -56,6 +60,13 @@ def _model(place: str) -> tuple[str, dict[str, Any]]:
         "git commit": meta["git_commit"],
         "weights": meta["weights_sha256"],
     }
+
+
+def _in_words(registered: dict[str, Any]) -> dict[str, Any]:
+    """What a registry knows of a version, for a person."""
+    moves = {move["at"][:19]: f"version {move['version']} ({move['kind']}): {move['why']}" for move in registered["champions"]}
+    shown = {name: value for name, value in registered.items() if name not in ("about", "metrics")}
+    return shown | {"aliases": ", ".join(registered["aliases"]) or "none", "champions": moves or "none has been promoted"}
 
 
 def _data(place: Path, verify: bool, as_json: bool) -> None:

@@ -25,6 +25,9 @@ def train(
     store: StoreFolder = Path("data/store"),
     out: TrainFolder = Path("out/train"),
     runs: Annotated[Path, typer.Option(help="Where checkpoints are kept.")] = Path("out/runs"),
+    micro_batch: Annotated[
+        int | None, typer.Option(min=1, help="Pictures of one pass at most, on each process: less memory, the same training.")
+    ] = None,
 ) -> None:
     """Train a generator, or go on with an interrupted training."""
     from anyres.data.store import Store
@@ -39,7 +42,12 @@ def train(
         pictures = Store.open(store)
         accelerator = _accelerator(mixed_precision(section.precision))
         monitor = Monitor(section, pictures, accelerator.device, Crew.of(accelerator)) if section.monitor.every_kimg else None
-        train_on(section, pictures, out, runs, accelerator, monitor)
+        try:
+            train_on(section, pictures, out, runs, accelerator, monitor, micro_batch)
+        except InterruptedTraining:
+            _part(accelerator)
+            raise
+        _part(accelerator)
     except InterruptedTraining as stop:
         typer.echo(f"train: {stop}", err=True)
         raise typer.Exit(TERMINATED) from None
@@ -84,6 +92,7 @@ def evaluate(
     accelerator.wait_for_everyone()
     if crew.leads:
         shutil.rmtree(passing, ignore_errors=True)
+    _part(accelerator)
 
 
 @app.command(epilog="Example: anyres compare out/export/generator other/out/train --samples 200")
@@ -129,6 +138,12 @@ def mixed_precision(precision: str) -> str:
     if precision == "auto":
         return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
     return precision
+
+
+def _part(accelerator: Any) -> None:
+    """Leave the group of processes together: one that ends while others still speak to it may take them down."""
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
 
 
 def _accelerator(precision: str) -> Any:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anyres.training.means import Mean, own
+
 # (logits of real, logits of fake), both (b,) -> the loss of one player, scalar.
 PairLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -48,7 +50,7 @@ def gradient_penalty(pictures: Tensor, logits: Tensor) -> Tensor:
     return gradient.square().flatten(1).sum(dim=1).mean()
 
 
-def feature_matching(d: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+def feature_matching(d: nn.Module, real: Tensor, fake: Tensor, mean: Mean = own) -> Tensor:
     """Mean L1 distance between the mean features of real and fake pictures (b, 3, h, w) at the same windows, over `d`'s blocks.
 
     Salimans et al., NeurIPS 2016, section 3.1, on every block. Gradients reach `fake` alone where `d`'s parameters are frozen.
@@ -56,5 +58,5 @@ def feature_matching(d: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
     with torch.no_grad():
         wanted = d.maps(real)  # type: ignore[operator]
     found = d.maps(fake)  # type: ignore[operator]
-    distances = [(a.float().mean(dim=0) - b.float().mean(dim=0)).abs().mean() for a, b in zip(found, wanted, strict=True)]
-    return torch.stack(distances).mean()
+    gaps = [a.float().mean(dim=0) - b.float().mean(dim=0) for a, b in zip(found, wanted, strict=True)]
+    return torch.stack([mean(gap).abs().mean() for gap in gaps]).mean()

@@ -31,6 +31,10 @@ class Mix:
         channels = torch.rand(count, 3, generator=generator) < (0.5 if channelmix else 0.0)
         return cls((cuts[0], cuts[1]), channels)
 
+    def part(self, first: int, last: int) -> Mix:
+        """What pictures `first` up to `last` take."""
+        return Mix((self.boxes[0][first:last], self.boxes[1][first:last]), self.channels[first:last])
+
     def __call__(self, small: Tensor, large: Tensor) -> tuple[Tensor, Tensor]:
         """Mix pictures (b, 3, h, w) and (b, 3, H, W) of the same windows."""
         mixed = []

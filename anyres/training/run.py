@@ -27,7 +27,8 @@ from anyres.params import Train, fingerprint
 from anyres.plane.chart import Chart
 from anyres.plane.window import Window
 from anyres.progress import progress_bar
-from anyres.training.loop import Batch, BatchPair, Report, training_loop
+from anyres.training.loop import Report, training_loop
+from anyres.training.parts import Batch, BatchPair, pass_size
 from anyres.training.state import TrainState
 from anyres.training.teacher import perceptual_features
 from anyres.training.watch import Monitor, Watch, write_generator
@@ -50,20 +51,27 @@ class InterruptedTraining(Exception):  # noqa: N818 - no error
     """Training was asked to stop, and saved itself first."""
 
 
-def train(params: Train, store: Store, out: Path, runs: Path, accelerator: Accelerator, monitor: Monitor | None = None) -> None:
+def train(
+    params: Train,
+    store: Store,
+    out: Path,
+    runs: Path,
+    accelerator: Accelerator,
+    monitor: Monitor | None = None,
+    micro_batch: int | None = None,
+) -> None:
     """Train on the pictures of `store`, or go on where an interrupted run of the same identity stopped.
 
     `monitor` measures the running mean of the weights at the intervals of `params.monitor`; the best generator by MONITORED is
     kept, and training stops where patience ends. Fills `out` (generator.safetensors, generator_init.safetensors,
     generator_first.safetensors after two stages, train.json, history.jsonl, samples/) and keeps checkpoints in
-    `runs`/<fingerprint>. Raises ValueError, one line, for params that do not fit data or machine, DivergenceError where a loss
-    is no number, and InterruptedTraining after a SIGTERM or SIGINT, its checkpoint written.
+    `runs`/<fingerprint>. How many processes take part, and whether no pass takes more than `micro_batch` pictures, changes
+    nothing but memory and time: any of it may be another one when a run goes on. Raises ValueError, one line, for params that do
+    not fit data or machine, DivergenceError where a loss is no number, and InterruptedTraining after a SIGTERM or SIGINT, its
+    checkpoint written.
     """
-    if params.batch % accelerator.num_processes:
-        raise ValueError(
-            f"params.yaml: train.batch: {params.batch} must be a multiple of the {accelerator.num_processes} processes"
-        )
-    run = Run(params, store, out, runs / fingerprint(params, store.hash), accelerator, monitor)
+    pass_size(params.batch, accelerator.num_processes, micro_batch)
+    run = Run(params, store, out, runs / fingerprint(params, store.hash), accelerator, monitor, micro_batch)
     with _stop_signals() as stopped:
         run.start()
         run.follow(stopped)
@@ -81,7 +89,9 @@ class Run:
         folder: Path,
         accelerator: Accelerator,
         monitor: Monitor | None = None,
+        micro_batch: int | None = None,
     ):
+        self.micro_batch = micro_batch
         self.params, self.store, self.out, self.folder, self.accelerator = params, store, out, folder, accelerator
         self.watch = Watch(monitor if params.monitor.every_kimg else None, params.monitor.patience, folder, accelerator)
         self.chart = Chart(params.chart, fov=params.fov)
@@ -146,8 +156,8 @@ class Run:
         ):
             advance(state.nimg)
             # Patience may have ended just before an interruption.
-            reports = () if self.watch.exhausted else training_loop(state, params, self._batches(reader), self.accelerator)
-            for report in reports:
+            steps = training_loop(state, params, self._batches(reader), self.accelerator, self.micro_batch)
+            for report in () if self.watch.exhausted else steps:
                 advance(params.batch)
                 self._collect(report)
                 measures = self.watch.monitor is not None and (

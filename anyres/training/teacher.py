@@ -16,6 +16,7 @@ from anyres.networks.backbones import Lite0, Vgg16, lite0, lpips_vgg16
 from anyres.networks.scene import Scene
 from anyres.networks.warp import warp
 from anyres.plane.window import Window
+from anyres.training.means import Mean, own
 
 
 class Teacher(nn.Module):
@@ -28,7 +29,7 @@ class Teacher(nn.Module):
         self.direction = direction
         self.features = perceptual_features(perceptual)
 
-    def forward(self, fake: Tensor, scene: Scene, windows: Sequence[Window]) -> Tensor:
+    def forward(self, fake: Tensor, scene: Scene, windows: Sequence[Window], mean: Mean = own) -> Tensor:
         """Mean distance of `fake` (b, 3, h, w) in [-1, 1] at `windows` to the teacher's pictures, scalar.
 
         L1 and, in the inverse direction with features, the distance of their channel-normalised maps, outside of the patch
@@ -42,7 +43,8 @@ class Teacher(nn.Module):
             return (fake - torch.einsum("bij,bcjk,blk->bcil", rows, taught, columns)).abs().mean()
         rows, columns, mask = warp(bases, windows, fake.device)
         brought = torch.einsum("bij,bcjk,blk->bcil", rows, fake.float(), columns)
-        distance = ((brought - taught).abs() * mask).sum() / (3 * mask.sum()).clamp_min(1.0)
+        # Windows cover more or less of the frame: a mean over what is covered in the whole batch.
+        distance = mean(((brought - taught).abs() * mask).sum()) / mean(3 * mask.sum()).clamp_min(1.0)
         if self.features is not None:
             distance = distance + perceptual(self.features, torch.where(mask > 0, brought, taught), taught)
         return distance

@@ -109,9 +109,10 @@ def test_first_bundle_is_registered_once_and_champion(inside: Path) -> None:
     assert "1 is champion: patch_kid 0.25" in ensure_registered(params, environment)
     assert "holds this bundle already" in ensure_registered(params, environment)
     (version,) = versions()
-    expected = {"data_hash": "d" * 64, "git_commit": "c" * 40, "method": "continuum", "patch_kid": "0.25", "patch_fd": "3.0"}
+    expected = {"data_hash": "d" * 64, "git_commit": "c" * 40, "git_dirty": "false", "method": "continuum"}
+    expected |= {"metric": "patch_kid", "patch_kid": "0.25", "patch_fd": "3.0"}
     assert expected.items() <= version.tags.items()
-    assert len(version.tags["bundle_hash"]) == 64
+    assert len(version.tags["bundle_hash"]) == len(version.tags["params_hash"]) == 64
 
 
 def test_run_holds_params_reports_data_and_evaluation(inside: Path) -> None:
@@ -132,6 +133,35 @@ def test_run_holds_params_reports_data_and_evaluation(inside: Path) -> None:
     folders = ("evaluation/figures", "evaluation/tables", "report")
     files = [file.path for folder in folders for file in client.list_artifacts(run.info.run_id, folder)]
     assert files == ["evaluation/figures/sweep.png", "evaluation/tables/sweep.csv", "report/index.html"]
+
+
+def test_a_model_leads_to_its_run_data_and_commit(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the alias, as `anyres info` tells it, to the run and what the run holds."""
+    import mlflow
+    from typer.testing import CliRunner
+
+    from anyres.cli import app
+
+    monkeypatch.setenv("ANYRES_TRACKING_URI", Environment().tracking_uri)
+    place = f"models:/{NAME}@champion"
+    told = json.loads(CliRunner().invoke(app, ["info", place, "--json"], catch_exceptions=False).output)["registered"]
+    assert (told["version"], told["aliases"], told["git_commit"], told["git_dirty"]) == ("1", ["champion"], "c" * 40, "false")
+    assert [move["why"] for move in told["champions"]] == ["patch_kid 0.25"]
+    run = mlflow.MlflowClient().get_run(told["run_id"])
+    assert run.data.tags["fingerprint"] == told["fingerprint"]
+    assert run.data.tags["data_hash"] == told["data_hash"] == "d" * 64
+    assert run.data.tags["git_commit"]
+    said = CliRunner().invoke(app, ["info", place], catch_exceptions=False).output
+    assert "version 1 (better): patch_kid 0.25" in " ".join(said.split())
+
+
+@pytest.mark.parametrize(("commit", "bare", "dirty"), [("c0ffee-dirty", "c0ffee", "true"), ("unknown", "unknown", "unknown")])
+def test_a_commit_that_files_differ_from_is_told(tmp_path: Path, commit: str, bare: str, dirty: str) -> None:
+    from pipelines.registration import model_tags
+
+    meta = json.loads((make_bundle(tmp_path / "generator", 0, 0.5) / "generator.json").read_text())
+    tags = model_tags(meta | {"git_commit": commit}, "patch_fd")
+    assert (tags["git_commit"], tags["git_dirty"], tags["metric"]) == (bare, dirty, "patch_fd")
 
 
 def test_signature_has_the_columns_of_the_contract(inside: Path) -> None:

@@ -14,10 +14,12 @@ from anyres.data.store import Store
 from anyres.networks import Scene, build_generator
 from anyres.params import Train
 from anyres.plane.window import Window
-from anyres.training import loop
-from anyres.training.loop import mix_styles, training_loop
+from anyres.training import steps
+from anyres.training.loop import training_loop
 from anyres.training.mixing import Mix
+from anyres.training.parts import BatchPair
 from anyres.training.state import TrainState
+from anyres.training.steps import mix_styles
 
 PAIRS = {"ratio": 1.5, "share": 1.0, "large_share": 0.5, "cutmix": True, "channelmix": True}
 
@@ -121,7 +123,7 @@ def paired(tiny: Train, **pairs: object) -> Train:
     return Train.model_validate(tiny.model_dump() | {"pairs": PAIRS | pairs, "kimg": 0.016})
 
 
-def batch(params: Train) -> loop.BatchPair:
+def batch(params: Train) -> BatchPair:
     windows = [Window((0.02 * n, 0.0), 1 / 16, (16, 24)) for n in range(params.batch)]
     torch.manual_seed(0)
     return (
@@ -136,8 +138,8 @@ def test_a_pair_trains_as_one_step_with_penalties_on_unmixed_pictures(tiny: Trai
     params = paired(Train.model_validate(values))
     state = TrainState.fresh(params, (1.5, 1.0), torch.device("cpu"))
     penalised, scenes = [], []
-    penalty = loop.gradient_penalty
-    monkeypatch.setattr(loop, "gradient_penalty", lambda part, logits: penalised.append(part.detach()) or penalty(part, logits))
+    penalty = steps.gradient_penalty
+    monkeypatch.setattr(steps, "gradient_penalty", lambda part, logits: penalised.append(part.detach()) or penalty(part, logits))
     state.g.register_forward_pre_hook(lambda module, args: scenes.append(args[0]))
     ready = batch(params)
     reports = list(training_loop(state, params, [ready, ready], Accelerator(cpu=True)))

@@ -1,0 +1,255 @@
+"""One step of each player: the discriminator's, then the generator's against it, over the parts of one batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from anyres.networks.scene import Scene
+from anyres.params import Train
+from anyres.plane import fields
+from anyres.plane.window import Window
+from anyres.training.losses import LOSSES, feature_matching, gradient_penalty
+from anyres.training.means import Mean, over_passes, over_processes
+from anyres.training.parts import Part
+from anyres.training.state import TrainState
+from anyres.training.teacher import Teacher
+
+# Of the running mean of path lengths.
+PATH_DECAY = 0.01
+# Independent draws of one seed: see also anyres.training.parts.
+PATH_STREAM, STYLE_STREAM, OTHER_STREAM = -5, -6, -7
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Pictures of one size, (b, 3, h, w): as they are, and as the discriminator sees them, which mixing may change.
+
+    `height` (b,) is where their middles lie, in half short sides.
+    """
+
+    real: Tensor
+    fake: Tensor
+    shown_real: Tensor
+    shown_fake: Tensor
+    height: Tensor
+
+    @property
+    def mixed(self) -> bool:
+        return self.shown_real is not self.real
+
+
+# Draws windows of one size, (b, 3, h, w).
+Draw = Callable[[nn.Module, Scene, Sequence[Window]], Tensor]
+# Draws the fakes of a part and puts them beside its real pictures, for each size.
+Show = Callable[[Part], list[Judged]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the steps of both players on one batch share."""
+
+    state: TrainState
+    params: Train
+    accelerator: Accelerator
+    parts: list[Part]
+    show: Show
+
+    def due(self, every: int) -> bool:
+        """Whether what happens in one of `every` steps happens in this one."""
+        return self.state.nimg // self.params.batch % every == 0
+
+
+# ---- what is shown
+
+
+def drawn(g: nn.Module, scene: Scene, windows: Sequence[Window]) -> Tensor:
+    """What a generator draws."""
+    return g(scene, windows)
+
+
+def present(g: nn.Module, params: Train, accelerator: Accelerator, draw: Draw, part: Part) -> list[Judged]:
+    """Draw the fakes of a part; of each size, what the discriminator sees: pictures as they are, or mixed into each other."""
+    with accelerator.autocast():
+        styled = mix_styles(g, part.scene, params.loss.style_mixing)
+        fakes = [draw(g, styled, windows) for _, windows in part.sizes]
+    reals = [real for real, _ in part.sizes]
+    unit = g.geometry.chart.short_side / 2  # type: ignore[union-attr]
+    heights = [torch.tensor([v.center[1] / unit for v in windows], device=accelerator.device) for _, windows in part.sizes]
+    seen = [reals, fakes]
+    if part.mixes is not None:
+        seen = [list(mix(small, large)) for mix, (small, large) in zip(part.mixes, seen, strict=True)]
+    return [Judged(*each) for each in zip(reals, fakes, *seen, heights, strict=True)]
+
+
+def shown(judged: list[Judged]) -> Show:
+    """Show what has been drawn, whatever the part."""
+    return lambda part: judged
+
+
+def mix_styles(g: nn.Module, scene: Scene, probability: float) -> Scene:
+    """The scene with styles of a second z from a random layer on, for a share `probability` of its pictures.
+
+    Karras et al., CVPR 2019, section 3.1. Second z and layer are functions of the scene's seed: windows of one scene agree.
+    """
+    if probability == 0:
+        return scene
+    num_ws: int = g.num_ws  # type: ignore[assignment]
+    bits = fields.mix(fields.key(scene.seeds, STYLE_STREAM)) & 0x7FFFFFFFFFFFFFFF
+    chosen = (bits & 0xFFFFFF).double() / 2**24 < probability
+    cut = torch.where(chosen, 1 + (bits >> 24) % (num_ws - 1), num_ws)
+    other = fields.latent(fields.mix(fields.key(scene.seeds, OTHER_STREAM)), scene.z.shape[1])
+    first, second = g.mapping(scene.z), g.mapping(other)  # type: ignore[operator]
+    layers = torch.arange(num_ws, device=scene.z.device)
+    w = torch.where((layers[None, :] < cut[:, None])[:, :, None], first[:, None], second[:, None])
+    return replace(scene, w=w)
+
+
+# ---- the discriminator
+
+
+def d_step(step: Step) -> tuple[dict[str, Tensor], list[list[Tensor]]]:
+    """One step of the discriminator, main loss and lazy penalties of all sizes in one backward pass a part.
+
+    Returns what was measured, means over parts and sizes, and for each part and size the logits of the real pictures (b,),
+    detached.
+    """
+    state, count = step.state, len(step.parts)
+    state.d_opt.zero_grad(set_to_none=True)
+    measured, logits_real = [], []
+    for part in step.parts:
+        with torch.no_grad():
+            judged = step.show(part)
+        found = [d_losses(step, pictures) for pictures in judged]
+        (torch.stack([loss for loss, _, _ in found]).mean() / count).backward()
+        measured += [values for _, values, _ in found]
+        logits_real.append([logits for _, _, logits in found])
+    optimize(state.d, state.d_opt, step.accelerator)
+    return _means(measured), logits_real
+
+
+def d_losses(step: Step, pictures: Judged) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """The discriminator's loss, what was measured on the way, and the logits of the real pictures (b,), detached.
+
+    Penalties act on pictures that are not mixed.
+    """
+    d, loss, autocast = step.state.d, step.params.loss, step.accelerator.autocast
+    penalize = step.due(loss.penalty_every)
+    real, fake = (part.detach().requires_grad_(penalize) for part in (pictures.real, pictures.fake))
+    parts = [pictures.shown_real.detach(), pictures.shown_fake.detach()] if pictures.mixed else [real, fake]
+    with autocast():
+        found = [d.judge(part, twice_differentiable=penalize and not pictures.mixed) for part in parts]  # type: ignore[operator]
+    seen = [logit for logit, _ in found]
+    total = LOSSES[loss.name][0](*seen)
+    values = {"loss/d": total, "logits/real": seen[0].mean(), "logits/fake": seen[1].mean()}
+    if loss.vertical:
+        values["loss/d_height"] = sum((height - pictures.height).abs().mean() for _, height in found)
+        total = total + loss.vertical * values["loss/d_height"]
+    for name, gamma, part, known in (
+        ("penalty/r1", loss.r1_gamma, real, seen[0]),
+        ("penalty/r2", loss.r2_gamma, fake, seen[1]),
+    ):
+        if penalize and gamma:
+            with autocast():
+                own = d(part, twice_differentiable=True) if pictures.mixed else known
+            values[name] = gradient_penalty(part, own)
+            total = total + values[name] * (gamma / 2 * loss.penalty_every)
+    return total, {name: value.detach() for name, value in values.items()}, seen[0].detach()
+
+
+# ---- the generator
+
+
+def g_step(step: Step, logits_real: Sequence[Sequence[Tensor]], teacher: Teacher | None) -> dict[str, Tensor]:
+    """One step of the generator against the discriminator just updated, and on what else the params weigh.
+
+    `logits_real`, (b,) for each part and size, are those of the discriminator's own step: they only weigh each picture's
+    gradient. Returns what was measured, means over parts.
+    """
+    state, loss, count = step.state, step.params.loss, len(step.parts)
+    path = loss.path_length > 0 and step.due(loss.path_every)
+    pace = state.path_mean
+
+    def losses(index: int, mean: Mean) -> dict[str, Tensor]:
+        part = step.parts[index]
+        judged = step.show(part)
+        found = against(step, judged, logits_real[index], mean)
+        if teacher is not None:
+            taught = mix_styles(teacher.generator, part.scene, loss.style_mixing)
+            lessons = [teacher(each.fake, taught, windows, mean) for each, (_, windows) in zip(judged, part.sizes, strict=True)]
+            found["loss/teacher"] = step.params.stages.teacher_weight * torch.stack(lessons).mean()
+        if loss.diversity:
+            found["loss/diversity"] = loss.diversity * state.g.diversity(*part.half(step.params.batch), mean)  # type: ignore[operator]
+        if path:
+            found["penalty/path"] = path_penalty(step, part, pace, mean)
+        return found
+
+    state.d.requires_grad_(False)
+    state.g_opt.zero_grad(set_to_none=True)
+    # What only the whole batch can tell must be known before the first of several passes.
+    rehearsed = count > 1 and (teacher is not None or path or loss.diversity or loss.feature_matching)
+    means = over_passes(losses, count, step.accelerator) if rehearsed else [over_processes(step.accelerator)] * count
+    measured = []
+    for index, mean in enumerate(means):
+        found = losses(index, mean)
+        (torch.stack(list(found.values())).sum() / count).backward()
+        measured.append({name: value.detach() for name, value in found.items()})
+    optimize(state.g, state.g_opt, step.accelerator)
+    state.d.requires_grad_(True)
+    return _means(measured)
+
+
+def against(step: Step, judged: Sequence[Judged], logits_real: Sequence[Tensor], mean: Mean) -> dict[str, Tensor]:
+    """The generator's losses in the eyes of the discriminator, means over sizes."""
+    d, loss = step.state.d, step.params.loss
+    with step.accelerator.autocast():
+        seen = [d.judge(pictures.shown_fake) for pictures in judged]  # type: ignore[operator]
+        played = [LOSSES[loss.name][1](real, fake) for real, (fake, _) in zip(logits_real, seen, strict=True)]
+        losses = {"loss/g": torch.stack(played).mean()}
+        if loss.vertical:
+            misses = [(height - pictures.height).abs().mean() for (_, height), pictures in zip(seen, judged, strict=True)]
+            losses["loss/height"] = loss.vertical * torch.stack(misses).mean()
+        if loss.feature_matching:
+            distances = [feature_matching(d, pictures.real, pictures.fake, mean) for pictures in judged]
+            losses["loss/matching"] = loss.feature_matching * torch.stack(distances).mean()
+    return losses
+
+
+def path_penalty(step: Step, part: Part, pace: Tensor, mean: Mean) -> Tensor:
+    """Path length regularisation of half of the pictures, weighed and made up for its laziness.
+
+    Karras et al., CVPR 2020, section 3.2: the picture should change with the style at one pace. Its running mean, `path_mean` of
+    the state, goes on from `pace`.
+    """
+    state, loss = step.state, step.params.loss
+    scene, windows = part.half(step.params.batch)
+    w = state.g.mapping(scene.z)[:, None].repeat(1, state.g.num_ws, 1)  # type: ignore[operator]
+    pictures = state.g.synthesize(w, scene, windows)  # type: ignore[operator]
+    noise = fields.latent(fields.mix(fields.key(scene.seeds, PATH_STREAM)), pictures[0].numel())
+    noise = noise.view_as(pictures).to(pictures) / math.sqrt(pictures[0, 0].numel())
+    (gradient,) = torch.autograd.grad((pictures * noise).sum(), w, create_graph=True)
+    lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()
+    state.path_mean = pace.lerp(mean(lengths.detach().mean()).to(pace), PATH_DECAY)
+    return (lengths - state.path_mean.to(lengths)).square().mean() * (loss.path_length * loss.path_every)
+
+
+# ---- both
+
+
+def optimize(module: nn.Module, optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> None:
+    """Average gradients over processes, then step."""
+    if accelerator.num_processes > 1:
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        flat = accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):  # type: ignore[union-attr]
+            gradient.copy_(part.view_as(gradient))
+    optimizer.step()
+
+
+def _means(measured: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([values[name] for values in measured]).mean() for name in measured[0]}

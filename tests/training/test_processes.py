@@ -1,0 +1,215 @@
+"""One training, however it is divided: over processes, over passes, and after one of its processes was killed.
+
+Losses of every step are compared within 1e-4, absolute and relative. Rates are a quarter of the shipped ones: at those a tiny
+network magnifies the last bit of a sum tenfold every few steps, whatever changed it; one thread more does the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from anyres.data.store import Store
+from anyres.params import Params, Train
+from anyres.training.parts import pass_size
+from pipelines.environment import Environment
+from pipelines.launch import launch_command
+from tests.export.bundles import ANYRES_GAN, INFINITY_GAN
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS, BATCH = 50, 8
+CLOSE = 1e-4
+ENVIRON = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+
+# Everything that looks at more than one picture at a time, or at a picture's number in the batch.
+PAIRED = {"ratio": 1.5, "share": 0.5, "large_share": 0.3, "cutmix": True, "channelmix": True}
+STATISTICS = {"path_length": 2.0, "path_every": 2, "style_mixing": 0.5, "feature_matching": 1.0}
+RECIPES: dict[str, dict[str, Any]] = {
+    "continuum": {"pairs": PAIRED, "zoom_max": 2.0, "loss": {"vertical": 0.5}},
+    "anyres_gan": {
+        **ANYRES_GAN,
+        "stages": {"global_kimg": 0.12, "global_share": 0.5, "teacher_weight": 2.0},
+        "loss": STATISTICS,
+    },
+    "scaleparty": {
+        "method": "scaleparty",
+        "zoom_max": 1.6667,
+        "period_law": "uniform_extent",
+        "pairs": PAIRED,
+        "network": {
+            "z_dim": 8,
+            "w_dim": 12,
+            "mapping_layers": 1,
+            "channels": (8, 6, 6),
+            "npad": 4,
+            "noise": "grid_sample",
+            "d_channels": (6, 8),
+            "d_attention_heads": 0,
+            "d_pooled_px": 2,
+        },
+        "loss": {"style_mixing": 0.9},
+    },
+    "infinity_gan": {**INFINITY_GAN, "loss": {**STATISTICS, "diversity": 1.0, "vertical": 1.0}},
+}
+
+
+def section(tiny: Train, name: str) -> Train:
+    """Fifty steps of a method, penalties in every second of them, each step reported by itself, a checkpoint half way."""
+    values = tiny.model_dump() | {"batch": BATCH, "kimg": STEPS * BATCH / 1000}
+    values |= {"report_every_kimg": BATCH / 1000, "sample_every_kimg": 9.0, "checkpoint_every_kimg": values["kimg"] / 2}
+    values["monitor"] |= {"every_kimg": 0.0}
+    values["optimizer"] |= {"g_lr": 5e-4, "d_lr": 5e-4}
+    values["loss"] |= {"r1_gamma": 1.0, "r2_gamma": 1.0, "penalty_every": 2}
+    for key, value in RECIPES[name].items():
+        values[key] = values[key] | value if isinstance(value, dict) and key != "network" else value
+    return Train.model_validate(values)
+
+
+def command(work: Path, params: Train, store: Store, count: int, *options: str) -> list[str]:
+    """What the stage train launches."""
+    work.mkdir(exist_ok=True)
+    values = Params.load(ROOT / "params.yaml").model_dump(mode="json") | {"train": params.model_dump(mode="json")}
+    with (work / "params.yaml").open("w") as file:
+        YAML(typ="safe", pure=True).dump(values, file)
+    places = {"params": work / "params.yaml", "store": store.path, "out": work / "out", "runs": work / "runs"}
+    words = ["train", *(word for name, place in places.items() for word in (f"--{name}", str(place))), *options]
+    return launch_command(Environment(num_processes=count), count, words)
+
+
+def run(work: Path, params: Train, store: Store, count: int, *options: str) -> list[dict[str, float]]:
+    words = command(work, params, store, count, *options)
+    done = subprocess.run(words, cwd=work, env=ENVIRON, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads((work / "out/train.json").read_text())["num_processes"] == count
+    return trace(work / "out/history.jsonl")
+
+
+def trace(path: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [{name: value for name, value in line.items() if not name.startswith("perf/")} for line in lines]
+
+
+def assert_same(found: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
+    assert [line["nimg"] for line in found] == [BATCH * step for step in range(1, STEPS + 1)]
+    for line, wanted in zip(found, expected, strict=True):
+        assert line == pytest.approx(wanted, abs=CLOSE, rel=CLOSE)
+
+
+@pytest.fixture(scope="session")
+def whole(tiny: Train, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The trace of a method on one process, in one pass, made once."""
+    known: dict[str, list[dict[str, float]]] = {}
+
+    def of(name: str) -> list[dict[str, float]]:
+        if name not in known:
+            known[name] = run(tmp_path_factory.mktemp(name) / "one", section(tiny, name), store, 1)
+        return known[name]
+
+    return of
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_processes_see_and_learn_what_one_does(name: str, whole: Any, tiny: Train, store: Store, tmp_path: Path) -> None:
+    expected = whole(name)
+    params = section(tiny, name)
+    asked = {"penalty/r1", "penalty/r2", *(f"loss/{key}" for key in ("matching", "diversity") if RECIPES[name]["loss"].get(key))}
+    assert asked <= expected[0].keys()
+    assert max(line.get("penalty/r1", 0) for line in expected) > 10 * CLOSE
+    # It moves: a training that stood still would agree with any other.
+    assert abs(expected[-1]["loss/g"] - expected[0]["loss/g"]) > 100 * CLOSE
+    assert_same(run(tmp_path / "two", params, store, 2), expected)
+
+
+@pytest.mark.parametrize(("name", "count"), [("continuum", 1), ("anyres_gan", 1), ("infinity_gan", 1)])
+def test_passes_of_fewer_pictures_are_the_same_training(
+    name: str, count: int, whole: Any, tiny: Train, store: Store, tmp_path: Path
+) -> None:
+    assert_same(run(tmp_path / "passes", section(tiny, name), store, count, "--micro-batch", "4"), whole(name))
+
+
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
+def test_a_run_that_lost_a_process_goes_on_with_another_number_of_them(
+    first: int, then: int, whole: Any, tiny: Train, store: Store, tmp_path: Path
+) -> None:
+    params = section(tiny, "continuum")
+    launched = subprocess.Popen(
+        command(tmp_path, params, store, first), cwd=tmp_path, env=ENVIRON, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        until = time.monotonic() + 120
+        while not list(tmp_path.glob("runs/*/*.safetensors")):
+            assert launched.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.002)
+        workers = [child for child in psutil.Process(launched.pid).children(recursive=True) if "train" in child.cmdline()]
+        assert len(workers) == (first if first > 1 else 0)
+        # The last one: the process that writes must find out that it is alone.
+        os.kill(workers[-1].pid if workers else launched.pid, signal.SIGKILL)
+        killed = time.monotonic()
+        _, said = launched.communicate(timeout=60)
+    finally:
+        launched.kill()
+    assert launched.returncode != 0
+    assert time.monotonic() - killed < 30
+    assert not [one for one in workers if psutil.pid_exists(one.pid) and one.status() != psutil.STATUS_ZOMBIE]
+    assert not (tmp_path / "out/generator.safetensors").exists()
+    assert (first == 1) or "SIGKILL" in said or "Signal 9" in said
+    # What comes next takes the steps up to the checkpoint as they are, the others are its own.
+    assert_same(run(tmp_path, params, store, then), whole("continuum"))
+
+
+@pytest.mark.parametrize(
+    ("batch", "count", "most", "size"),
+    [
+        (32, 1, None, 32),
+        (32, 2, None, 16),
+        (32, 2, 12, 8),
+        (32, 1, 4, 4),
+        (24, 1, 10, 8),
+        (6, 1, 4, 2),
+        (5, 1, 3, 1),
+        (8, 2, 99, 4),
+    ],
+)
+def test_a_pass_takes_whole_groups(batch: int, count: int, most: int | None, size: int) -> None:
+    assert pass_size(batch, count, most) == size
+
+
+def test_groups_are_not_parted() -> None:
+    with pytest.raises(ValueError, match=r"train\.batch: 8 must be a multiple of 16: 4 processes times groups of 4 pictures"):
+        pass_size(8, 4)
+    with pytest.raises(ValueError, match="micro-batches of 3 part the groups of 4 pictures"):
+        pass_size(32, 1, 3)
+
+
+def test_a_mean_over_passes_has_the_gradient_of_the_whole() -> None:
+    """A ratio of means and an L1 distance of means, over three passes: value and gradient of the loss over all."""
+    from accelerate import Accelerator
+
+    from anyres.training.means import over_passes, own
+
+    torch.manual_seed(0)
+    x = torch.randn(12, 5, dtype=torch.float64, requires_grad=True)
+
+    def loss(rows: torch.Tensor, mean: Any) -> torch.Tensor:
+        return mean(rows[:, 0].square().mean()) / mean(rows[:, 1].abs().mean()) + mean(rows.mean(dim=0)).abs().sum()
+
+    wanted = loss(x, own)
+    (gradient,) = torch.autograd.grad(wanted, x)
+    parts = x.split(4)
+    means = over_passes(lambda number, mean: loss(parts[number], mean), 3, Accelerator(cpu=True))
+    values = [loss(part, mean) for part, mean in zip(parts, means, strict=True)]
+    for value in values:
+        torch.testing.assert_close(value, wanted)
+    (found,) = torch.autograd.grad(sum(values) / 3, x)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, gradient)
