@@ -74,9 +74,9 @@ def promote(name: str, version: int, metric: str | None = None, force: bool = Fa
         known = {str(one.version): one for one in _versions(client, name, address)}
         if str(version) not in known:
             raise ValueError(f"{name} has no version {version}; there are {', '.join(sorted(known, key=int))}")
-        metric = metric or known[str(version)].tags.get(champion.METRIC_TAG, champion.DEFAULT_METRIC)
+        declared: str = known[str(version)].tags.get(champion.METRIC_TAG, champion.DEFAULT_METRIC)
         try:
-            said = champion.promote(client, name, str(version), metric, force)
+            said = champion.promote(client, name, str(version), metric or declared, force)
         except champion.StaysError as error:
             raise ValueError(f"{error} (--force promotes it all the same)") from None
         return _state(client, name, said)

@@ -196,8 +196,26 @@ def filtered_lrelu(x: Tensor, layer: Plan, slope: float = LEAK) -> Tensor:
 
     Any number of times differentiable.
     """
+    if torch.compiler.is_exporting():
+        return _in_graph(x, layer, slope)
     x = x.contiguous(memory_format=CHANNELS_LAST)
     return _Filtered.apply(x, x.detach(), layer, slope)  # type: ignore[return-value]
+
+
+def _in_graph(x: Tensor, layer: Plan, slope: float) -> Tensor:
+    """`filtered_lrelu` for a graph that is exported: no backward pass, nothing kept between calls, all phases in one filter."""
+    phases = _phases(layer)
+    raising, lowering = (
+        torch.from_numpy(np.stack([np.outer(rows, columns) for rows in taps for columns in taps])).to(x)
+        for taps in (phases.raising, phases.lowering)
+    )
+    before, after = phases.raise_pad
+    single = F.pad(x.flatten(0, 1)[:, None], (before, after, before, after))
+    raised = F.leaky_relu(F.conv2d(single, raising[:, None]), slope)
+    if phases.up != phases.down:
+        raised = F.pixel_unshuffle(F.pixel_shuffle(raised, phases.up), phases.down)
+    y = F.conv2d(raised, lowering[None])
+    return y[:, 0, : y.shape[2] - phases.extra, : y.shape[3] - phases.extra].unflatten(0, x.shape[:2])
 
 
 class _Filtered(torch.autograd.Function):
@@ -339,10 +357,12 @@ class AliasFreeConv(nn.Module):
         self.scale_style = Linear(style_dim, layer.inputs, zero=True)
         self.register_buffer("magnitude", torch.ones(()))
 
-    def forward(self, x: Tensor, w: Tensor, scale: Tensor | None, beta: float | None = None) -> Tensor:
-        if beta is not None:
-            with torch.no_grad():
-                self.magnitude.lerp_(x.float().square().mean(), 1 - beta)
+    @torch.no_grad()
+    def follow(self, power: Tensor, beta: float) -> None:
+        """Take in the mean power of inputs; what was known weighs `beta`."""
+        self.magnitude.lerp_(power, 1 - beta)
+
+    def forward(self, x: Tensor, w: Tensor, scale: Tensor | None) -> Tensor:
         style, weight = self._modulation(w, scale)
         demodulation = self._demodulation(style, weight)
         y = F.conv2d(

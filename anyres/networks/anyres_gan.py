@@ -9,7 +9,8 @@ normalised away (there it is the same for every zoom), and the canvas may have a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from anyres.networks.generator import Edit, StyleGenerator, places
 from anyres.networks.layers import GAIN, LEAK, Linear, per_layer
 from anyres.networks.scene import Scene
 from anyres.params import AliasFreeNetwork, Train
+from anyres.plane.arrays import numbers
 from anyres.plane.chart import CIRCUMFERENCE, Chart
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
@@ -68,11 +70,12 @@ class FourierInput(nn.Module):
     def forward(self, w: Tensor, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
         cell = self.patch // self.rate
         grids = [
-            Window(v.center, v.period * cell, (v.size[0] // cell + 2 * MARGIN, v.size[1] // cell + 2 * MARGIN)) for v in windows
+            replace(v, period=v.period * cell, size=(v.size[0] // cell + 2 * MARGIN, v.size[1] // cell + 2 * MARGIN))
+            for v in windows
         ]
         x, y = places(grids, edit, w.device)
         # What of a frequency remains in cells of this window: its features fade out before the grid's Nyquist rate.
-        zoom = torch.tensor([self.chart.short_side / (v.period * self.patch) for v in windows], device=w.device)
+        zoom = numbers([self.chart.short_side / (v.period * self.patch) for v in windows], torch.float32, w.device)
         local = self.frequencies.norm(dim=1)[None, :] / zoom[:, None]
         amplitude = (1 - (local - self.cutoff) / (self.rate / 2 - self.cutoff)).clamp(0, 1)
         turns = self._ring(x, y) if self.chart.name == "cylinder" else self._plane(w, x, y)
@@ -143,6 +146,7 @@ class AnyresGan(StyleGenerator):
         self.scale = ScaleMapping(params.zoom_max, network.w_dim)
         # Follows the power of activations over 20 thousand pictures.
         self.magnitude_beta = 0.5 ** (params.batch / 20_000)
+        self.noted: list[Tensor] = []
         cell = patch // first.in_rate
         self.geometry = Geometry(
             chart=chart,
@@ -156,12 +160,18 @@ class AnyresGan(StyleGenerator):
     def synthesize(self, w: Tensor, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
         """Draw styles w, (b, w_dim) or (b, num_ws, w_dim), at windows of one size. There are no fields."""
         self.check_size(windows)
-        scale = self.scale(torch.tensor([window.zoom(self.base_period) for window in windows], device=w.device))
+        scale = self.scale(numbers([window.zoom(self.base_period) for window in windows], torch.float32, w.device))
         first, *styles = per_layer(w, self.num_ws)
         x = self.input(first, windows, edit)
-        beta = self.magnitude_beta if self.training else None
+        # Passes that nothing is learnt from are drawn again.
+        notes = self.training and torch.is_grad_enabled()
+        powers = []
         for layer, style in zip(self.layers, styles, strict=True):
-            x = layer(x, style, scale, beta)
+            if notes:
+                powers.append(x.detach().float().square().mean())
+            x = layer(x, style, scale)
+        if notes:
+            self.noted.append(torch.stack(powers))
         return torch.tanh(TANH_SCALE * x) if self.tanh else OUTPUT_SCALE * x
 
     @torch.no_grad()
@@ -179,7 +189,15 @@ class AnyresGan(StyleGenerator):
         w = self.mapping(Scene.of(range(MEASURED_SCENES), self.z_dim).z)
         x, scale = self.input(w, [window] * len(w)), self.scale(torch.ones(len(w)))
         for layer in self.layers:
-            x = layer(x, w, scale, 0.0)
+            layer.follow(x.square().mean(), 0.0)  # type: ignore[operator]
+            x = layer(x, w, scale)
+
+    def follow_powers(self, mean: Callable[[Tensor], Tensor]) -> None:
+        """Let every layer follow the power of its input in the passes since the last call."""
+        powers = mean(torch.stack(self.noted).mean(dim=0))
+        self.noted.clear()
+        for layer, power in zip(self.layers, powers, strict=True):
+            layer.follow(power, self.magnitude_beta)  # type: ignore[operator]
 
     def scale_parameters(self) -> list[nn.Parameter]:
         """What AnyRes-GAN adds to the alias-free generator."""

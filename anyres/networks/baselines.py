@@ -106,7 +106,7 @@ class Baseline(StyleGenerator):
         """The windows at a level's pixels, with `margin` more on each side."""
         factor = self.cell_px // 2**level
         sizes = [(v.size[0] // factor + 2 * margin, v.size[1] // factor + 2 * margin) for v in windows]
-        return [Window(v.center, v.period * factor, size) for v, size in zip(windows, sizes, strict=True)]
+        return [replace(v, period=v.period * factor, size=size) for v, size in zip(windows, sizes, strict=True)]
 
     def _noise(self, level: int, seeds: Tensor, windows: Sequence[Window]) -> Tensor:
         return fields.noise(self.noise_policy, seeds, level, self.grid(level, windows), self.chart)
@@ -124,8 +124,7 @@ class MsPie(Baseline):
     def synthesize(self, w: Tensor, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
         """See `StyleGenerator.synthesize`."""
         height, width = (side // self.cell_px + 2 for side in self.check_size(windows))
-        grids = [Window(v.center, v.period, v.size) for v in windows]
-        x, y = places(grids, edit, w.device)
+        x, y = places(windows, edit, w.device)
         wide = torch.cat(torch.broadcast_tensors(x, y), dim=1).float() / self.unit
         corners = F.interpolate(wide, size=(height, width), mode="bilinear", align_corners=True)
         return self.levels(corners, w, scene.seeds, windows)
@@ -233,7 +232,9 @@ class SingleScale(Baseline):
             # Zoom 1 shows a frame as a canvas of that many pixels: there is no other scale.
             rows, columns = (side // self.cell_px for side in self.check_size(windows))
             height, width = self.constant.shape[2:]
-            canvas = self.constant.tile(1, 1, -(-rows // height), -(-columns // width))[:, :, :rows, :columns]
+            # Rounded up without a number below 0, which some graphs divide towards it.
+            down, across = (rows + height - 1) // height, (columns + width - 1) // width
+            canvas = self.constant.tile(1, 1, down, across)[:, :, :rows, :columns]
             return self.levels(canvas.expand(len(w), -1, -1, -1), w, scene.seeds, windows)
         frames = [self.frame] * len(windows)
         pictures = self.levels(self.constant.expand(len(w), -1, -1, -1), w, scene.seeds, frames)

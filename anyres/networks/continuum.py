@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from anyres.networks.padfree import MARGIN_CELLS, Trunk
 from anyres.networks.scene import Scene
 from anyres.params import ExactNetwork, Train
 from anyres.plane import fields
+from anyres.plane.arrays import numbers, stacked
 from anyres.plane.chart import Chart
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
@@ -69,7 +70,7 @@ class OctaveFeatures(nn.Module):
         # Whole turns are dropped along each axis in float64, then the sum of both is one outer sum in float32.
         turns = (x * fx).frac().float() + (y * fy).frac().float()
         phase = 2 * math.pi * (turns - turns.round())
-        period = torch.tensor([window.period for window in windows], device=device)
+        period = numbers([window.period for window in windows], torch.float32, device)
         magnitude = self.frequencies.norm(dim=1).float()
         amplitude = (2 - 4 * magnitude[None] * period[:, None]).clamp(0, 1) * math.sqrt(2)
         return torch.cat([phase.sin() * amplitude[:, :, None, None], phase.cos() * amplitude[:, :, None, None]], dim=1)
@@ -92,19 +93,16 @@ class OctaveFields(nn.Module):
 
     def forward(self, windows: Sequence[Window], seeds: Tensor, edit: Edit | None = None) -> Tensor:
         """Features (b, outputs, h, w), float32, at the windows' own pixel grid, or where `edit` takes it."""
-        period = np.array([window.period for window in windows])
+        period = stacked([window.period for window in windows])
         parts = []
         for octave in range(self.octaves):
             side = self.chart.short_side / (LOWEST_CYCLES * 2.0 ** (octave + 2))
             amplitude = (2 - 2 * period / side).clip(0, 1)
             stream = OCTAVE_STREAM + octave * self.features
             # Bands that are not heard are drawn nowhere in particular.
-            heard = [
-                window if loud else Window((0.0, 0.0), side, window.size)
-                for window, loud in zip(windows, amplitude > 0, strict=True)
-            ]
+            heard = [window.parked(away, side) for window, away in zip(windows, amplitude <= 0, strict=True)]
             part = fields.smooth(seeds, stream, self.features, heard, side, edit)
-            parts.append(part * torch.from_numpy(amplitude).to(part)[:, None, None, None])
+            parts.append(part * torch.as_tensor(amplitude).to(part)[:, None, None, None])
         return torch.cat(parts, dim=1)
 
 
@@ -154,10 +152,10 @@ class Continuum(StyleGenerator):
         """Draw styles w, (b, w_dim) or (b, num_ws, w_dim), with the fields of `scene` at windows of one size."""
         cell = self.trunk.cell_px
         height, width = self.check_size(windows)
-        zoom = torch.tensor([window.zoom(self.base_period) for window in windows], device=w.device, dtype=torch.float32)
+        zoom = numbers([window.zoom(self.base_period) for window in windows], torch.float32, w.device)
         scale = self.scale_style(self.scale(zoom))
         style = w + (scale if w.ndim == 2 else scale[:, None])
         margin = 2 * MARGIN_CELLS
-        grids = [Window(v.center, v.period * cell, (height // cell + margin, width // cell + margin)) for v in windows]
+        grids = [replace(v, period=v.period * cell, size=(height // cell + margin, width // cell + margin)) for v in windows]
         # Black is the limit of tanh: a dark sky needs no exact cancelling of noise, and no value leaves the range.
         return torch.tanh(self.trunk(self.features(grids, scene.seeds, edit), style, scene.seeds, windows, self.geometry.chart))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from anyres.networks.layers import Mapping
 from anyres.networks.scene import Scene
+from anyres.plane.arrays import stacked
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
 
@@ -21,7 +22,7 @@ def places(grids: Sequence[Window], edit: Edit | None, device: torch.device) -> 
     """Plane positions x and y of the grids' points, float64, that broadcast to (b, 1, h, w): plain grids are kept by axis."""
     if edit is None:
         axes = [grid.axes() for grid in grids]
-        x, y = (torch.from_numpy(np.stack(along)).to(device) for along in zip(*axes, strict=True))
+        x, y = (torch.as_tensor(stacked(along), device=device) for along in zip(*axes, strict=True))
         return x[:, None, None, :], y[:, None, :, None]
     edited = torch.from_numpy(np.stack([edit(grid.coords()) for grid in grids])).to(device)
     return edited[:, None, :, :, 0], edited[:, None, :, :, 1]
@@ -65,6 +66,12 @@ class StyleGenerator(nn.Module):
 
     def standardize(self, pictures: Tensor) -> None:
         """Set up what depends on the colours of real pictures (n, 3, h, w) in [-1, 1]; by default nothing does."""
+
+    def follow_powers(self, mean: Callable[[Tensor], Tensor]) -> None:
+        """Take in, once a step of a training, what layers noted of themselves in its passes; by default they note nothing.
+
+        `mean` makes of a mean over the pictures of this process that over all.
+        """
 
     def check_size(self, windows: Sequence[Window]) -> tuple[int, int]:
         """Height and width of the windows in pixels. Raises ValueError where they are no multiples of the lattice."""

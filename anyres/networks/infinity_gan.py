@@ -23,6 +23,7 @@ from anyres.networks.layers import LEAK, Linear, Mixed, ModulatedConv, modulatio
 from anyres.networks.scene import Box, Pin, Scene
 from anyres.params import InfinityNetwork, Train
 from anyres.plane import fields
+from anyres.plane.arrays import namespace, numbers, stacked, whole
 from anyres.plane.chart import CIRCUMFERENCE, Chart
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import PHASE_TOLERANCE_PX, Window
@@ -47,7 +48,8 @@ def output_px(cells: int, blocks: int) -> int:
 
 def cells_for(pixels: int, blocks: int) -> int:
     """The fewest cells whose picture has at least so many pixels."""
-    return -(-(pixels + 5 * (2**blocks - 1)) // 2**blocks)
+    # Rounded up without a number below 0, which some graphs divide towards it.
+    return (pixels + 6 * (2**blocks - 1)) // 2**blocks
 
 
 class Up(nn.Module):
@@ -198,7 +200,7 @@ class InfinityGan(StyleGenerator):
             for window in windows:
                 scene.pin.check(window)
         height, width = windows[0].size
-        first = torch.tensor([self.first_cell(window) for window in windows])
+        first = numbers([self.first_cell(window) for window in windows], torch.int64)
         turns = [self.turn_cells(window) for window in windows]
 
         def noise(stream: int, beyond: int, grids: Sequence[Window]) -> Tensor:
@@ -221,16 +223,15 @@ class InfinityGan(StyleGenerator):
         places = [(y - top, x - left) for x, y in map(self.first_cell, windows)]
         return torch.stack([whole[:, y : y + rows, x : x + columns] for y, x in places])
 
-    def diversity(self, scene: Scene, windows: Sequence[Window]) -> Tensor:
+    def diversity(self, scene: Scene, windows: Sequence[Window], mean: Callable[[Tensor], Tensor] = lambda own: own) -> Tensor:
         """How little other local latents change the structure's map: the L1 ratio (Lin et al., section 3.4), scalar.
 
-        Pairs share latent, coordinates and windows. Half of the batch is compared.
+        Pairs share latent, coordinates and windows. `mean` makes of a mean over these pictures that over all that count.
         """
-        half = max(len(windows) // 2, 1)
-        windows, scene = windows[:half], scene.part(0, half)
         other = replace(scene, seeds=fields.mix(fields.key(scene.seeds, OTHER_STREAM)))
         (one, two), (a, b) = ([part(each, windows) for each in (scene, other)] for part in (self.local, self._map))
-        return ((one - two).abs().mean() / ((a - b).abs().mean() + 1e-5)).float()
+        latents, maps = mean((one - two).abs().mean().float()), mean((a - b).abs().mean().float())
+        return latents / (maps + 1e-5)
 
     def first_cell(self, window: Window) -> tuple[int, int]:
         """Index (x, y) on the plane's lattice of the first cell of a window's map."""
@@ -241,18 +242,18 @@ class InfinityGan(StyleGenerator):
         """The window of the cells of a window's map, and of `halo` more on each side."""
         rows, columns = (cells_for(side, self.blocks) for side in window.size)
         drawn = window.crop(0, 0, (output_px(rows, self.blocks), output_px(columns, self.blocks)))
-        return Window(drawn.center, window.period * self.cell_px, (rows + 2 * halo, columns + 2 * halo))
+        return centred(drawn, window.period * self.cell_px, rows + 2 * halo, columns + 2 * halo)
 
-    def turn_cells(self, window: Window) -> int | None:
+    def turn_cells(self, window: Window) -> int | Tensor | None:
         """Cells about the ring of a cylinder; none on other charts."""
         if self.geometry.chart.name != "cylinder":
             return None
-        return max(round(CIRCUMFERENCE / window.period / self.cell_px), 1)
+        return whole(CIRCUMFERENCE / window.period / self.cell_px, 1)
 
     def local(self, scene: Scene, windows: Sequence[Window]) -> Tensor:
         """Local latents (b, local_dim, rows, columns) under the structure's cells: i.i.d. normals by the index of the cell."""
         halo = self.structure.halo
-        first = torch.tensor([self.first_cell(window) for window in windows]) - halo
+        first = numbers([self.first_cell(window) for window in windows], torch.int64) - halo
         grids = [self.cells(window, halo) for window in windows]
         return self._field(LOCAL, LOCAL_STREAM, self.local_dim, first, grids, scene, 0, [self.turn_cells(v) for v in windows])
 
@@ -263,9 +264,12 @@ class InfinityGan(StyleGenerator):
             grid = self.cells(window, self.structure.halo)
             places = grid.coords() if edit is None else edit(grid.coords())
             ring = self.geometry.chart.name == "cylinder"
-            turn = 2 * np.pi * places[..., 0] / (CIRCUMFERENCE if ring else TURN_CELLS * grid.period)
-            found.append(np.stack([np.tanh(STEEPNESS * places[..., 1] / grid.period), np.cos(turn), np.sin(turn)]))
-        return torch.from_numpy(np.stack(found)).float().to(self.w_mean.device)
+            xp = namespace(places)
+            # A number of Python's own would be one of float32 in some graphs.
+            whole_turn = xp.asarray(2 * math.pi, dtype=xp.float64)
+            turn = whole_turn * places[..., 0] / (CIRCUMFERENCE if ring else TURN_CELLS * grid.period)
+            found.append(xp.stack([xp.tanh(STEEPNESS * places[..., 1] / grid.period), xp.cos(turn), xp.sin(turn)]))
+        return torch.as_tensor(stacked(found)).float().to(self.w_mean.device)
 
     @torch.no_grad()
     def fields_of(self, scene: Scene, window: Window) -> Pin:
@@ -320,14 +324,14 @@ class InfinityGan(StyleGenerator):
         grids: Sequence[Window],
         scene: Scene,
         level: int,
-        turns: Sequence[int | None],
+        turns: Sequence[int | Tensor | None],
     ) -> Tensor:
         """Normals of a lattice of 2^level points a cell, from index `first` = (x, y) of each grid on: (b, channels, h, w)."""
         device = scene.seeds.device
         columns, rows = (first[:, axis, None] + torch.arange(grids[0].size[1 - axis]) for axis in (0, 1))
         wrapped = columns
         if turns[0] is not None:
-            wrapped = columns % torch.tensor([(turn or 1) << level for turn in turns])[:, None]
+            wrapped = columns % (numbers(turns, torch.int64) << level)[:, None]
         where = wrapped.to(device), rows.to(device)
         drawn = fields.cells(scene.seeds, stream, channels, *where)
         part = "structure" if name == LOCAL else "texture"
@@ -360,4 +364,4 @@ def shrunk(grid: Window, margin: int) -> Window:
 
 def centred(grid: Window, period: float, rows: int, columns: int) -> Window:
     """A grid of other points about the middle of `grid`."""
-    return Window(grid.center, period, (rows, columns))
+    return replace(grid, period=period, size=(rows, columns))

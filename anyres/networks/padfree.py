@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -114,6 +115,7 @@ class Trunk(nn.Module):
         factor = 2 ** (self.levels - level)
         margin = 2 * self.margin_cells
         grids = [
-            Window(w.center, w.period * factor, (w.size[0] // factor + margin, w.size[1] // factor + margin)) for w in windows
+            replace(w, period=w.period * factor, size=(w.size[0] // factor + margin, w.size[1] // factor + margin))
+            for w in windows
         ]
         return fields.noise(self.noise_policy, seeds, level, grids, chart)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ class ScaleParty(StyleGenerator):
         """Draw styles w, (b, w_dim) or (b, num_ws, w_dim), with the noise of `scene` at windows of one size."""
         height, width = self.check_size(windows)
         cell, margin = self.trunk.cell_px, 2 * self.trunk.margin_cells
-        grids = [Window(v.center, v.period * cell, (height // cell + margin, width // cell + margin)) for v in windows]
+        grids = [replace(v, period=v.period * cell, size=(height // cell + margin, width // cell + margin)) for v in windows]
         x, y = places(grids, edit, w.device)
         return self.trunk(self._encoding(x, y), w, scene.seeds, windows, self.geometry.chart)
 

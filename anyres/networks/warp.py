@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anyres.plane.arrays import namespace, stacked
 from anyres.plane.resample import lanczos
 from anyres.plane.window import Window
 
@@ -23,16 +24,18 @@ def warp(targets: Sequence[Window], sources: Sequence[Window], device: torch.dev
     """
     axes = []
     for axis in (1, 0):  # rows along y, columns along x
-        to = np.stack([window.axes()[axis] for window in targets])
+        to = stacked([window.axes()[axis] for window in targets])
         of = np.stack([window.axes()[axis] for window in sources])
-        coarser = np.array([max(a.period, b.period) for a, b in zip(targets, sources, strict=True)])
-        weights = lanczos((to[:, :, None] - of[:, None, :]) / coarser[:, None, None])
-        total = weights.sum(axis=2, keepdims=True)
-        weights = np.where(np.abs(total) > 1e-6, weights / np.where(total == 0, 1.0, total), 0.0)
         middle = np.array([window.center[axis] for window in sources])
         half = np.array([window.extent[1 - axis] / 2 for window in sources])
-        slack = COVERED * np.array([min(a.period, 2 * h) for a, h in zip(targets, half, strict=True)])
-        inside = np.abs(to - middle[:, None]) <= (half - slack)[:, None] + 1e-9
-        axes.append((torch.from_numpy(weights).float().to(device), torch.from_numpy(inside).float().to(device)))
+        fine, coarse = (stacked([window.period for window in group]) for group in (targets, sources))
+        xp = namespace(to)
+        of, middle, half, coarse = (xp.asarray(part) for part in (of, middle, half, coarse))
+        weights = lanczos((to[:, :, None] - of[:, None, :]) / xp.maximum(fine, coarse)[:, None, None])
+        total = weights.sum(axis=2, keepdims=True)
+        weights = xp.where(xp.abs(total) > 1e-6, weights / xp.where(total == 0, 1.0, total), 0.0)
+        slack = COVERED * xp.minimum(fine, 2 * half)
+        inside = xp.abs(to - middle[:, None]) <= (half - slack)[:, None] + 1e-9
+        axes.append((torch.as_tensor(weights).float().to(device), torch.as_tensor(inside).float().to(device)))
     (rows, inside_y), (columns, inside_x) = axes
     return rows, columns, (inside_y[:, :, None] * inside_x[:, None, :])[:, None]

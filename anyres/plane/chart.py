@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from anyres.plane.arrays import is_tensor
 from anyres.plane.window import Window
 
 ChartName = Literal["frame", "plane", "cylinder"]
@@ -92,11 +93,17 @@ class Chart:
         x = np.round(frequencies[..., 0] * CIRCUMFERENCE) / CIRCUMFERENCE
         return np.stack([x, frequencies[..., 1]], axis=-1)
 
-    def wrap_cells(self, octave: int) -> int | None:
-        """Return after how many cells of side 2^-octave the lattice repeats along x, or None where it never does."""
+    def wrap_cells(self, octave: Any) -> Any:
+        """Return after how many cells of side 2^-octave the lattice repeats along x, or None where it never does.
+
+        `octave` is a whole number or a scalar tensor of one. Raises ValueError for a number whose cells are wider than the ring.
+        """
         if self.name != "cylinder":
             return None
         cells = CIRCUMFERENCE * 2.0**octave
+        # A graph refuses nothing.
+        if is_tensor(cells):
+            return cells.clamp(min=1)
         if cells < 1:
             raise ValueError(f"octave {octave} has cells wider than the cylinder")
         return int(cells)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from anyres.plane.arrays import converted, is_tensor, namespace, numbers, stacked
 from anyres.plane.chart import Chart
 from anyres.plane.window import Window
 
@@ -62,9 +63,9 @@ def latent(seeds: Sequence[int] | Tensor, dim: int) -> Tensor:
     return normal_from_bits(mix(key(seeds, -1)[:, None] + index * GAMMA_X))
 
 
-def octave_of(spacing: float) -> float:
-    """The real octave of samples `spacing` apart: lattices of octave k have cells of side 2^-k."""
-    return -math.log2(spacing)
+def octave_of(spacing: Any) -> Any:
+    """The real octave of samples `spacing` apart, a number or a scalar tensor: lattices of octave k have cells of side 2^-k."""
+    return -namespace(spacing).log2(spacing)
 
 
 def sample(
@@ -78,15 +79,16 @@ def sample(
     The lattices of the two octaves about the sampling rate are interpolated linearly, each with its variance
     restored, and blended by cosine and sine of the fractional octave: continuous in position and in scale.
     """
-    if len({window.size for window in windows}) != 1:
+    if any(window.size != windows[0].size for window in windows[1:]):
         raise ValueError("windows of one batch must have one size")
     real_octaves = [octave_of(window.period) for window in windows]
+    xp = namespace(real_octaves[0])
     total = None
     for upper in (0, 1):
-        octaves = [math.floor(octave) + upper for octave in real_octaves]
-        fraction = [octave - math.floor(octave) for octave in real_octaves]
+        octaves = [xp.floor(octave) + upper for octave in real_octaves]
+        fraction = [octave - xp.floor(octave) for octave in real_octaves]
         angle = [math.pi / 2 * (f if upper else 1 - f) for f in fraction]
-        weight = torch.tensor([math.sin(a) for a in angle], dtype=torch.float32, device=seeds.device)
+        weight = numbers([xp.sin(a) for a in angle], torch.float32, seeds.device)
         part = _lattice_field(seeds, stream, windows, octaves, chart) * weight[:, None, None]
         total = part if total is None else total + part
     assert total is not None
@@ -116,10 +118,10 @@ def smooth(
     spread: mean 0, variance 1 everywhere.
     """
     if edit is None:
-        columns, across = _splines(np.stack([window.axes()[0] / side for window in windows]))
-        rows, down = _splines(np.stack([window.axes()[1] / side for window in windows]))
-        values = cells(seeds, stream, count, *(torch.from_numpy(index).to(seeds.device) for index in (columns, rows)))
-        return torch.from_numpy(down).to(values)[:, None] @ values @ torch.from_numpy(across).to(values)[:, None].transpose(2, 3)
+        columns, across = _splines(stacked([window.axes()[0] / side for window in windows]))
+        rows, down = _splines(stacked([window.axes()[1] / side for window in windows]))
+        columns, across, rows, down = (torch.as_tensor(part, device=seeds.device) for part in (columns, across, rows, down))
+        return down[:, None] @ cells(seeds, stream, count, columns, rows) @ across[:, None].transpose(2, 3)
     out = []
     for index, window in enumerate(windows):
         places = edit(window.coords()) / side
@@ -154,6 +156,10 @@ def noise(policy: NoisePolicy, seeds: Tensor, stream: int, windows: Sequence[Win
     if policy == "constant":
         keys = key(torch.zeros_like(seeds), stream)
     else:
+        if is_tensor(windows[0].period):
+            raise ValueError(
+                "noise of policy random hashes the bits of a window's numbers, which no graph reads; use grid_sample"
+            )
         places = np.array([(*window.center, window.period) for window in windows]).view(np.int64)
         keys = key(seeds, stream)
         for column in torch.from_numpy(places).to(seeds.device).unbind(dim=1):
@@ -162,58 +168,56 @@ def noise(policy: NoisePolicy, seeds: Tensor, stream: int, windows: Sequence[Win
     return normal_from_bits(lattice_bits(keys, columns, rows))
 
 
-def _lattice_field(seeds: Tensor, stream: int, windows: Sequence[Window], octaves: list[int], chart: Chart) -> Tensor:
+def _lattice_field(seeds: Tensor, stream: int, windows: Sequence[Window], octaves: Sequence[Any], chart: Chart) -> Tensor:
     """Interpolate lattice normals of one octave a window, float32 (b, h, w)."""
-    x = np.stack([window.axes()[0] * 2.0**octave for window, octave in zip(windows, octaves, strict=True)])
-    y = np.stack([window.axes()[1] * 2.0**octave for window, octave in zip(windows, octaves, strict=True)])
-    columns, across = _interpolation(x)
-    rows, down = _interpolation(y)
-    for index, octave in enumerate(octaves):
-        cells = chart.wrap_cells(octave)
-        if cells is not None:
-            columns[index] %= cells
+    x = stacked([window.axes()[0] * 2.0**octave for window, octave in zip(windows, octaves, strict=True)])
+    y = stacked([window.axes()[1] * 2.0**octave for window, octave in zip(windows, octaves, strict=True)])
     device = seeds.device
-    keys = key(seeds + torch.tensor(octaves, device=device) * GAMMA_Y, stream)
-    bits = lattice_bits(keys, torch.from_numpy(columns).to(device), torch.from_numpy(rows).to(device))
-    values = normal_from_bits(bits)
-    return torch.from_numpy(down).to(device) @ values @ torch.from_numpy(across).to(device).transpose(1, 2)
+    columns, across = (torch.as_tensor(part, device=device) for part in _interpolation(x))
+    rows, down = (torch.as_tensor(part, device=device) for part in _interpolation(y))
+    turns = [chart.wrap_cells(octave) for octave in octaves]
+    if turns[0] is not None:
+        columns = columns % numbers(turns, torch.int64, device)[:, None]
+    keys = key(seeds + numbers(octaves, torch.int64, device) * GAMMA_Y, stream)
+    values = normal_from_bits(lattice_bits(keys, columns, rows))
+    return down @ values @ across.transpose(1, 2)
 
 
-def _interpolation(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _interpolation(positions: Any) -> tuple[Any, Any]:
     """Lattice indices (b, n) and linear weights (b, m, n) of unit row norm, for positions (b, m) in cells."""
-    low = np.floor(positions)
-    start = low[:, :1]
-    count = int((low[:, -1] - low[:, 0]).max()) + 2
-    place = (low - start).astype(np.int64)
-    fraction = positions - low
+    xp = namespace(positions)
+    fraction = positions - xp.floor(positions)
     # Two independent normals weighted (1-f, f) have variance (1-f)^2 + f^2: divide it out.
-    norm = np.sqrt((1 - fraction) ** 2 + fraction**2)
-    weights = np.zeros((*positions.shape, count), dtype=np.float32)
-    batch, sample_index = np.indices(positions.shape)
-    weights[batch, sample_index, place] = (1 - fraction) / norm
-    weights[batch, sample_index, place + 1] = fraction / norm
-    return start.astype(np.int64) + np.arange(count), weights
+    norm = xp.sqrt((1 - fraction) ** 2 + fraction**2)
+    return _spread(positions, [(1 - fraction) / norm, fraction / norm])
 
 
-def _splines(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _splines(positions: Any) -> tuple[Any, Any]:
     """Lattice indices (b, n) and weights (b, m, n) of unit row norm of cubic B-splines, for positions (b, m) in cells."""
-    low = np.floor(positions)
-    start = low[:, :1]
-    count = int((low[:, -1] - low[:, 0]).max()) + 4
-    place = (low - start).astype(np.int64)
-    weights = np.zeros((*positions.shape, count), dtype=np.float32)
-    batch, sample_index = np.indices(positions.shape)
     values = _spline_weights(positions)
-    for tap in range(4):
-        weights[batch, sample_index, place + tap] = values[..., tap]
-    return start.astype(np.int64) - 1 + np.arange(count), weights
+    index, weights = _spread(positions, [values[..., tap] for tap in range(4)])
+    return index - 1, weights
 
 
-def _spline_weights(positions: np.ndarray) -> np.ndarray:
+def _spread(positions: Any, taps: Sequence[Any]) -> tuple[Any, Any]:
+    """Indices (b, n) from the lowest floor on, and weights (b, m, n) with `taps`, (b, m) each, from each position's floor on."""
+    xp = namespace(positions)
+    low = converted(xp.floor(positions), "int64")
+    start = low[:, :1]
+    count = (low[:, -1] - low[:, 0]).max().item() + len(taps)
+    weights = xp.zeros((*positions.shape, count), dtype=xp.float32)
+    batch, sample_index = (xp.arange(length) for length in positions.shape)
+    for tap, values in enumerate(taps):
+        weights[batch[:, None], sample_index, low - start + tap] = converted(values, "float32")
+    return start + xp.arange(count), weights
+
+
+def _spline_weights(positions: Any) -> Any:
     """Weights (..., 4) of the lattice points floor(position) - 1 to + 2, their squares summing to one."""
-    f = positions - np.floor(positions)
-    weights = np.stack([(1 - f) ** 3, 3 * f**3 - 6 * f**2 + 4, -3 * f**3 + 3 * f**2 + 3 * f + 1, f**3], axis=-1)
-    return weights / np.linalg.norm(weights, axis=-1, keepdims=True)
+    xp = namespace(positions)
+    f = positions - xp.floor(positions)
+    weights = xp.stack([(1 - f) ** 3, 3 * f**3 - 6 * f**2 + 4, -3 * f**3 + 3 * f**2 + 3 * f + 1, f**3], -1)
+    return weights / xp.sqrt((weights * weights).sum(-1, keepdims=True))
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:

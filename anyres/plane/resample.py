@@ -6,9 +6,11 @@ Training, metrics, teacher and viewer all call it, and its kernel's name stands 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from anyres.plane.arrays import namespace
 from anyres.plane.chart import Chart
 from anyres.plane.window import Window
 
@@ -85,13 +87,14 @@ def footprint(
     return max(top, 0), max(left, 0), min(bottom, size[0]), min(right, size[1])
 
 
-def lanczos(t: np.ndarray) -> np.ndarray:
-    """The Lanczos-3 window: sinc(t) sinc(t/3) for |t| < 3, else 0."""
+def lanczos(t: Any) -> Any:
+    """The Lanczos-3 window of an array or a tensor: sinc(t) sinc(t/3) for |t| < 3, else 0."""
+    xp = namespace(t)
     # By the triple angle formula one sine serves both: sin(pi t) = s (3 - 4 s^2) with s = sin(pi t / 3).
-    square = np.sin(t * (np.pi / LOBES)) ** 2
-    inside = np.abs(t) < LOBES
+    square = xp.sin(t * (np.pi / LOBES)) ** 2
+    inside = xp.abs(t) < LOBES
     nonzero = inside & (t != 0)
-    return np.where(nonzero, square * (9 - 12 * square) / np.where(nonzero, (np.pi * t) ** 2, 1.0), np.where(t == 0, 1.0, 0.0))
+    return xp.where(nonzero, square * (9 - 12 * square) / xp.where(nonzero, (np.pi * t) ** 2, 1.0), xp.where(t == 0, 1.0, 0.0))
 
 
 def _span(positions: np.ndarray, ratio: float) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 
 import numpy as np
@@ -79,11 +79,15 @@ class Window:
             self.center[0] + self.period * (left + (crop_width - width) / 2),
             self.center[1] + self.period * (top + (crop_height - height) / 2),
         )
-        return Window(center, self.period, size)
+        return replace(self, center=center, size=size)
 
     def resized(self, size: tuple[int, int]) -> Window:
         """Return the window of the same place and height at `size` = (h, w) pixels, which should have its shape."""
         return Window(self.center, self.extent[0] / size[0], size)
+
+    def parked(self, away: bool, period: float) -> Window:
+        """Return this window, or where `away` one of its size and of `period` at the origin."""
+        return Window((0.0, 0.0), period, self.size) if away else self
 
     def phase(self) -> tuple[tuple[int, int], tuple[float, float]]:
         """Split the origin into whole pixels (i_x, i_y) of the plane's own grid and a rest in [0, 1) pixels.

@@ -108,7 +108,8 @@ def test_outputs_keep_unit_power_and_the_mean_power_is_followed() -> None:
     # Constant over space: nothing for the filters to take away.
     x = 5 * torch.randn(8, layer.inputs, 1, 1).expand(-1, -1, 36, 36)
     for _ in range(200):
-        out = module(x, torch.randn(8, 6), None, beta=0.9)
+        module.follow(x.square().mean(), beta=0.9)
+        out = module(x, torch.randn(8, 6), None)
     assert module.magnitude.item() == pytest.approx(x.square().mean().item(), rel=1e-3)
     assert 0.5 < out[:, :, 12:24, 12:24].square().mean().item() < 2
     before = module.magnitude.clone()

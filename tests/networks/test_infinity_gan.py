@@ -291,9 +291,9 @@ def test_a_ring_closes(section) -> None:
 def test_the_diversity_loss_is_the_l1_ratio_and_falls_where_local_latents_are_heard(generator: InfinityGan) -> None:
     scene, windows = scene_of(generator, 1, 2, 3, 4), [Window((0.1 * i, 0.0), 2 / 200, (32, 32)) for i in range(4)]
     value = generator.diversity(scene, windows)
-    other = replace(scene.part(0, 2), seeds=fields.mix(fields.key(scene.seeds[:2], -8)))
-    latents = (generator.local(scene.part(0, 2), windows[:2]) - generator.local(other, windows[:2])).abs().mean()
-    maps = (generator.map_of(scene.part(0, 2), windows[:2]) - generator.map_of(other, windows[:2])).abs().mean()
+    other = replace(scene, seeds=fields.mix(fields.key(scene.seeds, -8)))
+    latents = (generator.local(scene, windows) - generator.local(other, windows)).abs().mean()
+    maps = (generator.map_of(scene, windows) - generator.map_of(other, windows)).abs().mean()
     assert value.item() == pytest.approx((latents / maps).item(), rel=1e-3)
     with torch.no_grad():
         generator.structure.convs[0].weight[:, :5] *= 0.01
