@@ -5,10 +5,10 @@ STAMP := .venv/.installed-from-lock
 UV_VERSION := $(shell sed -n 's/^uv==\([^ ]*\).*/\1/p' requirements.lock)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test lint lock clean
+.PHONY: help run test lint lock clean push pull deploy cluster cluster-test
 
 help:  ## what there is
-	@sed -n 's/^\([a-z]*\):.*##/make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*##/make \1\t/p' $(MAKEFILE_LIST) | expand -t 19
 
 $(STAMP): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'make: Python 3.11 or newer is needed; say PYTHON=/path/to/python3'; exit 2; }
@@ -23,10 +23,25 @@ run: $(STAMP)  ## ingest, prepare, train, evaluate, export: whatever is out of d
 	@python -m pipelines.flow
 
 test: $(STAMP) lint  ## all tests
-	@python -m pytest -n 2 --dist loadfile
+	@python -m pytest -n 2 --dist loadfile --ignore=tests/cluster
 
 lint: $(STAMP)  ## style, types and who may import whom
 	@ruff check . && ruff format --check . && lint-imports && basedpyright --level error
+
+push: $(STAMP)  ## send outputs to DVC's remote
+	@python -m pipelines.remote push
+
+pull: $(STAMP)  ## bring outputs from DVC's remote
+	@python -m pipelines.remote pull
+
+deploy: $(STAMP)  ## pools, limits, automations and deployments on the server of PREFECT_API_URL
+	@python -m pipelines.deploy
+
+cluster: $(STAMP)  ## PostgreSQL, S3, Prefect, MLflow and two workers on this machine, until Ctrl-C
+	@python tests/cluster/servers.py
+
+cluster-test: $(STAMP)  ## the pipeline on such a cluster: twice at once, killed, with servers away
+	@python -m pytest tests/cluster
 
 lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml
 	@uv pip compile --universal --generate-hashes --python-version 3.11 --all-extras --no-header --quiet -o requirements.lock pyproject.toml

@@ -10,12 +10,13 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ANYRES_"
 # Variables of the library's own commands, which are none of the pipelines' business.
 ELSEWHERE = ("ANYRES_VIEW_TOKEN",)
+Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 
 # Each tool has its own switch; MLflow accepts only the literal `true` for DO_NOT_TRACK.
 QUIET = {
@@ -34,6 +35,8 @@ class Environment(BaseSettings):
     """Machine facts.
 
     tracking_uri: MLflow's store. artifact_root: where a local store keeps its files; a server has its own.
+    runs_dir: checkpoints and kept features; working copies that share it go on with each other's trainings.
+    dvc_cache, dvc_remote: where DVC keeps outputs on this machine, and for all: a folder, or s3://bucket/prefix.
     cache_dir: downloads. num_processes: training processes; unset, one a GPU, or one a core where there is none.
     accelerate_config: a file of `accelerate config`, used in place of num_processes. device: cpu keeps training off
     an accelerator. micro_batch: pictures of one training pass at most, on each process; unset, its share of the batch.
@@ -45,8 +48,11 @@ class Environment(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     tracking_uri: Annotated[str, Field(min_length=1)] = "sqlite:///mlflow.db"
-    artifact_root: Path = Path("mlartifacts")
-    cache_dir: Path = Path(".anyres/cache")
+    artifact_root: Folder = Path("mlartifacts")
+    cache_dir: Folder = Path(".anyres/cache")
+    runs_dir: Folder = Path("out/runs")
+    dvc_cache: Folder | None = None
+    dvc_remote: Annotated[str, Field(min_length=1)] | None = None
     num_processes: Annotated[int, Field(ge=1, le=1024)] | None = None
     accelerate_config: Path | None = None
     micro_batch: Annotated[int, Field(ge=1, le=65536)] | None = None

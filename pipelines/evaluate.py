@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 from anyres.params import Params
 from pipelines.environment import Environment
 from pipelines.history import git_commit
 from pipelines.launch import launch_command, launch_environ, num_gpus
-from pipelines.leash import leashed
-from pipelines.stage import EVALUATION, REPORT, RUNS, STORE, TRAINED, StageError, main, replaced
+from pipelines.leash import Overheard, leashed
+from pipelines.outcome import LASTING
+from pipelines.stage import EVALUATION, REPORT, STORE, TRAINED, StageError, alone, main, replaced
 
 
 def evaluate(params: Params, environment: Environment) -> None:
@@ -17,18 +19,24 @@ def evaluate(params: Params, environment: Environment) -> None:
     gpus = num_gpus(environment)
     # Threads of one process share the cores of a machine better than processes do.
     count = environment.num_processes or gpus or 1
-    with replaced(EVALUATION) as out:
-        folders = {"store": STORE, "trained": TRAINED, "out": out, "reals": RUNS / "reals", "passing": RUNS / "evaluation"}
+    identity = json.loads((TRAINED / "train.json").read_text(encoding="utf-8"))["fingerprint"]
+    with alone("evaluate", identity, environment), replaced(EVALUATION) as out:
+        kept = {"reals": environment.runs_dir / "reals", "passing": environment.runs_dir / identity / "evaluation"}
+        folders = {"store": STORE, "trained": TRAINED, "out": out, **kept}
         work = [
             "evaluate",
             "--params",
             "params.yaml",
             *(str(word) for name, path in folders.items() for word in (f"--{name}", path)),
         ]
-        with leashed(launch_command(environment, count, work), launch_environ(environment, count, gpus)) as process:
+        overheard = Overheard()
+        command, environ = launch_command(environment, count, work), launch_environ(environment, count, gpus)
+        with leashed(command, environ, stderr=overheard.stderr) as process:
+            overheard.listen(process)
             code = process.wait()
         if code:
-            raise StageError(f"evaluation ended with code {code}; run again to go on from what is measured", code)
+            line = f"evaluation ended with code {code}; run again to go on from what is measured"
+            raise StageError(line, code, passing=code != LASTING, reason=overheard.last())
     report(params)
 
 
@@ -43,4 +51,4 @@ def report(params: Params) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main("evaluate", evaluate))
+    sys.exit(main("evaluate", evaluate, on_gpu=True))

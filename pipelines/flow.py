@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ from anyres.params import Params
 from pipelines.environment import Environment, interpreter_path, silence_telemetry
 from pipelines.leash import end_on_signals, leashed
 from pipelines.locks import LockedError, last_held, locked
+from pipelines.outcome import told
+from pipelines.private_api import ApiError
 from pipelines.stage import BUNDLE, REPORT, StageError, checked
 
 
@@ -24,14 +27,15 @@ def main() -> int:
     try:
         check_source(params)
         with locked("flow", wait_s=0.0):
+            shared = use_remote(environment)
             graph, changed = read_graph()
             if changed:
-                run_stages(graph)
+                run_stages(graph, *(["--pull"] if shared else []))
             else:
                 print("nothing has changed since the last run")
             verdict = register(params, environment, quiet=not changed)
         print(where_to_look(params, environment, verdict))
-    except (StageError, LockedError) as error:
+    except (StageError, LockedError, ApiError) as error:
         print(f"flow: {error}", file=sys.stderr)
         return getattr(error, "code", 1)
     except KeyboardInterrupt:
@@ -42,8 +46,27 @@ def main() -> int:
 
 def check_source(params: Params) -> None:
     """Raise StageError where the user's folder is missing: DVC would speak of a missing dependency."""
-    if not Path(params.ingest.folder).is_dir():
+    if "://" not in params.ingest.folder and not Path(params.ingest.folder).is_dir():
         raise StageError(f"params.yaml: ingest.folder: no such folder: {params.ingest.folder}; create it or correct the path", 2)
+
+
+def use_remote(environment: Environment) -> bool:
+    """Tell DVC of its cache and remote where the environment names them; return whether there is a remote to ask.
+
+    One that is away costs a line: outputs stay here, and can be sent later.
+    """
+    from pipelines import remote
+
+    try:
+        remote.configure(environment)
+    except remote.RemoteError as error:
+        raise StageError(str(error), 2) from error
+    try:
+        remote.check(environment)
+    except remote.RemoteError as error:
+        print(f"flow: {error}; going on without it, `make push` sends outputs later", file=sys.stderr)
+        return False
+    return environment.dvc_remote is not None
 
 
 def read_graph() -> tuple[dict[str, list[str]], bool]:
@@ -61,8 +84,26 @@ def read_graph() -> tuple[dict[str, list[str]], bool]:
         raise StageError(" ".join(str(error).split())) from error
 
 
-def run_stages(needs: Mapping[str, list[str]]) -> None:
-    """Run every stage after those that it needs, independent ones side by side; raise StageError where one fails."""
+def read_needs(target: str | None = None) -> dict[str, list[str]]:
+    """Return the stages with those that each needs, from dvc.yaml; of `target`, where it is given, and all behind it."""
+    needs = read_graph()[0]
+    if target is None:
+        return needs
+    if target not in needs:
+        raise StageError(f"stage {target}: dvc.yaml has no such stage; use one of {', '.join(in_order(needs))}", 2)
+    wanted, found = [target], set[str]()
+    while wanted:
+        name = wanted.pop()
+        found.add(name)
+        wanted += needs[name]
+    return {name: others for name, others in needs.items() if name in found}
+
+
+def run_stages(needs: Mapping[str, list[str]], *options: str) -> None:
+    """Run every stage after those that it needs, independent ones side by side; raise StageError where one fails.
+
+    `options` go to `dvc repro`.
+    """
     from pipelines.private_api import ensure_prefect_api
 
     ensure_prefect_api()
@@ -72,7 +113,7 @@ def run_stages(needs: Mapping[str, list[str]]) -> None:
 
     @task(task_run_name="{name}", cache_policy=NO_CACHE)
     def stage(name: str) -> None:
-        reproduce(name)
+        reproduce(name, *options)
 
     @flow(name="anyres", task_runner=ThreadPoolTaskRunner(max_workers=len(needs)))  # type: ignore[arg-type]
     def anyres() -> None:
@@ -98,15 +139,21 @@ def in_order(needs: Mapping[str, list[str]]) -> list[str]:
     return order
 
 
-def reproduce(name: str) -> None:
-    """`dvc repro` one stage, its words and progress bars on our terminal; raise StageError where it fails."""
+def reproduce(name: str, *options: str, timeout_s: float | None = None) -> bool:
+    """`dvc repro` one stage, its words and progress bars on our terminal; return whether it ran. Raises StageError.
+
+    A stage that takes longer than `timeout_s` is ended, its checkpoint saved.
+    """
     environ = {**os.environ, "PATH": interpreter_path()}
     # Quiet: DVC's remarks on its own bookkeeping are of no use in the middle of a run.
-    command = [sys.executable, "-m", "dvc", "repro", "--quiet", "--single-item", name]
+    command = [sys.executable, "-m", "dvc", "repro", "--quiet", "--single-item", *options, name]
     started, before = time.monotonic(), last_held(name)
     print(f"{name}: started", flush=True)
     with leashed(command, environ) as process:
-        code = process.wait()
+        try:
+            code = process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise StageError(f"stage {name} took longer than {timeout_s:g} s; allow more, or make it smaller") from None
     seconds = time.monotonic() - started
     # A stage that runs takes its lock; one that DVC finds unchanged or in its cache does not.
     ran = last_held(name) > before
@@ -115,8 +162,10 @@ def reproduce(name: str) -> None:
         with leashed([word for word in command if word != "--quiet"], environ) as process:
             code = process.wait()
     if code:
-        raise StageError(f"stage {name} failed after {seconds:.0f} s, for the reason above", code)
+        passing = ran and told(name)[1]
+        raise StageError(f"stage {name} failed after {seconds:.0f} s, for the reason above", code, passing)
     print(f"{name}: {'done' if ran else 'cached'} in {seconds:.0f} s", flush=True)
+    return ran
 
 
 def register(params: Params, environment: Environment, quiet: bool) -> str:
@@ -127,7 +176,7 @@ def register(params: Params, environment: Environment, quiet: bool) -> str:
     try:
         return ensure_registered(params, environment)
     except TrackingError as error:
-        raise StageError(f"the bundle in {BUNDLE} is complete but not registered: {error}") from error
+        raise StageError(f"the bundle in {BUNDLE} is complete but not registered: {error}", passing=True) from error
 
 
 def where_to_look(params: Params, environment: Environment, verdict: str) -> str:

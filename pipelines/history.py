@@ -29,8 +29,8 @@ def git_commit() -> str:
     """The commit that is checked out, `-dirty` where tracked files differ from it, `unknown` outside git."""
     try:
         commit = _git("rev-parse", "HEAD")
-        # The lock changes with every run, and says nothing about the code.
-        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock")
+        # The lock and the params change from run to run and say nothing about the code; params are recorded beside it.
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock", ":!params.yaml")
     except (OSError, subprocess.CalledProcessError):
         return UNKNOWN
     return f"{commit}{DIRTY}" if changed else commit

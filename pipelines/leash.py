@@ -16,6 +16,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
+from typing import IO
 
 GRACE_S = 20.0
 # From a signal, with every leashed command ended, to the end of this process: Prefect waits long for an API that died.
@@ -29,15 +31,18 @@ def leash(
     env: Mapping[str, str] | None = None,
     grace_s: float = GRACE_S,
     stdout: int | None = None,
+    stderr: int | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start `command`, which ends when the returned process' input is closed, at the latest with this process.
 
-    Its standard streams are ours, except for an empty input; the return code is the command's, 128 + n for signal n.
+    Its standard streams are ours where none is given, except for an empty input; the return code is the command's,
+    128 + n for signal n.
     """
     return subprocess.Popen(
         [sys.executable, "-P", __file__, str(grace_s), *command],
         stdin=subprocess.PIPE,
         stdout=stdout,
+        stderr=stderr,
         env=env,
         start_new_session=True,
     )
@@ -49,9 +54,10 @@ def leashed(
     env: Mapping[str, str] | None = None,
     grace_s: float = GRACE_S,
     stdout: int | None = None,
+    stderr: int | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Start `command` as `leash` does; it has ended when this block has, and a signal to us ends it."""
-    process = leash(command, env, grace_s, stdout)
+    process = leash(command, env, grace_s, stdout, stderr)
     _held.add(process)
     try:
         yield process
@@ -65,6 +71,37 @@ def leashed(
         _held.discard(process)
 
 
+class Overheard:
+    """Passes on what a command says on its standard error, and remembers the last line of it.
+
+    On a terminal it does not listen: progress bars want one. Start the command with `stderr`, then `listen`.
+    """
+
+    def __init__(self) -> None:
+        self.stderr = None if sys.stderr.isatty() else subprocess.PIPE
+        self.line = ""
+        self._thread: threading.Thread | None = None
+
+    def listen(self, process: subprocess.Popen[bytes]) -> None:
+        """Listen until the command closes its standard error."""
+        if process.stderr is not None:
+            self._thread = threading.Thread(target=self._pass_on, args=(process.stderr,), daemon=True)
+            self._thread.start()
+
+    def last(self) -> str:
+        """The last line of a command that has ended."""
+        if self._thread is not None:
+            self._thread.join(1.0)
+        return self.line
+
+    def _pass_on(self, stream: IO[bytes]) -> None:
+        with stream:
+            for words in stream:
+                sys.stderr.write(words.decode(errors="replace"))
+                sys.stderr.flush()
+                self.line = words.decode(errors="replace").replace("\r", "\n").strip().rpartition("\n")[2] or self.line
+
+
 def release(process: subprocess.Popen[bytes]) -> None:
     """Tell a leashed command to end, without waiting for it."""
     assert process.stdin is not None
@@ -76,6 +113,18 @@ def release_all() -> None:
     """Tell every leashed command of this process to end: for signal handlers, since threads may be waiting."""
     for process in list(_held):
         release(process)
+
+
+def release_on_sigterm() -> None:
+    """Have SIGTERM release every leashed command, then do what it does already. For the main thread."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        release_all()
+        if callable(before):
+            before(signum, frame)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def end_on_signals() -> None:

@@ -1,4 +1,4 @@
-"""Locks between processes of one checkout, released by the system however their holder ends."""
+"""Locks between processes of one checkout, or of all that share a folder, released by the system however their holder ends."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ class LockedError(RuntimeError):
 
 
 @contextlib.contextmanager
-def locked(name: str, wait_s: float) -> Iterator[None]:
-    """Hold the lock `name`; raise LockedError, one line, where another process still holds it after `wait_s`."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
+def locked(name: str, wait_s: float, folder: Path = FOLDER) -> Iterator[None]:
+    """Hold the lock `name`; raise LockedError, one line, where another process still holds it after `wait_s`.
+
+    `folder` is shared by all who are to exclude each other: those of one checkout, unless it says otherwise.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + wait_s
-    with (FOLDER / name).open("a+", encoding="utf-8") as file:
+    with (folder / name).open("a+", encoding="utf-8") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -21,6 +21,8 @@ from pipelines.locks import locked
 
 HOME = Path(".anyres/prefect")
 START_TIMEOUT_S = 120.0
+# For a configured API to answer.
+ANSWER_S = 5.0
 
 # Held open for as long as this process lives.
 _running: list[subprocess.Popen[bytes]] = []
@@ -32,6 +34,10 @@ SERVER = {
     "PREFECT__SERVER_EPHEMERAL": "1",
     "PREFECT__SERVER_FINAL": "1",
 }
+
+
+class ApiError(RuntimeError):
+    """No Prefect API answers; the message is one line with the cure."""
 
 
 def configured_api() -> str | None:
@@ -51,13 +57,14 @@ def ensure_prefect_api() -> None:
     """Have PREFECT_API_URL point to a running API: the configured one, or a private one that ends with this process.
 
     It ends after the process, not before: at exit Prefect still sends what it has queued, and waits long for an
-    API that has gone. Prefect must not have been imported before. Raises RuntimeError where the API does not come up.
+    API that has gone. Prefect must not have been imported before. Raises ApiError where the API does not answer.
     """
     # On a person's terminal our own lines say what matters; Prefect's still reach its API.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     address = configured_api()
     if address is not None:
         os.environ["PREFECT_API_URL"] = address
+        _require(address)
         return
     home = HOME.resolve()
     home.mkdir(parents=True, exist_ok=True)
@@ -75,6 +82,21 @@ def ensure_prefect_api() -> None:
     _running.append(server)
 
 
+def _require(address: str) -> None:
+    """Raise ApiError where the configured API does not answer: Prefect itself would try for minutes."""
+    try:
+        with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=ANSWER_S):
+            return
+    except urllib.error.HTTPError as error:
+        # Somebody is there: who may do what is between Prefect and them.
+        if error.code in (401, 403, 404, 405):
+            return
+        reason = f"HTTP {error.code}"
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        reason = str(getattr(error, "reason", error))
+    raise ApiError(f"no Prefect API answers at {address} ({reason}); correct or start it, or unset PREFECT_API_URL to do without")
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -89,4 +111,4 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], address: str) -> None:
         with contextlib.suppress(urllib.error.URLError, OSError), opener.open(f"{address}/health", timeout=2):
             return
         time.sleep(0.05)
-    raise RuntimeError(f"the private Prefect API did not come up (code {server.poll()}); set PREFECT_API_URL to a running one")
+    raise ApiError(f"the private Prefect API did not come up (code {server.poll()}); set PREFECT_API_URL to a running one")

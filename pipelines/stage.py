@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 from anyres.params import Params, ParamsError
 from anyres.progress import progress_bar
+from pipelines import outcome
 from pipelines.environment import Environment, EnvironmentVariableError, silence_telemetry
 from pipelines.leash import end_on_signals
 from pipelines.locks import LockedError, locked
@@ -25,7 +27,6 @@ ShardedWork = Callable[[Params, Environment, Each], None]
 INGESTED = Path("data/ingested")
 STORE = Path("data/store")
 TRAINED = Path("out/train")
-RUNS = Path("out/runs")
 EVALUATION = Path("out/evaluation")
 REPORT = Path("out/report")
 BUNDLE = Path("out/export/generator")
@@ -33,13 +34,27 @@ BUNDLE = Path("out/export/generator")
 # Time for a stage that is just being killed to let go.
 STAGE_LOCK_WAIT_S = 30.0
 
+# Prefect's concurrency limit on stages that compute on accelerators, where there is one; a holder that is killed loses
+# its slot when its lease ends.
+GPU_LIMIT = "anyres-gpu"
+GPU_LEASE_S = 60.0
+
 
 class StageError(RuntimeError):
-    """A stage cannot go on; the message is one line for a person. `code` becomes the exit code."""
+    """A stage cannot go on; the message is one line for a person.
 
-    def __init__(self, message: str, code: int = 1) -> None:
+    `code` becomes the exit code. `passing`: the cause may be gone at another attempt (a killed process, a server that is
+    away); what a person has to cure is not. `reason`: what was said of it already, for those who did not hear.
+    """
+
+    def __init__(self, message: str, code: int = 1, passing: bool = False, reason: str = "") -> None:
         super().__init__(message)
         self.code = code
+        self.passing = passing
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.code, self.passing, self.reason)
 
 
 def checked() -> tuple[Params, Environment]:
@@ -51,25 +66,35 @@ def checked() -> tuple[Params, Environment]:
         raise SystemExit(2) from None
 
 
-def main(name: str, work: Work | ShardedWork, sharded: bool = False) -> int:
-    """Run stage `name` as a process: `work` in one Prefect flow, its shards in tasks. Returns the exit code."""
+def main(name: str, work: Work | ShardedWork, sharded: bool = False, on_gpu: bool = False) -> int:
+    """Run stage `name` as a process: `work` in one Prefect flow, its shards in tasks. Returns the exit code.
+
+    A stage `on_gpu` takes a slot of GPU_LIMIT, where the API has that limit.
+    """
     params, environment = checked()
     silence_telemetry()
     end_on_signals()
-    from pipelines.private_api import ensure_prefect_api
+    from pipelines.private_api import ApiError, ensure_prefect_api
 
     try:
         with locked(name, STAGE_LOCK_WAIT_S):
+            outcome.begin(name)
             ensure_prefect_api()
-            (run_in_shards if sharded else run_as_flow)(name, work, params, environment)  # type: ignore[operator]
-    except StageError as error:
+            if sharded:
+                run_in_shards(name, work, params, environment)  # type: ignore[arg-type]
+            else:
+                run_as_flow(name, work, params, environment, on_gpu)  # type: ignore[arg-type]
+    except (StageError, ApiError) as error:
         print(f"{name}: {error}", file=sys.stderr)
-        return error.code
+        reason = getattr(error, "reason", "") or str(error)
+        outcome.end(name, reason, passing=not isinstance(error, StageError) or error.passing)
+        return getattr(error, "code", 1)
     except (ValueError, LockedError) as error:
         # The library's errors for users are ValueErrors of one line; ANYRES-developers see the whole with DEBUG.
         if os.environ.get("PREFECT_LOGGING_LEVEL") == "DEBUG" or "\n" in str(error):
             raise
         print(f"{name}: {error}", file=sys.stderr)
+        outcome.end(name, str(error), passing=isinstance(error, LockedError))
         return 1
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
@@ -77,16 +102,18 @@ def main(name: str, work: Work | ShardedWork, sharded: bool = False) -> int:
     return 0
 
 
-def run_as_flow(name: str, work: Work, params: Params, environment: Environment) -> None:
+def run_as_flow(name: str, work: Work, params: Params, environment: Environment, on_gpu: bool = False) -> None:
     """Run `work` as the one task of a Prefect flow called `name`; exceptions pass through."""
     from prefect import flow, task
     from prefect.cache_policies import NO_CACHE
+    from prefect.concurrency.sync import concurrency
 
     # DVC alone decides what is out of date: a cached task would skip files that DVC has just deleted.
     @task(name=name, cache_policy=NO_CACHE)
     def step() -> None:
         end_on_signals()
-        work(params, environment)
+        with concurrency(GPU_LIMIT, lease_duration=GPU_LEASE_S) if on_gpu else contextlib.nullcontext():
+            work(params, environment)
 
     @flow(name=name)
     def stage() -> None:
@@ -134,6 +161,19 @@ def run_in_shards(name: str, work: ShardedWork, params: Params, environment: Env
         work(params, environment, each)
 
     stage()
+
+
+@contextlib.contextmanager
+def alone(name: str, identity: str, environment: Environment) -> Iterator[None]:
+    """Hold what `identity` names among all working copies that share ANYRES_RUNS_DIR, after another one's end."""
+    folder = environment.runs_dir / "locks"
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(identity, 0.0, folder))
+        except LockedError:
+            print(f"{name}: another working copy is at the same, {identity}; waiting for it", flush=True)
+            stack.enter_context(locked(identity, math.inf, folder))
+        yield
 
 
 @contextlib.contextmanager

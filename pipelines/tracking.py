@@ -24,8 +24,12 @@ from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, Metric, Param, RunStatus
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
+from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from anyres.export.champion import StaysError, promote
@@ -38,6 +42,9 @@ from pipelines.locks import LockedError, locked
 FINGERPRINT = "fingerprint"
 BUNDLE_HASH = "bundle_hash"
 STORE_WAIT_S = 120.0
+# For a store to answer at all.
+ANSWER_S = 5
+SERVERS = ("http://", "https://")
 # MLflow takes at most 1000 metrics in one call.
 METRICS_PER_CALL = 1000
 
@@ -69,11 +76,12 @@ def connect(environment: Environment, name: str) -> str:
     """
     # A server that is away must not hold up training: minutes of retries become seconds. A person's own values stand.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     mlflow.set_tracking_uri(environment.tracking_uri)
     mlflow.set_registry_uri(environment.tracking_uri)
+    reach(environment)
     # Two processes that create one SQLite store at once corrupt its migration.
     with speaking_plainly(environment), locked("mlflow", STORE_WAIT_S):
         create_store(environment)
@@ -81,9 +89,34 @@ def connect(environment: Environment, name: str) -> str:
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
             return experiment.experiment_id
-        remote = environment.tracking_uri.startswith(("http://", "https://", "databricks"))
+        remote = environment.tracking_uri.startswith((*SERVERS, "databricks"))
         root = None if remote else (environment.artifact_root / name).resolve().as_uri()
-        return client.create_experiment(name, artifact_location=root)
+        try:
+            return client.create_experiment(name, artifact_location=root)
+        except MlflowException as error:
+            experiment = client.get_experiment_by_name(name)
+            # Another machine was faster.
+            if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS) or experiment is None:
+                raise
+            return experiment.experiment_id
+
+
+def reach(environment: Environment) -> None:
+    """Raise TrackingError, within seconds, where a server or database does not answer: MLflow would try for minutes."""
+    uri = environment.tracking_uri
+    with speaking_plainly(environment):
+        if uri.startswith(SERVERS):
+            answer = http_request(
+                get_default_host_creds(uri), "/health", "GET", max_retries=0, timeout=ANSWER_S, raise_on_status=False
+            )
+            # Who may do what is between the server and MLflow's client.
+            if answer is not None and answer.status_code >= 500:
+                raise TrackingError(f"tracking at {uri}: HTTP {answer.status_code}")
+        elif uri.startswith(("postgresql", "mysql")):
+            engine = create_engine(uri, connect_args={"connect_timeout": ANSWER_S})
+            with engine.connect():
+                pass
+            engine.dispose()
 
 
 def create_store(environment: Environment) -> None:
@@ -96,7 +129,11 @@ def create_store(environment: Environment) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         part = Path(folder) / path.name
         SqlAlchemyStore(f"sqlite:///{part}", environment.artifact_root.resolve().as_uri()).engine.dispose()
-        part.replace(path)
+        # Unlike a move, this leaves a store alone that another working copy has just made.
+        if path.exists() and not path.stat().st_size:
+            path.unlink()
+        with contextlib.suppress(FileExistsError):
+            os.link(part, path)
 
 
 class RunLog:
@@ -230,6 +267,21 @@ def register(run: RunLog, name: str, bundle: Path, tags: Mapping[str, str]) -> s
     for key, value in tags.items():
         tag_version(name, registered, key, value)
     return registered
+
+
+def addresses(environment: Environment, name: str, digest: str) -> dict[str, str]:
+    """Where a browser finds the registered bundle of this hash and its run; nothing where MLflow has no server."""
+    registered = registered_version(environment, name, digest)
+    if registered is None or not environment.tracking_uri.startswith(SERVERS):
+        return {}
+    with speaking_plainly(environment):
+        client = mlflow.MlflowClient()
+        run = client.get_run(str(client.get_model_version(name, registered).run_id)).info
+    root = f"{environment.tracking_uri.rstrip('/')}/#"
+    return {
+        f"run {run.run_name}": f"{root}/experiments/{run.experiment_id}/runs/{run.run_id}",
+        f"{name} {registered}": f"{root}/models/{name}/versions/{registered}",
+    }
 
 
 def tag_version(name: str, registered: str, key: str, value: str) -> None:

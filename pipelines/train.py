@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import subprocess
 import sys
@@ -13,11 +14,12 @@ from anyres.params import Params, fingerprint
 from pipelines.environment import Environment
 from pipelines.history import read_reports, sample_pictures
 from pipelines.launch import launch_command, launch_environ, num_gpus, process_count
-from pipelines.leash import leashed
-from pipelines.stage import RUNS, STORE, TRAINED, StageError, main
+from pipelines.leash import Overheard, leashed
+from pipelines.outcome import LASTING
+from pipelines.stage import STORE, TRAINED, StageError, alone, main
 
 FOLLOW_EVERY_S = 5.0
-WORK = ["train", "--params", "params.yaml", "--store", str(STORE), "--out", str(TRAINED), "--runs", str(RUNS)]
+WORK = ["train", "--params", "params.yaml", "--store", str(STORE), "--out", str(TRAINED)]
 
 
 def train(params: Params, environment: Environment) -> None:
@@ -26,8 +28,14 @@ def train(params: Params, environment: Environment) -> None:
     TRAINED.mkdir(parents=True, exist_ok=True)
     gpus = num_gpus(environment)
     count = process_count(environment, params.train.batch, gpus)
-    work = WORK if environment.micro_batch is None else [*WORK, "--micro-batch", str(environment.micro_batch)]
-    with leashed(launch_command(environment, count, work), launch_environ(environment, count, gpus)) as process:
+    work = [*WORK, "--runs", str(environment.runs_dir)]
+    work += [] if environment.micro_batch is None else ["--micro-batch", str(environment.micro_batch)]
+    command, environ, overheard = launch_command(environment, count, work), launch_environ(environment, count, gpus), Overheard()
+    with (
+        alone("train", fingerprint(params.train, dataset["hash"]), environment),
+        leashed(command, environ, stderr=overheard.stderr) as process,
+    ):
+        overheard.listen(process)
         follower = Follower(params, environment, dataset)
         try:
             code = follower.follow(process)
@@ -36,7 +44,8 @@ def train(params: Params, environment: Environment) -> None:
             raise
         follower.end("FINISHED" if code == 0 else "FAILED")
     if code:
-        raise StageError(f"training ended with code {code}; run again to go on from its last checkpoint", code)
+        line = f"training ended with code {code}; run again to go on from its last checkpoint"
+        raise StageError(line, code, passing=code != LASTING, reason=overheard.last())
 
 
 class Follower:
@@ -47,8 +56,9 @@ class Follower:
         self.monitor = None
         self.said = False
         with self._forgiving():
-            from pipelines.tracking import start_training_run
+            from pipelines.tracking import reach, start_training_run
 
+            self.reach = functools.partial(reach, environment)
             self.run, self.monitor = start_training_run(environment, params, dataset, fingerprint(params.train, dataset["hash"]))
 
     def follow(self, process: subprocess.Popen[bytes]) -> int:
@@ -60,6 +70,7 @@ class Follower:
                 code = None
             if self.run is not None:
                 with self._forgiving():
+                    self.reach()
                     self.run.log_reports(read_reports(TRAINED / "history.jsonl"))
                     self.run.log_samples(sample_pictures(TRAINED / "samples"))
             if code is not None:
@@ -88,4 +99,4 @@ class Follower:
 
 
 if __name__ == "__main__":
-    sys.exit(main("train", train))
+    sys.exit(main("train", train, on_gpu=True))

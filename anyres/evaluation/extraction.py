@@ -48,7 +48,7 @@ class FeatureCache:
         """Drop what nobody asked for since this cache was opened."""
         for path in self.folder.glob("*.npy"):
             if path not in self.used:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def _path(self, key: dict[str, Any]) -> Path:
         return self.folder / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]}.npy"

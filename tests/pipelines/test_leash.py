@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines.leash import leashed
+from pipelines.leash import Overheard, leashed
 from pipelines.locks import LockedError, locked
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,3 +93,13 @@ def test_lock_is_for_one_and_names_its_holder(tmp_path: Path, monkeypatch: pytes
     holder.stdout.close()
     with locked("train", 2.0):
         pass
+
+
+def test_last_words_are_passed_on_and_remembered(capfd: pytest.CaptureFixture[str]) -> None:
+    overheard = Overheard()
+    say = "import sys; print('first', file=sys.stderr); print('half\\rtrain: wrong', file=sys.stderr); raise SystemExit(2)"
+    with leashed([sys.executable, "-c", say], stderr=overheard.stderr) as process:
+        overheard.listen(process)
+        assert process.wait(timeout=10) == 2
+    assert overheard.last() == "train: wrong"
+    assert "first\n" in capfd.readouterr().err
