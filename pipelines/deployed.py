@@ -23,7 +23,7 @@ from anyres.params import Params, ParamsError
 from pipelines import remote, run_page
 from pipelines.environment import Environment, EnvironmentVariableError, silence_telemetry
 from pipelines.flow import check_source, in_order, read_needs, register, reproduce
-from pipelines.leash import release_on_sigterm
+from pipelines.leash import is_ending, release_on_sigterm
 from pipelines.locks import locked
 from pipelines.outcome import told
 from pipelines.overrides import override
@@ -36,9 +36,12 @@ THREADS = 8
 
 
 def may_pass(_task: object, _run: TaskRun, state: State[Any]) -> bool:
-    """Whether another attempt at a task may go well: its process was killed or crashed, or a server was away."""
+    """Whether another attempt at a task may go well: its process was killed or crashed, or a server was away.
+
+    Not where the whole run was told to end: that ended the task's process too.
+    """
     error = state.result(raise_on_failure=False)
-    return bool(getattr(error, "passing", False))
+    return not is_ending() and bool(getattr(error, "passing", False))
 
 
 # Prefect's cache would skip writing files that DVC has just deleted.

@@ -24,6 +24,8 @@ GRACE_S = 20.0
 LAST_WORDS_S = 5.0
 
 _held: set[subprocess.Popen[bytes]] = set()
+# Set once this process was told to end: nothing that it started ended by itself from then on.
+_ending = threading.Event()
 
 
 def leash(
@@ -115,11 +117,17 @@ def release_all() -> None:
         release(process)
 
 
+def is_ending() -> bool:
+    """Whether this process was told to end by a SIGTERM that `release_on_sigterm` took."""
+    return _ending.is_set()
+
+
 def release_on_sigterm() -> None:
     """Have SIGTERM release every leashed command, then do what it does already. For the main thread."""
     before = signal.getsignal(signal.SIGTERM)
 
     def end(signum: int, frame: FrameType | None) -> None:
+        _ending.set()
         release_all()
         if callable(before):
             before(signum, frame)
