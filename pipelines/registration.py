@@ -97,6 +97,7 @@ def model_tags(meta: Mapping[str, Any], metric: str) -> dict[str, str]:
         "data_hash": str(meta["data_hash"]),
         "params_hash": hashlib.sha256(params.encode()).hexdigest(),
         "fingerprint": fingerprint(Train.model_validate(meta["params"]["train"]), str(meta["data_hash"])),
+        "weights_sha256": str(meta["weights_sha256"]),
         "method": str(meta["method"]),
         METRIC_TAG: metric,
         **metrics,

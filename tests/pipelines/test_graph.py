@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from anyres.params import Params
 from pipelines import stage
+from pipelines.environment import Environment
 from pipelines.flow import in_order
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +43,8 @@ def test_outputs_can_be_shared_and_stand_where_the_stages_look(stages: dict[str,
     assert not any("always_changed" in values for values in stages.values())
     places = [stage.INGESTED, stage.STORE, stage.TRAINED, stage.EVALUATION, stage.REPORT, stage.BUNDLE]
     assert outs == [str(place) for place in places]
-    assert not any(str(stage.RUNS).startswith(out) or out.startswith(str(stage.RUNS)) for out in outs)
+    runs = str(Environment().runs_dir)
+    assert not any(runs.startswith(out) or out.startswith(runs) for out in outs)
 
 
 def test_evaluation_does_not_reach_training(stages: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from pipelines.launch import launch_command
 from tests.export.bundles import ANYRES_GAN, INFINITY_GAN
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS, BATCH = 50, 8
+STEPS = 50
 CLOSE = 1e-4
 ENVIRON = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
@@ -59,14 +59,16 @@ RECIPES: dict[str, dict[str, Any]] = {
         },
         "loss": {"style_mixing": 0.9},
     },
-    "infinity_gan": {**INFINITY_GAN, "loss": {**STATISTICS, "diversity": 1.0, "vertical": 1.0}},
+    # Large enough for two processes that take two passes each.
+    "infinity_gan": {**INFINITY_GAN, "batch": 16, "loss": {**STATISTICS, "diversity": 1.0, "vertical": 1.0}},
 }
 
 
 def section(tiny: Train, name: str) -> Train:
     """Fifty steps of a method, penalties in every second of them, each step reported by itself, a checkpoint half way."""
-    values = tiny.model_dump() | {"batch": BATCH, "kimg": STEPS * BATCH / 1000}
-    values |= {"report_every_kimg": BATCH / 1000, "sample_every_kimg": 9.0, "checkpoint_every_kimg": values["kimg"] / 2}
+    batch = RECIPES[name].get("batch", 8)
+    values = tiny.model_dump() | {"batch": batch, "kimg": STEPS * batch / 1000}
+    values |= {"report_every_kimg": batch / 1000, "sample_every_kimg": 9.0, "checkpoint_every_kimg": values["kimg"] / 2}
     values["monitor"] |= {"every_kimg": 0.0}
     values["optimizer"] |= {"g_lr": 5e-4, "d_lr": 5e-4}
     values["loss"] |= {"r1_gamma": 1.0, "r2_gamma": 1.0, "penalty_every": 2}
@@ -100,7 +102,7 @@ def trace(path: Path) -> list[dict[str, float]]:
 
 
 def assert_same(found: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
-    assert [line["nimg"] for line in found] == [BATCH * step for step in range(1, STEPS + 1)]
+    assert len(expected) == STEPS
     for line, wanted in zip(found, expected, strict=True):
         assert line == pytest.approx(wanted, abs=CLOSE, rel=CLOSE)
 
@@ -130,7 +132,7 @@ def test_two_processes_see_and_learn_what_one_does(name: str, whole: Any, tiny: 
     assert_same(run(tmp_path / "two", params, store, 2), expected)
 
 
-@pytest.mark.parametrize(("name", "count"), [("continuum", 1), ("anyres_gan", 1), ("infinity_gan", 1)])
+@pytest.mark.parametrize(("name", "count"), [("continuum", 1), ("anyres_gan", 1), ("infinity_gan", 2)])
 def test_passes_of_fewer_pictures_are_the_same_training(
     name: str, count: int, whole: Any, tiny: Train, store: Store, tmp_path: Path
 ) -> None:
