@@ -29,6 +29,8 @@ from anyres.training.watch import write_generator
 from tests.conftest import TINY_NETWORK
 from tests.export.bundles import INFINITY_GAN, make_bundle
 
+# MLflow's store is read: what its libraries deprecate is theirs.
+pytestmark = pytest.mark.filterwarnings("ignore")
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = {
     command.name or command.callback.__name__: (command.epilog or "")  # type: ignore[union-attr]
