@@ -268,7 +268,7 @@ def test_killed_and_started_again_gives_the_same_bytes(tmp_path: Path, what: str
     start = time.perf_counter()
     assert subprocess.run(command("whole"), check=True, cwd=ROOT, env=ENVIRON).returncode == 0
     whole_s = time.perf_counter() - start
-    codes = [run_and_kill(command("killed"), whole_s * share) for share in (0.5, 0.7, 0.8, 0.9)]
+    codes = [run_and_kill(command("killed"), whole_s * share) for share in (0.2, 0.35, 0.5, 0.7, 0.8, 0.9)]
     assert -signal.SIGKILL in codes
     subprocess.run(command("killed"), check=True, cwd=ROOT, env=ENVIRON)
     part = "in" if what == "intake" else "store"

@@ -55,7 +55,7 @@ def run(checkout: Path, *command: str) -> tuple[str, float]:
 def test_killed_in_training_then_run_again_equals_an_uninterrupted_training(checkout: Path) -> None:
     command = [sys.executable, "-m", "pipelines.flow"]
     flow = subprocess.Popen(command, cwd=checkout, env=environ(checkout), stdout=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not checkpoints(checkout) and time.monotonic() < deadline and flow.poll() is None:
         time.sleep(0.05)
     # The training itself is killed, without a chance to save, and then all that watches over it.
