@@ -23,7 +23,7 @@ from anyres.params import Params, ParamsError
 from pipelines import remote, run_page
 from pipelines.environment import Environment, EnvironmentVariableError, silence_telemetry
 from pipelines.flow import check_source, in_order, read_needs, register, reproduce
-from pipelines.leash import is_ending, release_on_sigterm
+from pipelines.leash import is_ending, releasing
 from pipelines.locks import locked
 from pipelines.outcome import told
 from pipelines.overrides import override
@@ -114,7 +114,6 @@ def anyres(
     spread: give each stage to the deployment whose name is made of this, such as {stage}-gpu, in place of running it here.
     timeout_hours: for a stage.
     """
-    release_on_sigterm()
     silence_telemetry()
     keep_outside()
     try:
@@ -124,7 +123,7 @@ def anyres(
         raise StageError(str(error), 2) from None
     check_source(params)
     # Two runs in one working copy, where somebody deploys it so: one after the other.
-    with locked("flow", math.inf):
+    with releasing(), locked("flow", math.inf):
         remote.configure(environment)
         needs = read_needs(stage)
         if spread:

@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from types import FrameType
 from typing import IO
 
 GRACE_S = 20.0
@@ -118,21 +117,25 @@ def release_all() -> None:
 
 
 def is_ending() -> bool:
-    """Whether this process was told to end by a SIGTERM that `release_on_sigterm` took."""
+    """Whether this process was told to end, inside a block of `releasing`."""
     return _ending.is_set()
 
 
-def release_on_sigterm() -> None:
-    """Have SIGTERM release every leashed command, then do what it does already. For the main thread."""
-    before = signal.getsignal(signal.SIGTERM)
+@contextlib.contextmanager
+def releasing() -> Iterator[None]:
+    """Release every leashed command when a signal ends this block: those that other threads wait for too.
 
-    def end(signum: int, frame: FrameType | None) -> None:
+    For flows that Prefect's own handler of SIGTERM interrupts: where another one stands, a cancelled run passes for a
+    crashed one.
+    """
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
         _ending.set()
         release_all()
-        if callable(before):
-            before(signum, frame)
-
-    signal.signal(signal.SIGTERM, end)
+        raise
 
 
 def end_on_signals() -> None:
