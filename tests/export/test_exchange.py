@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -20,9 +22,12 @@ import anyres
 from anyres.cli import app
 from anyres.export import exchange
 from anyres.export.exchange import TOLERANCE, export_to
+from anyres.export.traced import Drawn, example
+from anyres.networks import build_generator
+from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
 from anyres.synthesis.render import render_tiles
-from tests.export.bundles import ANYRES_GAN, INFINITY_GAN, make_bundle
+from tests.export.bundles import ANYRES_GAN, HALF_EXTENT, INFINITY_GAN, make_bundle, tiny_params
 
 ROOT = Path(__file__).resolve().parents[2]
 # Seed, window, truncation: sizes that are multiples of nothing, deep zooms, the smallest of pictures.
@@ -33,7 +38,50 @@ ASKED = [
     (12, Window((0.5, 0.5), 2.0**-13, (61, 30)), 1.3),
 ]
 FAR = [(5, Window((12345.6, -98765.4), 2 / 50, (40, 31)), 0.7), (5, Window((1e7, -2e8), 2 / 64, (17, 31)), 0.7)]
-KINDS: dict[str, dict[str, Any]] = {"frame": {}, "anyres_gan": ANYRES_GAN, "plane": INFINITY_GAN}
+
+# A graph takes time by the level: one of these is as good as three.
+CONTINUUM = tiny_params().train.network.model_dump() | {"channels": (8, 6)}
+SHORT_INFINITY_GAN = INFINITY_GAN | {"network": INFINITY_GAN["network"] | {"channels": (8, 6)}}
+KINDS: dict[str, dict[str, Any]] = {
+    "continuum": {"network": CONTINUUM},
+    "anyres_gan": ANYRES_GAN,
+    "infinity_gan": SHORT_INFINITY_GAN,
+}
+
+GRID = {
+    "z_dim": 8,
+    "w_dim": 12,
+    "mapping_layers": 1,
+    "channels": (10, 8, 6),
+    "npad": 4,
+    "noise": "grid_sample",
+    "d_channels": (6, 8),
+    "d_attention_heads": 0,
+    "d_pooled_px": 2,
+}
+ON_GRIDS = {
+    f"{method}{'-fixed' if law == 'fixed' else ''}-{noise}": {
+        "method": method,
+        "period_law": law,
+        "zoom_max": 2.0,
+        "network": GRID | {"noise": noise},
+    }
+    for method, law, noise in [
+        ("scaleparty", "log_uniform", "grid_sample"),
+        ("scaleparty", "log_uniform", "constant"),
+        ("ms_pie", "log_uniform", "grid_sample"),
+        ("ms_pe", "log_uniform", "grid_sample"),
+        ("cips", "log_uniform", "grid_sample"),
+        ("stylegan2", "log_uniform", "grid_sample"),
+        ("stylegan2", "fixed", "grid_sample"),
+    ]
+}
+ON_CHARTS = {
+    f"{name}-{chart}": train | {"chart": chart} | ({"fov": 180.0} if chart == "cylinder" else {})
+    for name, train in [("continuum", {}), ("anyres_gan", ANYRES_GAN), ("infinity_gan", INFINITY_GAN)]
+    for chart in ("frame", "plane", "cylinder")
+}
+EVERY = ON_GRIDS | ON_CHARTS
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -41,19 +89,41 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return make_bundle(tmp_path_factory.mktemp(request.param) / "generator", 4, 0.25, **KINDS[request.param])
 
 
-def expected(model: Any, seed: int, window: Window, psi: float) -> np.ndarray:
+def expected(generator: Any, seed: int, window: Window, psi: float) -> np.ndarray:
     """float32 (3, h, w) in about [-1, 1]."""
-    ((_, pixels),) = render_tiles(model.generator, seed, window, psi)
+    ((_, pixels),) = render_tiles(generator, seed, window, psi)
     return pixels.numpy()
 
 
-def asked(model: Any) -> list[tuple[int, Window, float]]:
-    return [*ASKED, *(FAR if model.geometry.chart.name == "plane" else [])]
+def loud(generator: Any) -> Any:
+    """With noise and scale heard, which training starts without."""
+    torch.manual_seed(5)
+    for name, parameter in generator.named_parameters():
+        if "strength" in name or "scale" in name:
+            parameter.normal_(0, 0.3)
+    return generator
+
+
+def asked(geometry: Geometry) -> list[tuple[int, Window, float]]:
+    return [*ASKED, *(FAR if geometry.chart.name == "plane" else [])]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_windows_of_tensors_draw_what_windows_of_numbers_draw(name: str):
+    """Every method on every chart, before there is a graph: what is recorded is the same picture."""
+    torch.manual_seed(3)
+    generator = loud(build_generator(tiny_params(**EVERY[name]).train, HALF_EXTENT).eval().requires_grad_(False))
+    drawn = Drawn(generator)
+    for seed, window, psi in asked(generator.geometry):
+        picture, values = drawn(*example(seed, window, psi))
+        assert picture.shape == (*window.size, 3)
+        assert (values[0] - torch.from_numpy(expected(generator, seed, window, psi))).abs().max() <= 1e-5, (seed, window, psi)
 
 
 @pytest.mark.timeout(600)
 def test_onnxruntime_draws_what_the_library_draws(bundle: Path, tmp_path: Path):
     model = anyres.load(bundle)
+    loud(model.generator)
     path = tmp_path / "generator.onnx"
     done = export_to(model, path)
     assert done.difference is not None
@@ -68,7 +138,7 @@ def test_onnxruntime_draws_what_the_library_draws(bundle: Path, tmp_path: Path):
     # Nothing of this machine.
     assert b"/anyres/" not in path.read_bytes()
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    for seed, window, psi in asked(model):
+    for seed, window, psi in asked(model.geometry):
         inputs = {
             "seed": np.int64(seed),
             "center": np.array(window.center),
@@ -77,7 +147,7 @@ def test_onnxruntime_draws_what_the_library_draws(bundle: Path, tmp_path: Path):
             "psi": np.float64(psi),
         }
         picture, values = session.run(["picture", "values"], {name: np.asarray(value) for name, value in inputs.items()})
-        assert np.abs(values[0] - expected(model, seed, window, psi)).max() <= TOLERANCE, (seed, window, psi)
+        assert np.abs(values[0] - expected(model.generator, seed, window, psi)).max() <= TOLERANCE, (seed, window, psi)
         assert np.abs(picture.astype(int) - model.render(seed, window, psi)).max() <= 1
 
 
@@ -97,38 +167,36 @@ except ModuleNotFoundError:
 """
 
 
+# What is recorded is the same for both kinds of file: the method with the most in it stands for all.
+@pytest.mark.parametrize("bundle", ["continuum"], indirect=True)
 @pytest.mark.timeout(600)
 def test_torch_alone_draws_from_an_archive(bundle: Path, tmp_path: Path):
-    import torch
-
     model = anyres.load(bundle)
+    loud(model.generator)
     export_to(model, tmp_path / "generator.pt2")
-    windows = [(seed, window.center, window.period, window.size, psi) for seed, window, psi in asked(model)]
+    with zipfile.ZipFile(tmp_path / "generator.pt2") as file:
+        assert not [name for name in file.namelist() if pickled(file.read(name)[:2])]
+        about = json.loads(next(file.read(name) for name in file.namelist() if name.endswith("about.json")))
+    assert about["weights_sha256"] == model.meta["weights_sha256"]
+    # Nothing of this machine.
+    assert b"/anyres/" not in (tmp_path / "generator.pt2").read_bytes()
+    windows = [(seed, window.center, window.period, window.size, psi) for seed, window, psi in asked(model.geometry)]
     # In no folder of this repository, and without what is installed from it.
     hidden = "import sys\nsys.meta_path = [f for f in sys.meta_path if 'editable' not in type(f).__module__.lower()]\n"
-    hidden += f"sys.path = [p for p in sys.path if p != {str(ROOT)!r}]\n"
+    hidden += "import os\nsys.path = [p for p in sys.path if not os.path.isdir(os.path.join(p, 'anyres'))]\n"
     words = [sys.executable, "-I", "-W", "ignore", "-c", hidden + ALONE]
     given = [str(tmp_path / "generator.pt2"), json.dumps(windows), str(tmp_path)]
     run = subprocess.run([*words, *given], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout == "alone\n"
-    for index, (seed, window, psi) in enumerate(asked(model)):
+    for index, (seed, window, psi) in enumerate(asked(model.geometry)):
         found = torch.load(tmp_path / f"{index}.pt", weights_only=True).numpy()
-        assert np.abs(found - expected(model, seed, window, psi)).max() <= 1e-5
+        assert np.abs(found - expected(model.generator, seed, window, psi)).max() <= 1e-5
 
 
-def test_nothing_in_an_archive_is_pickled(tmp_path: Path):
-    import zipfile
-
-    model = anyres.load(make_bundle(tmp_path / "generator", 4, 0.25, **ANYRES_GAN))
-    export_to(model, tmp_path / "generator.pt2")
-    with zipfile.ZipFile(tmp_path / "generator.pt2") as file:
-        for name in file.namelist():
-            head = file.read(name)[:2]
-            assert not (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05"), name
-            assert not head.startswith(b"PK"), name
-        about = json.loads(next(file.read(name) for name in file.namelist() if name.endswith("about.json")))
-    assert about["weights_sha256"] == model.meta["weights_sha256"]
+def pickled(head: bytes) -> bool:
+    """Whether a file that begins so is one of pickle's, or a zip archive, which torch.save makes."""
+    return (head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05") or head == b"PK"
 
 
 def test_a_file_that_draws_something_else_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -161,7 +229,7 @@ def test_the_lines_of_the_guide_draw_a_picture(tmp_path: Path):
     section = text.partition("## Exchange formats")[2].partition("\n## ")[0]
     (command,) = re.findall(r"^    (anyres export \S+ generator\.onnx)", section, re.MULTILINE)
     (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    make_bundle(tmp_path / "out/export/generator", 4, 0.25, **ANYRES_GAN)
+    make_bundle(tmp_path / "out/export/generator", 4, 0.25, **EVERY["cips-grid_sample"])
     words = [sys.executable, "-m", *command.split()]
     run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stderr
