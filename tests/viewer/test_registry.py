@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -27,12 +28,16 @@ NAME = "anyres-generator"
 
 
 @pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     """A store with three versions of a model, of which the second is champion."""
     import mlflow
 
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
+    # What other tests of this process left.
+    mlflow.set_registry_uri("")
+    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(store)
     client = mlflow.MlflowClient()
     client.create_registered_model(NAME)
@@ -40,7 +45,8 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
         bundle = make_bundle(tmp_path / f"v{seed}" / "generator", seed, 0.5 / (1 + seed))
         client.create_model_version(NAME, bundle.as_uri(), tags={"patch_kid": str(0.5 / (1 + seed))})
     client.set_registered_model_alias(NAME, "champion", "2")
-    return Registry(NAME, partial(versions, NAME), lambda version: anyres.load(f"models:/{NAME}/{version}"))
+    yield Registry(NAME, partial(versions, NAME), lambda version: anyres.load(f"models:/{NAME}/{version}"))
+    mlflow.set_tracking_uri(before)
 
 
 def test_a_version_is_chosen_in_the_page(page: Page, frame: Exhibit, registry: Registry, tmp_path: Path):
