@@ -132,7 +132,7 @@ def measure_driven(folder: Path, environ: dict[str, str]) -> tuple[dict[str, flo
             elif name in STAGES and words.startswith("done"):
                 seconds[name] = time.monotonic() - begun
     if flow.returncode:
-        raise typer.Exit(flow.returncode)
+        raise RuntimeError(f"python -m pipelines.flow ended with {flow.returncode}")
     return seconds, time.monotonic() - start
 
 

@@ -11,10 +11,13 @@ from typing import Annotated, Any, cast
 
 from prefect import allow_failure, flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterParentFlowRunId
 from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.deployments import run_deployment
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
+from prefect.states import Cancelling
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import exponential_backoff
 from pydantic import Field
@@ -101,7 +104,21 @@ def make_elsewhere(name: str, deployment: str, parameters: dict[str, Any]) -> No
         raise StageError(f"{name}: {deployment} ended as {state.name if state else 'nothing'}: {state.message if state else ''}")
 
 
-@flow(name="anyres", task_runner=ThreadPoolTaskRunner(max_workers=THREADS), log_prints=True)  # type: ignore[arg-type]
+def cancel_stages(_flow: object, run: FlowRun, _state: State[Any]) -> None:
+    """Cancel what a cancelled run gave to other deployments: Prefect leaves it running."""
+    given = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run.id]))
+    with get_client(sync_client=True) as client:
+        for child in client.read_flow_runs(flow_run_filter=given):
+            if child.state is not None and not child.state.is_final():
+                client.set_flow_run_state(child.id, Cancelling())
+
+
+@flow(  # type: ignore[arg-type]
+    name="anyres",
+    task_runner=ThreadPoolTaskRunner(max_workers=THREADS),  # type: ignore[arg-type]
+    log_prints=True,
+    on_cancellation=[cancel_stages],  # type: ignore[list-item]
+)
 def anyres(
     stage: str | None = None,
     overrides: list[str] | None = None,

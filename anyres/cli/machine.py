@@ -10,18 +10,18 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from anyres.cli.options import app
+from anyres.cli.options import Json, app
 
 # What a first run takes, environment and data included.
 WANTED_DISK_GB = 12
 
 
 @app.command(epilog="Example: anyres doctor --json")
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False) -> None:
+def doctor(as_json: Json = False) -> None:
     """Say what this machine can do, and for what is missing where to get it. Ends with 1 where nothing could be drawn."""
     from rich.console import Console
     from rich.table import Table

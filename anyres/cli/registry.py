@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from anyres.cli.options import app, one_line
+from anyres.cli.options import Json, app, one_line
 
 ModelName = Annotated[str, typer.Option("--name", help="The registered model.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
 NAME = "anyres-generator"
 
 
@@ -22,7 +21,7 @@ def promote(
         str | None, typer.Option(help="A tag with a number, smaller is better; by default the declared one.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Also one that is worse, or was not measured.")] = False,
-    as_json: AsJson = False,
+    as_json: Json = False,
 ) -> None:
     """Make a version of a registered model its champion, if it is no worse than the present one, and say what was compared.
 
@@ -36,7 +35,7 @@ def promote(
 
 
 @app.command(epilog="Example: anyres rollback --name anyres-generator")
-def rollback(name: ModelName = NAME, as_json: AsJson = False) -> None:
+def rollback(name: ModelName = NAME, as_json: Json = False) -> None:
     """Make the champion before the present one champion again; once more, and the one before that.
 
     The registry is that of MLFLOW_TRACKING_URI or ANYRES_TRACKING_URI, else mlflow.db here. Ends with 2 and one line where there

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from anyres.cli.options import app, one_line, opened
+from anyres.cli.options import Json, app, one_line, opened
 
 # Of a model; the report has them all.
 SHOWN_METRICS = ("patch_kid", "patch_fd", "patch_recall", "self_ssim/mean", "seam/max")
@@ -20,7 +20,7 @@ def info(
         str, typer.Argument(metavar="DATASET|MODEL", help="What ingest or prepare wrote, a bundle, or models:/NAME@ALIAS.")
     ],
     verify: Annotated[bool, typer.Option("--verify", help="Data sets: read every picture whole and check its SHA-256.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Say what a data set or a model is; with --verify whether all pictures of a data set are still sound.
 

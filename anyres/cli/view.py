@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from anyres.cli.options import BUNDLE, MODEL_HELP, app, one_line
+from anyres.export.champion import ALIAS
 from anyres.export.registry import versions
 
 # What the viewer needs beyond the library: the extra `viewer`.
@@ -83,10 +84,8 @@ def _version(name: str, device: str, version: str) -> Any:
 
 
 def _champion(name: str | None, known: list[dict[str, Any]]) -> str:
-    """The version that is shown first: the champion, or the newest. Raises ValueError where there is none."""
-    if not known:
-        raise ValueError(f"--registry {name}: there is no version of it; register one with `make run`, or name a model")
-    first = next((version for version in known if "champion" in version["aliases"]), known[0])
+    """The version that is shown first: the champion, or the newest of those `known`."""
+    first = next((version for version in known if ALIAS in version["aliases"]), known[0])
     return f"models:/{name}/{first['version']}"
 
 

@@ -18,17 +18,18 @@ from anyres.viewer.metrics import Metrics
 COOKIE = "anyres_token"
 # What is answered without a token: nothing but that it runs.
 OPEN = ("/healthz",)
+PHOTOGRAPHS = "/api/photographs/"
 KINDS = {
     "/api/tile/": "tile",
     "/api/render": "view",
     "/api/models": "models",
     "/api/registry": "registry",
     "/api/scenes/": "scene",
-    "/api/photographs/": "photograph",
+    PHOTOGRAPHS: "photograph",
     "/static/": "static",
 }
 # What a request may bring, in bytes and seconds: a picture file, or a few words.
-BODIES = {"/api/photographs/": (32 << 20, 60.0)}
+BODIES = {PHOTOGRAPHS: (32 << 20, 60.0)}
 WORDS = (256 << 10, 10.0)
 # Pictures that are taken in at once: all of them are in memory.
 PICTURES_AT_ONCE = 4

@@ -25,7 +25,7 @@ from starlette.exceptions import HTTPException
 from anyres.export.bundle import PSI
 from anyres.synthesis.render import SEED_LIMIT
 from anyres.viewer import metrics as counted
-from anyres.viewer.access import BODIES, Bodies, Guard
+from anyres.viewer.access import BODIES, PHOTOGRAPHS, Bodies, Guard
 from anyres.viewer.cache import Folder, Memory
 from anyres.viewer.drawing import Address, Exhibit
 from anyres.viewer.gallery import Gallery, Registry
@@ -44,7 +44,6 @@ MEDIA = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".s
 # The names say what they hold, so that they hold for ever.
 FOR_EVER = "private, max-age=31536000, immutable"
 MEMORY_LIMIT = 64 << 20
-PHOTOGRAPHS = "/api/photographs/"
 PICTURE_FILE = {
     "requestBody": {"required": True, "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}},
 }

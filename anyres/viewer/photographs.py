@@ -36,7 +36,6 @@ ENDED = ("done", "failed", "cancelled")
 STEP_LIMIT, STEPS = 2000, 200
 # Photographs that may wait, and whose outcome is remembered.
 WAITING_LIMIT, REMEMBERED = 4, 32
-BYTES_LIMIT = 32 << 20
 PIXEL_LIMIT_MP = 64.0
 DECODE_S, DECODE_MB = 30.0, 1024
 # The longest that a step of a fit waits for tiles.

@@ -165,9 +165,10 @@ class Scenes:
 
     def put(self, model: Model, digest: str, recipe: Recipe) -> Subject:
         """Remember a scene of the model `digest`. Raises ValueError, one line, where the model cannot draw it."""
-        subject = made(model, recipe, self._latents)
-        self._known[digest, recipe.id] = subject
-        self._known.move_to_end((digest, recipe.id))
+        known = self.get(digest, recipe.id)
+        if known is not None:
+            return known
+        subject = self._known[digest, recipe.id] = made(model, recipe, self._latents)
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return subject

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import re
@@ -20,8 +21,10 @@ from uuid import UUID
 import httpx
 import psutil
 import pytest
+from PIL import Image
 
 from tests.cluster.conftest import Site
+from tests.cluster.servers import free_port
 from tests.pipelines.test_registration import CONSUMER
 
 # One cluster, one story: the tests build on each other.
@@ -150,16 +153,35 @@ def test_elsewhere_nothing_is_made_again(site: Site, twice: list[UUID], tmp_path
     assert "up to date" in site.run("-m", "dvc", "repro", cwd=other, **facts).stdout
 
 
-def test_a_consumer_without_this_code_draws_from_the_server(site: Site, twice: list[UUID], tmp_path: Path) -> None:
-    """It has no keys of the object store: the MLflow server hands artifacts out."""
+def consumer(site: Site) -> dict[str, str]:
+    """What is in the environment of somebody who only draws: no keys of the object store, MLflow hands artifacts out."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_", "ANYRES_"))}
-    environ |= {"MLFLOW_TRACKING_URI": site.servers.mlflow, "OMP_NUM_THREADS": "1", "DO_NOT_TRACK": "true"}
+    return environ | {"MLFLOW_TRACKING_URI": site.servers.mlflow, "OMP_NUM_THREADS": "1", "DO_NOT_TRACK": "true"}
+
+
+def test_a_consumer_without_this_code_draws_from_the_server(site: Site, twice: list[UUID], tmp_path: Path) -> None:
     command = [sys.executable, "-I", "-c", CONSUMER, NAME]
-    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, env=consumer(site), capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["sizes"] == [[28, 20], [28, 12], [28, 20]]
     assert not told["code"].startswith(str(Path(__file__).resolve().parents[2]))
+
+
+def test_the_champion_served_over_rest_answers_curl_with_a_png(site: Site, twice: list[UUID]) -> None:
+    port = free_port()
+    words = ["models", "serve", "-m", f"models:/{NAME}@champion", "-p", str(port), "--env-manager", "local"]
+    site.servers.start("served", "-P", "-m", "mlflow", *words, environ=consumer(site), answers=f"http://127.0.0.1:{port}/ping")
+    row = {"seed": 4, "center_x": 0, "center_y": 0, "period": 0.0078125, "height": 96, "width": 160, "psi": 0.7}
+    try:
+        command = ["curl", "--silent", "--show-error", "--fail", f"http://127.0.0.1:{port}/invocations"]
+        command += ["--header", "Content-Type: application/json", "--data", json.dumps({"inputs": [row]})]
+        done = subprocess.run(command, capture_output=True, check=False, timeout=120)
+    finally:
+        site.servers.stop("served")
+    assert done.returncode == 0, done.stderr
+    png = base64.b64decode(json.loads(done.stdout)["predictions"][0]["png"])
+    assert Image.open(io.BytesIO(png)).size == (160, 96)
 
 
 def test_stages_run_as_deployments_of_their_own(site: Site, twice: list[UUID]) -> None:
@@ -239,18 +261,36 @@ def run_on(worker: psutil.Process, run: UUID) -> bool:
     return any(str(run) == process.environ().get("PREFECT__FLOW_RUN_ID") for process in worker.children(recursive=True))
 
 
-def test_a_run_that_is_cancelled_saves_its_checkpoint_and_leaves_no_process(site: Site, twice: list[UUID]) -> None:
+def test_a_run_that_is_told_to_end_saves_its_checkpoint_and_goes_on_elsewhere(site: Site, twice: list[UUID]) -> None:
+    """As when a node of Kubernetes is drained."""
     known = runs(site)
-    run = site.trigger("train", overrides=["train.seed=8", "train.kimg=200.0"])
+    run = site.trigger("train", overrides=["train.seed=7", "train.kimg=6.0"])
     folder = until_trains(site, run, known)
+    (engine,) = [process for process in children(site, run) if "prefect.engine" in process.cmdline()]
+    engine.terminate()
+    # Not one of those that come every 400 images.
+    site.until(lambda: [nimg for nimg in checkpoints(folder) if nimg % 400], 60, lambda: str(checkpoints(folder)))
+    ended = site.finished(run, RUN_S)
+    assert (ended["state_type"], ended["run_count"]) == ("COMPLETED", 2), site.said(run)
+
+
+def test_a_run_that_is_cancelled_saves_its_checkpoint_and_leaves_no_process(site: Site, twice: list[UUID]) -> None:
+    """With the stages that it gave to other deployments."""
+    known = runs(site)
+    run = site.trigger("pipeline", spread="{stage}", overrides=["train.seed=8", "train.kimg=200.0"])
+    folder = until_trains(site, run, known)
+    given = site.ask("flow_runs", flow_runs={"parent_flow_run_id": {"any_": [str(run)]}})
+    (training,) = [UUID(child["id"]) for child in given if child["parameters"]["stage"] == "train"]
     done = site.run("-m", "prefect", "flow-run", "cancel", str(run))
     assert done.returncode == 0, done.stderr
-    ended = site.finished(run, 120)
-    assert ended["state_type"] == "CANCELLED"
-    site.until(lambda: not children(site, run), 60, lambda: str(children(site, run)))
-    # Not one of those that come every 400 images.
+    for one in (run, training):
+        assert site.finished(one, 120)["state_type"] == "CANCELLED"
+        site.until(lambda one=one: not children(site, one), 60, lambda one=one: str(children(site, one)))
     assert checkpoints(folder)[-1] % 400
-    assert site.flow_run(run)["state_type"] == "CANCELLED"
+    # Nobody takes it for a run that was lost.
+    time.sleep(5)
+    assert [site.flow_run(one)["run_count"] for one in (run, training)] == [1, 1]
+    assert [site.flow_run(one)["state_type"] for one in (run, training)] == ["CANCELLED"] * 2
 
 
 def test_tracking_that_dies_midway_costs_nothing_but_the_registration(

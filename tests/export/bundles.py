@@ -57,6 +57,19 @@ INFINITY_GAN: dict[str, Any] = {
     },
 }
 
+# Levels of convolutions on a grid of pixels: scaleparty and its baselines, which share this section.
+GRID_NETWORK: dict[str, Any] = {
+    "z_dim": 8,
+    "w_dim": 12,
+    "mapping_layers": 1,
+    "channels": (10, 8, 6),
+    "npad": 4,
+    "noise": "grid_sample",
+    "d_channels": (6, 8),
+    "d_attention_heads": 0,
+    "d_pooled_px": 2,
+}
+
 
 def tiny_params(**train: Any) -> Params:
     values = Params.load(ROOT / "params.yaml").model_dump()

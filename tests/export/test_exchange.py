@@ -27,7 +27,7 @@ from anyres.networks import build_generator
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
 from anyres.synthesis.render import render_tiles
-from tests.export.bundles import ANYRES_GAN, HALF_EXTENT, INFINITY_GAN, make_bundle, tiny_params
+from tests.export.bundles import ANYRES_GAN, GRID_NETWORK, HALF_EXTENT, INFINITY_GAN, make_bundle, tiny_params
 
 ROOT = Path(__file__).resolve().parents[2]
 # Seed, window, truncation: sizes that are multiples of nothing, deep zooms, the smallest of pictures.
@@ -48,23 +48,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "infinity_gan": SHORT_INFINITY_GAN,
 }
 
-GRID = {
-    "z_dim": 8,
-    "w_dim": 12,
-    "mapping_layers": 1,
-    "channels": (10, 8, 6),
-    "npad": 4,
-    "noise": "grid_sample",
-    "d_channels": (6, 8),
-    "d_attention_heads": 0,
-    "d_pooled_px": 2,
-}
 ON_GRIDS = {
     f"{method}{'-fixed' if law == 'fixed' else ''}-{noise}": {
         "method": method,
         "period_law": law,
         "zoom_max": 2.0,
-        "network": GRID | {"noise": noise},
+        "network": GRID_NETWORK | {"noise": noise},
     }
     for method, law, noise in [
         ("scaleparty", "log_uniform", "grid_sample"),

@@ -8,18 +8,9 @@ import torch
 from anyres.networks import Scene, StyleGenerator, build_generator
 from anyres.params import Params, Train
 from anyres.plane.window import Window
+from tests.export.bundles import GRID_NETWORK
 
-NETWORK = {
-    "z_dim": 8,
-    "w_dim": 10,
-    "mapping_layers": 2,
-    "channels": (12, 10, 8),
-    "npad": 4,
-    "noise": "grid_sample",
-    "d_channels": (8, 12),
-    "d_attention_heads": 0,
-    "d_pooled_px": 2,
-}
+NETWORK = GRID_NETWORK | {"w_dim": 10, "mapping_layers": 2, "channels": (12, 10, 8), "d_channels": (8, 12)}
 METHODS = ("ms_pie", "ms_pe", "cips", "stylegan2")
 FRAME = Window((0.0, 0.0), 2 / 16, (16, 16))
 

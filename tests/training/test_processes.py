@@ -24,7 +24,7 @@ from anyres.params import Params, Train
 from anyres.training.parts import pass_size
 from pipelines.environment import Environment
 from pipelines.launch import launch_command
-from tests.export.bundles import ANYRES_GAN, INFINITY_GAN
+from tests.export.bundles import ANYRES_GAN, GRID_NETWORK, INFINITY_GAN
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 50
@@ -46,17 +46,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "zoom_max": 1.6667,
         "period_law": "uniform_extent",
         "pairs": PAIRED,
-        "network": {
-            "z_dim": 8,
-            "w_dim": 12,
-            "mapping_layers": 1,
-            "channels": (8, 6, 6),
-            "npad": 4,
-            "noise": "grid_sample",
-            "d_channels": (6, 8),
-            "d_attention_heads": 0,
-            "d_pooled_px": 2,
-        },
+        "network": GRID_NETWORK | {"channels": (8, 6, 6)},
         "loss": {"style_mixing": 0.9},
     },
     # Large enough for two processes that take two passes each.

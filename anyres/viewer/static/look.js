@@ -40,12 +40,7 @@ export class Look {
     new ResizeObserver(() => this.on && this.draw()).observe(element);
   }
 
-  get busy() {
-    return this.element.dataset.looking === "busy";
-  }
-
   set busy(value) {
-    this.element.dataset.looking = value ? "busy" : "idle";
     this.element.setAttribute("aria-busy", String(value));
   }
 

@@ -1,6 +1,6 @@
 // What is shown, beside the model, the truncation and the place: a seed, or what was made of it. The server is told of the latter.
 
-export const PLAIN = { stretch: 1, turn: 0, tiltX: 0, tiltY: 0, ripple: 0, warps: [] };
+const PLAIN = { stretch: 1, turn: 0, tiltX: 0, tiltY: 0, ripple: 0, warps: [] };
 
 export const plain = () => structuredClone(PLAIN);
 
