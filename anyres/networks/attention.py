@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from anyres.networks.layers import Conv
 
+FEW_TOKENS = 64
+
 
 def attention(query: Tensor, key: Tensor, value: Tensor, *, twice_differentiable: bool = False) -> Tensor:
     """softmax(q k^T / sqrt(d)) v for (b, heads, tokens, d) each; returns (b, heads, tokens of q, d).
@@ -21,7 +23,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, twice_differentiable
     Fused kernels have no second derivative: whatever stands between a picture and a logit under a gradient
     penalty asks for the plain path with `twice_differentiable`.
     """
-    if twice_differentiable:
+    # For few tokens a CPU takes longer to start a fused kernel, above all in half precision, than for all of it.
+    if twice_differentiable or (not query.is_cuda and query.shape[-2] <= FEW_TOKENS):
         return plain_attention(query, key, value)
     fused = _xformers() if query.is_cuda else None
     if fused is not None:

@@ -101,5 +101,6 @@ def deviation(x: Tensor) -> Tensor:
     group = math.gcd(batch, GROUP)
     # Neighbours form a group, so that splitting a batch over processes leaves the groups as they are.
     grouped = x.reshape(batch // group, group, -1)
-    spread = (grouped.var(dim=1, unbiased=False) + 1e-8).sqrt().mean(dim=1)
+    # Written out: a variance over so few is many times slower than its parts.
+    spread = ((grouped - grouped.mean(dim=1, keepdim=True)).square().mean(dim=1) + 1e-8).sqrt().mean(dim=1)
     return spread.repeat_interleave(group)[:, None, None, None].expand(batch, 1, height, width)

@@ -6,7 +6,7 @@ in the form of R3GAN (Huang et al., NeurIPS 2024, equation 2). R1 and R2: Mesche
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -41,13 +41,14 @@ LOSSES: dict[str, tuple[PairLoss, PairLoss]] = {
 }
 
 
-def gradient_penalty(pictures: Tensor, logits: Tensor) -> Tensor:
-    """Mean squared norm of the gradient of `logits` (b,) by `pictures` (b, ...), differentiable: R1 on real, R2 on fake.
+def gradient_penalties(pictures: Sequence[Tensor], logits: Sequence[Tensor]) -> list[Tensor]:
+    """Mean squared norm of the gradient of `logits`, (b,) each, by their `pictures`, (b, ...) each: R1 of real, R2 of fake ones.
 
-    Its loss term is gamma / 2 times this.
+    Differentiable, of all in one backward pass; logits depend on their own pictures alone. A loss term is gamma / 2 times one.
     """
-    (gradient,) = torch.autograd.grad(logits.sum(), pictures, create_graph=True)
-    return gradient.square().flatten(1).sum(dim=1).mean()
+    total = torch.stack([logit.sum() for logit in logits]).sum()
+    gradients = torch.autograd.grad(total, list(pictures), create_graph=True)
+    return [gradient.square().flatten(1).sum(dim=1).mean() for gradient in gradients]
 
 
 def feature_matching(d: nn.Module, real: Tensor, fake: Tensor, mean: Mean = own) -> Tensor:

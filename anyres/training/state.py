@@ -99,9 +99,7 @@ class TrainState:
                 prefix = f"{name}.{index}."
                 moments = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
                 if moments:
-                    # Adam keeps its step count on the host, its moments beside the parameter.
-                    moved = {key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()}
-                    optimizer.state[parameter] = moved
+                    optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in moments.items()}
         self.path_mean = tensors["path_mean"]
         self.nimg = int(metadata["nimg"])
         return json.loads(metadata["meta"])
@@ -126,9 +124,9 @@ class TrainState:
 
 
 def optimizers(params: Train, g: nn.Module, d: nn.Module) -> tuple[Optimizer, Optimizer]:
-    """Adam for both networks."""
+    """Adam for both networks, all parameters in one pass."""
     betas = (params.optimizer.beta1, params.optimizer.beta2)
     return (
-        Adam(g.parameters(), lr=params.optimizer.g_lr, betas=betas, eps=1e-8),
-        Adam(d.parameters(), lr=params.optimizer.d_lr, betas=betas, eps=1e-8),
+        Adam(g.parameters(), lr=params.optimizer.g_lr, betas=betas, eps=1e-8, fused=True),
+        Adam(d.parameters(), lr=params.optimizer.d_lr, betas=betas, eps=1e-8, fused=True),
     )

@@ -10,11 +10,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from anyres.networks.discriminator import GROUP
 from anyres.networks.scene import Scene
 from anyres.params import Train
 from anyres.plane import fields
 from anyres.plane.window import Window
-from anyres.training.losses import LOSSES, feature_matching, gradient_penalty
+from anyres.training.losses import LOSSES, feature_matching, gradient_penalties
 from anyres.training.means import Mean, over_passes, over_processes
 from anyres.training.parts import Part
 from anyres.training.state import TrainState
@@ -140,26 +141,38 @@ def d_losses(step: Step, pictures: Judged) -> tuple[Tensor, dict[str, Tensor], T
     """
     d, loss, autocast = step.state.d, step.params.loss, step.accelerator.autocast
     penalize = step.due(loss.penalty_every)
-    real, fake = (part.detach().requires_grad_(penalize) for part in (pictures.real, pictures.fake))
-    parts = [pictures.shown_real.detach(), pictures.shown_fake.detach()] if pictures.mixed else [real, fake]
+    plain = [part.detach().requires_grad_(penalize) for part in (pictures.real, pictures.fake)]
+    seen = [pictures.shown_real.detach(), pictures.shown_fake.detach()] if pictures.mixed else plain
     with autocast():
-        found = [d.judge(part, twice_differentiable=penalize and not pictures.mixed) for part in parts]  # type: ignore[operator]
-    seen = [logit for logit, _ in found]
-    total = LOSSES[loss.name][0](*seen)
-    values = {"loss/d": total, "logits/real": seen[0].mean(), "logits/fake": seen[1].mean()}
+        found = together(d, seen, penalize and not pictures.mixed)
+    logits = [logit for logit, _ in found]
+    total = LOSSES[loss.name][0](*logits)
+    values = {"loss/d": total, "logits/real": logits[0].mean(), "logits/fake": logits[1].mean()}
     if loss.vertical:
-        values["loss/d_height"] = sum((height - pictures.height).abs().mean() for _, height in found)
+        misses = [(height - pictures.height).abs().mean() for _, height in found if height is not None]
+        values["loss/d_height"] = torch.stack(misses).sum()
         total = total + loss.vertical * values["loss/d_height"]
-    for name, gamma, part, known in (
-        ("penalty/r1", loss.r1_gamma, real, seen[0]),
-        ("penalty/r2", loss.r2_gamma, fake, seen[1]),
-    ):
-        if penalize and gamma:
+    weighed = {"penalty/r1": loss.r1_gamma, "penalty/r2": loss.r2_gamma}
+    if penalize and any(weighed.values()):
+        if pictures.mixed:
             with autocast():
-                own = d(part, twice_differentiable=True) if pictures.mixed else known
-            values[name] = gradient_penalty(part, own)
-            total = total + values[name] * (gamma / 2 * loss.penalty_every)
-    return total, {name: value.detach() for name, value in values.items()}, seen[0].detach()
+                found = together(d, plain, True)
+        penalties = gradient_penalties(plain, [logit for logit, _ in found])
+        for (name, gamma), penalty in zip(weighed.items(), penalties, strict=True):
+            if gamma:
+                values[name] = penalty
+                total = total + penalty * (gamma / 2 * loss.penalty_every)
+    return total, {name: value.detach() for name, value in values.items()}, logits[0].detach()
+
+
+def together(d: nn.Module, parts: Sequence[Tensor], twice_differentiable: bool) -> list[tuple[Tensor, Tensor | None]]:
+    """What `d` says of parts of one size, (b, 3, h, w) each: in one pass, which costs less, where their groups stay apart."""
+    count = len(parts[0])
+    if count % GROUP:
+        return [d.judge(part, twice_differentiable=twice_differentiable) for part in parts]  # type: ignore[operator]
+    logits, heights = d.judge(torch.cat(list(parts)), twice_differentiable=twice_differentiable)  # type: ignore[operator]
+    split = [None] * len(parts) if heights is None else heights.split(count)
+    return list(zip(logits.split(count), split, strict=True))
 
 
 # ---- the generator

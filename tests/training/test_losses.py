@@ -10,8 +10,9 @@ from anyres.networks import build_discriminator
 from anyres.params import Train
 from anyres.plane.window import Window
 from anyres.training.loop import training_loop
-from anyres.training.losses import LOSSES, feature_matching, gradient_penalty
+from anyres.training.losses import LOSSES, feature_matching, gradient_penalties
 from anyres.training.state import TrainState
+from anyres.training.steps import together
 
 
 def softplus(x: float) -> float:
@@ -37,10 +38,28 @@ def test_non_saturating_losses_are_their_formula():
 def test_the_penalty_of_a_linear_critic_is_the_square_of_its_weight():
     weight = torch.randn(3 * 4 * 5, dtype=torch.float64, requires_grad=True)
     pictures = torch.randn(6, 3, 4, 5, dtype=torch.float64, requires_grad=True)
-    penalty = gradient_penalty(pictures, pictures.flatten(1) @ weight)
+    # Of two sorts in one pass, each by itself.
+    other = (2 * pictures.detach()[:4]).requires_grad_()
+    logits = [pictures.flatten(1) @ weight, 3 * (other.flatten(1) @ weight)]
+    penalty, times_nine = gradient_penalties([pictures, other], logits)
     assert penalty.item() == pytest.approx(weight.square().sum().item())
+    assert times_nine.item() == pytest.approx(9 * penalty.item())
     (gradient,) = torch.autograd.grad(penalty, weight)
     torch.testing.assert_close(gradient, 2 * weight)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_one_pass_over_real_and_fake_pictures_judges_as_two_do(tiny: Train, mixed: bool) -> None:
+    torch.manual_seed(0)
+    d = build_discriminator(tiny)
+    parts = [torch.rand(8, 3, 16, 24), torch.rand(8, 3, 16, 24)]
+    found = together(d, parts, mixed)
+    for part, (logits, _) in zip(parts, found, strict=True):
+        torch.testing.assert_close(logits, d.judge(part, twice_differentiable=mixed)[0])
+    # Groups of four would reach over the border of parts of six.
+    uneven = [part[:6] for part in parts]
+    for part, (logits, _) in zip(uneven, together(d, uneven, mixed), strict=True):
+        torch.testing.assert_close(logits, d.judge(part)[0])
 
 
 def test_feature_matching_is_the_distance_of_mean_features(tiny: Train) -> None:

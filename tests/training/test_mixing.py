@@ -138,8 +138,13 @@ def test_a_pair_trains_as_one_step_with_penalties_on_unmixed_pictures(tiny: Trai
     params = paired(Train.model_validate(values))
     state = TrainState.fresh(params, (1.5, 1.0), torch.device("cpu"))
     penalised, scenes = [], []
-    penalty = steps.gradient_penalty
-    monkeypatch.setattr(steps, "gradient_penalty", lambda part, logits: penalised.append(part.detach()) or penalty(part, logits))
+    penalties = steps.gradient_penalties
+
+    def noted(parts: list[torch.Tensor], logits: list[torch.Tensor]) -> list[torch.Tensor]:
+        penalised.extend(part.detach() for part in parts)
+        return penalties(parts, logits)
+
+    monkeypatch.setattr(steps, "gradient_penalties", noted)
     state.g.register_forward_pre_hook(lambda module, args: scenes.append(args[0]))
     ready = batch(params)
     reports = list(training_loop(state, params, [ready, ready], Accelerator(cpu=True)))

@@ -1,0 +1,118 @@
+"""Megapixels a second of pictures of many sizes, in tiles and in one pass, against plain StyleGAN2 of equal widths, in one run.
+
+    python benchmarks/render.py --out render.json
+    python benchmarks/render.py out/export/generator --sizes 512,1024,4096
+
+Without a model, an untrained one of the default params: weights cost no time. The plain one is that of train_step.py, run fully
+convolutionally from a constant as large as the picture, one pass of at most `--single` pixels a side: it holds whole pictures in
+memory. Ways take turns; medians.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from machine import cost, describe, in_turns, median, peak_memory
+from rich.console import Console
+from rich.table import Table
+from train_step import ROOT, StyleGan2
+
+from anyres import load
+from anyres.networks import build_generator
+from anyres.networks.pixels import to_uint8
+from anyres.params import ExactNetwork, Params
+from anyres.plane.window import frame_window
+from anyres.synthesis.render import Generator, render
+
+SEED = 1
+
+
+def main(
+    model: Annotated[str, typer.Argument(help="A bundle; none: an untrained generator of the default params.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Where the figures go, as JSON.")] = None,
+    sizes: Annotated[str, typer.Option(help="Sides of the square pictures.")] = "512,1024,2048,4096",
+    single: Annotated[int, typer.Option(help="Largest side that is also drawn in one pass.")] = 2048,
+    tile: Annotated[int, typer.Option(help="Side of a tile.")] = 512,
+    threads: Annotated[int, typer.Option(help="Of torch.")] = 2,
+    repeats: Annotated[int, typer.Option(help="Pictures of each, of which the median counts.")] = 5,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Measure, print a table, write JSON."""
+    torch.set_num_threads(threads)
+    where = torch.device(device)
+    facts = describe(where)
+    generator = (load(model).generator if model else fresh()).to(where)
+    plain = plain_of(generator).to(where)
+    rows = []
+    table = Table(
+        "side", "MP/s", "of the first", "one pass, MP/s", "tiling costs", "plain, MP/s", "ratio", "of the floor", "peak, MiB"
+    )
+    for side in (int(part) for part in sizes.split(",")):
+        ways: dict[str, Callable[[], object]] = {"tiled": partial(drawn, generator, side, tile)}
+        if side <= single:
+            ways |= {"whole": partial(drawn, generator, side, side), "plain": partial(convolved, plain, side)}
+        with peak_memory(where) as peak:
+            ways["tiled"]()
+        rate = {name: side * side / 1e6 / median(times) for name, times in in_turns(ways, where, repeats).items()}
+        flop, moved = (part / (side * side) for part in cost(ways["tiled"]))
+        row: dict[str, Any] = {"side": side, "peak_mib": peak[0], "mp_per_s": rate["tiled"]}
+        row |= {"gflop_per_mp": flop / 1e3, "moved_gb_per_mp": moved / 1e3, "of_first": 1.0}
+        row["of_floor"] = rate["tiled"] * flop / 1e3 / facts["gflop_per_s"]
+        if rows:
+            row["of_first"] = row["mp_per_s"] / rows[0]["mp_per_s"]
+        if "whole" in rate:
+            row |= {"whole_mp_per_s": rate["whole"], "tiling": rate["whole"] / rate["tiled"] - 1}
+            row |= {"plain_mp_per_s": rate["plain"], "ratio": rate["tiled"] / rate["plain"]}
+        rows.append(row)
+        table.add_row(
+            str(side),
+            f"{row['mp_per_s']:.2f}",
+            f"{row['of_first']:.2f}",
+            f"{row['whole_mp_per_s']:.2f}" if "whole" in rate else "",
+            f"{100 * row['tiling']:.0f} %" if "whole" in rate else "",
+            f"{row['plain_mp_per_s']:.2f}" if "whole" in rate else "",
+            f"{row['ratio']:.2f}" if "whole" in rate else "",
+            f"{row['of_floor']:.2f}",
+            f"{row['peak_mib']:.0f}",
+        )
+    Console(width=130).print(table)
+    print(f"{facts['machine']}; {facts['gflop_per_s']:.0f} Gflop/s, {facts['gb_per_s']:.1f} GB/s")
+    print(f"{rows[0]['gflop_per_mp']:.1f} Gflop and {rows[0]['moved_gb_per_mp']:.2f} GB read and written a megapixel")
+    if out is not None:
+        out.write_text(json.dumps({**facts, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+
+
+def fresh() -> Any:
+    torch.manual_seed(SEED)
+    return build_generator(Params.load(ROOT / "params.yaml").train, (1.0, 1.0)).eval()
+
+
+def plain_of(generator: Any) -> StyleGan2:
+    """StyleGAN2 as wide and deep as a generator with an exact trunk."""
+    params = Params.load(ROOT / "params.yaml").train
+    network = params.network
+    assert isinstance(network, ExactNetwork)
+    return StyleGan2(network.z_dim, network.w_dim, network.mapping_layers, list(network.channels), params.patch_px).eval()
+
+
+def drawn(generator: Generator, side: int, tile: int) -> object:
+    return render(generator, SEED, frame_window(1.0, side, generator.geometry.chart.short_side), tile=tile)
+
+
+@torch.inference_mode()
+def convolved(plain: StyleGan2, side: int) -> object:
+    """A picture of that side: the constant goes on and on."""
+    cells = side // 2 ** len(plain.ups)
+    times = -(-cells // plain.constant.shape[-1])
+    constant = plain.constant.tile(1, 1, times, times)[:, :, :cells, :cells]
+    return to_uint8(plain.drawn(plain.style(1), constant))
+
+
+if __name__ == "__main__":
+    typer.run(main)
