@@ -5,7 +5,7 @@ STAMP := .venv/.installed-from-lock
 UV_VERSION := $(shell sed -n 's/^uv==\([^ ]*\).*/\1/p' requirements.lock)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test lint lock clean push pull deploy cluster cluster-test
+.PHONY: help run test bench lint lock clean push pull deploy cluster cluster-test
 
 help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*##/make \1\t/p' $(MAKEFILE_LIST) | expand -t 19
@@ -42,6 +42,9 @@ cluster: $(STAMP)  ## PostgreSQL, S3, Prefect, MLflow and two workers on this ma
 
 cluster-test: $(STAMP)  ## the pipeline on such a cluster: twice at once, killed, with servers away
 	@python -m pytest tests/cluster
+
+bench: $(STAMP)  ## how fast training, rendering, reading and tiles are; writes the table of docs/performance.md
+	@python benchmarks/bench.py
 
 lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml
 	@uv pip compile --universal --generate-hashes --python-version 3.11 --all-extras --no-header --quiet -o requirements.lock pyproject.toml

@@ -15,7 +15,8 @@ __version__ = "0.1.0"
 
 
 def load(source: str | Path, device: str = "cpu") -> Model:
-    """Load a generator from a bundle folder, or from an MLflow registry: "models:/anyres-generator@champion".
+    """Load a generator: of a bundle folder, one that comes with anyres ("continuum-deepsky"), or of an MLflow registry
+    ("models:/anyres-generator@champion").
 
     Raises ValueError, one line, where it is not there or not sound; see `anyres.export.bundle.load` and `.registry.fetched`.
     """

@@ -329,6 +329,7 @@ class Export(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     metric: Literal["patch_kid", "patch_fd"]
     samples: Annotated[int, Field(ge=1, le=64)]
+    weights: Literal["full", "half"]
 
 
 class Params(Section):

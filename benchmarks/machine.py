@@ -88,8 +88,14 @@ class _Counted(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
         packet = func.overloadpacket
+        if packet not in flop_registry:
+            # In inference mode composite operations arrive whole.
+            with self:
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **kwargs)
         if packet in flop_registry:
             self.flop += flop_registry[packet](*args, **kwargs, out_val=out)
         if packet.__name__.strip("_") not in VIEWS:

@@ -2,9 +2,10 @@
 
     python benchmarks/tiles.py out/export/generator --seconds 60 --out tiles.json
 
-A real server on a free port of this machine. First single requests, for tiles that were never drawn and for the same again; then
-clients that all ask at once, each for tiles of its own and of others, for some time. Every answer must be a tile or a 503 with
-Retry-After, and a share of the tiles is held against a direct render. Ends with 1 where one is wrong.
+A real server on a free port of this machine. First tiles that the library alone draws and encodes, then single requests, for
+tiles that were never drawn and for the same again; then clients that all ask at once, each for tiles of its own and of others,
+for some time. Every answer must be a tile or a 503 with Retry-After, and a share of the tiles is held against a direct render.
+Ends with 1 where one is wrong.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ PSI = 0.7
 
 
 def main(
-    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")] = Path("out/export/generator"),
+    bundle: Annotated[str, typer.Argument(help="A bundle folder, or a model that comes with anyres.")] = "out/export/generator",
     clients: Annotated[int, typer.Option(help="That ask at once.")] = 50,
     seconds: Annotated[float, typer.Option(help="How long they ask.")] = 60.0,
     threads: Annotated[int, typer.Option(help="Of torch.")] = 2,
@@ -66,7 +67,7 @@ def main(
             thread.join()
             listening.close()
     table = Table("", "requests", "p50, ms", "p95, ms", title=f"Tiles of {bundle}, {threads} threads")
-    for name in ("cold", "cached"):
+    for name in ("direct", "cold", "cached"):
         row = found[name]
         table.add_row(name, str(row["requests"]), f"{row['p50_ms']:.1f}", f"{row['p95_ms']:.1f}")
     Console().print(table)
@@ -88,7 +89,12 @@ async def asked(address: str, pyramid: Pyramid, model: Any, clients: int, second
         places = [place(pyramid, random.Random(number)) for number in range(SINGLE)]
         # The first forward pass of a process sets much up.
         await client.get(path(name, 10**6, *places[0]))
-        cold, cached = [], []
+        direct, cold, cached = [], [], []
+        for seed, where in enumerate(places):
+            start = time.perf_counter()
+            pixels = render(model.generator, seed + 10**5, pyramid.part(*where).window, PSI)
+            Image.fromarray(pixels).save(io.BytesIO(), format="PNG")
+            direct.append(1000 * (time.perf_counter() - start))
         for times in (cold, cached):
             for seed, where in enumerate(places):
                 start = time.perf_counter()
@@ -98,7 +104,7 @@ async def asked(address: str, pyramid: Pyramid, model: Any, clients: int, second
         counts = dict.fromkeys(("tiles", "busy", "errors", "checked", "wrong"), 0)
         await asyncio.gather(*(visit(client, name, pyramid, model, until, number, counts) for number in range(clients)))
         counts |= {"memory_mib": memory_mib() - before}
-    return {"cold": spread(cold), "cached": spread(cached), "crowd": counts}
+    return {"direct": spread(direct), "cold": spread(cold), "cached": spread(cached), "crowd": counts}
 
 
 async def visit(

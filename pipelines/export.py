@@ -23,7 +23,8 @@ def export(params: Params, environment: Environment) -> None:
     meta = {key: trained[key] for key in TOLD} | {"nimg": trained["kept_nimg"]}
     meta |= {"params": params.model_dump(mode="json"), "metrics": metrics, "git_commit": git_commit()}
     with replaced(BUNDLE) as folder:
-        write_bundle(folder, TRAINED / "generator.safetensors", meta, params.export.samples, INGESTED / "credits.md")
+        half = params.export.weights == "half"
+        write_bundle(folder, TRAINED / "generator.safetensors", meta, params.export.samples, INGESTED / "credits.md", half)
     from pipelines.tracking import TrackingError
 
     try:

@@ -20,7 +20,10 @@ STREAMED = (".tif", ".tiff", ".dzi", ".zarr")
 STREAMED_MP = 64.0
 
 BUNDLE = "out/export/generator"
-MODEL_HELP = "A bundle folder, as the stage export writes it, or models:/NAME@ALIAS of an MLflow registry."
+MODEL_HELP = (
+    "A bundle folder, as the stage export writes it, a model that comes with anyres (`anyres models`), or models:/NAME@ALIAS of "
+    "an MLflow registry."
+)
 Bundle = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 ModelOption = Annotated[str, typer.Option("--model", metavar="MODEL", help=MODEL_HELP)]
 Photo = Annotated[Path, typer.Argument(metavar="PHOTO", help="A picture file.")]

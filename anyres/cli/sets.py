@@ -17,7 +17,10 @@ SHOWN_METRICS = ("patch_kid", "patch_fd", "patch_recall", "self_ssim/mean", "sea
 @app.command(epilog="Example: anyres info data/store --verify")
 def info(
     place: Annotated[
-        str, typer.Argument(metavar="DATASET|MODEL", help="What ingest or prepare wrote, a bundle, or models:/NAME@ALIAS.")
+        str,
+        typer.Argument(
+            metavar="DATASET|MODEL", help="What ingest or prepare wrote, a bundle, one of `anyres models`, or models:/NAME@ALIAS."
+        ),
     ],
     verify: Annotated[bool, typer.Option("--verify", help="Data sets: read every picture whole and check its SHA-256.")] = False,
     as_json: Json = False,
@@ -27,8 +30,9 @@ def info(
     Ends with 1 where something is damaged, with 2 where there is neither.
     """
     from anyres.export.registry import SCHEME, lineage
+    from anyres.export.shipped import shipped
 
-    if place.startswith(SCHEME) or (Path(place) / "generator.json").is_file():
+    if place.startswith(SCHEME) or (Path(place) / "generator.json").is_file() or place in shipped():
         with one_line():
             title, figures = _model(place)
             if place.startswith(SCHEME):
@@ -38,6 +42,32 @@ def info(
         typer.echo(json.dumps(figures, indent=2)) if as_json else _show(title, figures)
     else:
         _data(Path(place), verify, as_json)
+
+
+@app.command(epilog="Example: anyres models")
+def models(as_json: Json = False) -> None:
+    """List the models that come with anyres; every command that takes a model takes their names."""
+    from anyres.export.shipped import shipped
+
+    known = {name: json.loads((folder / "generator.json").read_text(encoding="utf-8")) for name, folder in shipped().items()}
+    figures = {
+        name: {
+            "method": meta["method"],
+            "images seen": meta["nimg"],
+            "chart": meta["geometry"]["chart"]["name"],
+            "patch KID": meta["metrics"].get("patch_kid"),
+        }
+        for name, meta in known.items()
+    }
+    if as_json:
+        typer.echo(json.dumps(figures, indent=2))
+    elif figures:
+        for name, facts in figures.items():
+            score = "" if facts["patch KID"] is None else f", patch KID {facts['patch KID']:.3f}"
+            typer.echo(f"{name}  {facts['method']} on a {facts['chart']}, {facts['images seen']:,} images seen{score}")
+        typer.echo(f"\nanyres view {next(iter(figures))}")
+    else:
+        typer.echo("none came with this copy; `make run` trains one")
 
 
 def _model(place: str) -> tuple[str, dict[str, Any]]:

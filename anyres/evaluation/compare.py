@@ -20,6 +20,7 @@ from anyres.evaluation.parallel import Crew
 from anyres.evaluation.scores import SCALE_INV, ZOOMED, RealPatches, score_patches, score_scale_inv, score_sweep
 from anyres.evaluation.sweep import check_sizes, consistency, score_scales
 from anyres.export.bundle import META, load
+from anyres.export.shipped import shipped
 from anyres.files import write_atomic
 from anyres.params import Evaluate, Train
 from anyres.plane.resample import KERNEL
@@ -122,6 +123,7 @@ def compare(
 
 
 def _opened(folder: Path) -> Rival:
+    folder = folder if folder.exists() else shipped().get(str(folder), folder)
     if (folder / META).is_file():
         model = load(folder)
         train = Train.model_validate(model.meta["params"]["train"])

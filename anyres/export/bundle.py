@@ -17,8 +17,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from pydantic import ValidationError
+from torch import Tensor
 
+from anyres.export.shipped import located
 from anyres.export.weights import read_safetensors
+from anyres.files import write_atomic
 from anyres.networks import build_generator
 from anyres.params import Train, describe
 from anyres.plane.geometry import Geometry
@@ -86,11 +89,12 @@ class Model:
         return drawing_on(dask, self.generator, self.meta["params"]["train"])
 
 
-def load(folder: str | Path, device: str = "cpu") -> Model:
-    """Open a bundle. Raises ValueError, one line, where something is missing, of another format or inconsistent."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such bundle folder; export one with `dvc repro` or correct the path")
+def load(source: str | Path, device: str = "cpu") -> Model:
+    """Open a bundle: a folder, or the name of a model that comes with anyres, "continuum-deepsky".
+
+    Raises ValueError, one line, where something is missing, of another format or inconsistent.
+    """
+    folder = located(source)
     for name in (META, WEIGHTS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder}: no {name} in it; this is no complete bundle, export it again")
@@ -124,12 +128,19 @@ def write_bundle(
     meta: Mapping[str, Any],
     num_samples: int,
     credits: Path | None = None,
+    half: bool = False,
 ) -> Model:
-    """Fill the empty `folder` and return the model as read back from it.
+    """Fill the empty `folder` and return the model as read back from it. With `half`, kernels are kept in half precision.
 
     `meta` needs method, params (all sections, resolved), geometry, data_hash, git_commit, nimg, metrics; JSON types.
     """
-    shutil.copyfile(weights, folder / WEIGHTS)
+    if half:
+        # Reading needs no such package; writing happens where training does.
+        from safetensors.torch import save
+
+        write_atomic(folder / WEIGHTS, save({name: halved(name, tensor) for name, tensor in read_safetensors(weights).items()}))
+    else:
+        shutil.copyfile(weights, folder / WEIGHTS)
     complete = {"format": FORMAT, **meta, "weights_sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()}
     (folder / META).write_text(json.dumps(complete, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if credits is not None:
@@ -138,6 +149,11 @@ def write_bundle(
     sample_grid(model, num_samples).save(folder / SAMPLES, optimize=True)
     (folder / CARD).write_text(model_card(complete, credits is not None), encoding="utf-8")
     return model
+
+
+def halved(name: str, tensor: Tensor) -> Tensor:
+    """Kernels and matrices in half precision; frequencies and what else is no weight need all of theirs at deep zooms."""
+    return tensor.half() if name.endswith("weight") and tensor.ndim > 1 else tensor
 
 
 def sample_grid(model: Model, num_samples: int) -> Image.Image:

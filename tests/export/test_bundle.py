@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from anyres.export.bundle import load
+from anyres.export.bundle import load, write_bundle
 from anyres.networks import build_generator
 from anyres.params import Train
 from anyres.plane.window import Window
@@ -43,6 +44,19 @@ def test_model_draws_what_its_generator_draws(bundle: Path) -> None:
     assert picture.dtype == np.uint8
     assert np.array_equal(picture, render(generator.eval(), 5, WINDOW, psi=0.4))
     assert model.geometry.chart.half_extent == (1.5, 1.0)
+
+
+@pytest.mark.parametrize("train", [{}, ANYRES_GAN], ids=["continuum", "anyres_gan"])
+def test_half_the_precision_is_half_the_file_and_the_same_picture(tmp_path: Path, train: dict[str, Any]) -> None:
+    whole = make_bundle(tmp_path / "whole", 1, 0.5, **train)
+    meta = json.loads((whole / "generator.json").read_text(encoding="utf-8"))
+    (tmp_path / "half").mkdir()
+    halved = write_bundle(tmp_path / "half", whole / "generator.safetensors", meta, 1, half=True)
+    sizes = [(folder / "generator.safetensors").stat().st_size for folder in (whole, tmp_path / "half")]
+    assert sizes[1] < 0.7 * sizes[0]
+    for window in (WINDOW, Window((0.31, -0.2), WINDOW.period / 32, (20, 28))):
+        ours, theirs = (model.render(seed=5, window=window).astype(int) for model in (load(whole), halved))
+        assert np.abs(ours - theirs).max() <= 2
 
 
 def test_loading_unpickles_nothing(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
