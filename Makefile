@@ -5,7 +5,7 @@ STAMP := .venv/.installed-from-lock
 UV_VERSION := $(shell sed -n 's/^uv==\([^ ]*\).*/\1/p' requirements.lock)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test bench lint lock clean push pull deploy cluster cluster-test
+.PHONY: help install run test bench lint lock clean push pull deploy cluster cluster-test
 
 help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*##/make \1\t/p' $(MAKEFILE_LIST) | expand -t 19
@@ -18,6 +18,8 @@ $(STAMP): requirements.lock
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --compile-bytecode --require-hashes requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
+
+install: $(STAMP)  ## the environment alone, in .venv
 
 run: $(STAMP)  ## ingest, prepare, train, evaluate, export: whatever is out of date
 	@python -m pipelines.flow
