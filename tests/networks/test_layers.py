@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from anyres.networks.attention import SelfAttention, attention, plain_attention
-from anyres.networks.layers import Conv, Linear, Mapping, ModulatedConv, polyphase_weight, upsample
+from anyres.networks.layers import Conv, Linear, Mapping, ModulatedConv, doubled_conv, upsample
 
 DOUBLE = torch.float64
 
@@ -27,12 +27,21 @@ def test_shared_convolution_equals_a_weight_for_each_sample(kernel, doubles, dem
     torch.testing.assert_close(layer(x, style), layer.per_sample(x, style), rtol=0, atol=1e-12)
 
 
-def test_polyphase_is_doubling_then_convolving():
-    x, weight = torch.randn(2, 3, 6, 8, dtype=DOUBLE), torch.randn(5, 3, 3, 3, dtype=DOUBLE)
+def test_doubled_convolution_is_doubling_then_convolving_with_all_its_derivatives():
+    x, weight = (
+        torch.randn(2, 3, 6, 8, dtype=DOUBLE, requires_grad=True),
+        torch.randn(5, 3, 3, 3, dtype=DOUBLE, requires_grad=True),
+    )
     slow = torch.nn.functional.conv2d(upsample(x), weight)
-    fast = torch.nn.functional.pixel_shuffle(torch.nn.functional.conv2d(x, polyphase_weight(weight)), 2)
+    fast = doubled_conv(x, weight)
     assert fast.shape == (2, 5, 8, 12)
     torch.testing.assert_close(fast, slow, rtol=0, atol=1e-12)
+    found = []
+    for y in (fast, slow):
+        (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        found.append([gradient, *torch.autograd.grad(gradient.square().sum(), [x, weight])])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_upsample_reads_nothing_beyond_what_it_keeps():
