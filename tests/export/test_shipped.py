@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors import safe_open
 from typer.testing import CliRunner
 
@@ -17,6 +20,7 @@ from anyres.cli import app
 from anyres.evaluation.compare import open_rivals
 from anyres.export.shipped import located, shipped
 
+ROOT = Path(__file__).resolve().parents[2]
 LIMIT_BYTES = 16 << 20
 
 
@@ -52,6 +56,18 @@ def test_a_folder_of_that_name_goes_first_and_others_are_named(tmp_path: Path, m
     assert located("continuum-deepsky") == Path("continuum-deepsky")
     with pytest.raises(ValueError, match=r"continuum-depsky: no such bundle folder; .*continuum-deepsky"):
         located("continuum-depsky")
+
+
+@pytest.mark.parametrize("page", ["README.md", "models/README.md"])
+def test_what_the_pages_say_draws(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = re.findall(r"^    anyres (render [a-z].*)$", (ROOT / page).read_text(), re.MULTILINE)
+    assert lines
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        done = CliRunner().invoke(app, shlex.split(line))
+        assert done.exit_code == 0, done.output
+    with Image.open("picture.png") as picture:
+        assert picture.size == (1024, 1024)
 
 
 def test_commands_know_the_names() -> None:
