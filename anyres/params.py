@@ -180,6 +180,8 @@ class Loss(Section):
     feature_matching: Annotated[float, Field(ge=0)]
     diversity: Annotated[float, Field(ge=0)]
     vertical: Annotated[float, Field(ge=0)]
+    # Models of before it was there were trained without.
+    consistency: Annotated[float, Field(ge=0)] = 0.0
     path_length: Annotated[float, Field(ge=0)]
     path_every: Annotated[int, Field(ge=1)]
     style_mixing: Probability
@@ -295,6 +297,11 @@ class Train(Section):
             raise ValueError(
                 f"pairs.ratio {self.pairs.ratio:g} must make patches of {self.patch_px} multiples of {cell} pixels, "
                 "those of a cell of the network"
+            )
+        if self.loss.consistency and any(side % (2 * cell) for side in self.patch_px):
+            raise ValueError(
+                f"loss.consistency draws patches of {self.patch_px} at half their size too, which must be multiples of {cell} "
+                "pixels, those of a cell of the network; set it to 0 or change patch_px"
             )
         stages = self.stages
         if stages.teacher and (stages.global_kimg or not stages.teacher_weight):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from anyres.networks.discriminator import GROUP
 from anyres.networks.scene import Scene
+from anyres.networks.warp import warp
 from anyres.params import Train
 from anyres.plane import fields
 from anyres.plane.window import Window
@@ -196,6 +197,9 @@ def g_step(step: Step, logits_real: Sequence[Sequence[Tensor]], teacher: Teacher
             taught = mix_styles(teacher.generator, part.scene, loss.style_mixing)
             lessons = [teacher(each.fake, taught, windows, mean) for each, (_, windows) in zip(judged, part.sizes, strict=True)]
             found["loss/teacher"] = step.params.stages.teacher_weight * torch.stack(lessons).mean()
+        if loss.consistency:
+            styled = mix_styles(state.g, part.scene, loss.style_mixing)
+            found["loss/consistency"] = loss.consistency * inconsistency(step, judged[0].fake, styled, part.windows, mean)
         if loss.diversity:
             found["loss/diversity"] = loss.diversity * state.g.diversity(*part.half(step.params.batch), mean)  # type: ignore[operator]
         if path:
@@ -205,7 +209,8 @@ def g_step(step: Step, logits_real: Sequence[Sequence[Tensor]], teacher: Teacher
     state.d.requires_grad_(False)
     state.g_opt.zero_grad(set_to_none=True)
     # What only the whole batch can tell must be known before the first of several passes.
-    rehearsed = count > 1 and (teacher is not None or path or loss.diversity or loss.feature_matching)
+    whole = loss.diversity or loss.feature_matching or loss.consistency
+    rehearsed = count > 1 and (teacher is not None or path or whole)
     means = over_passes(losses, count, step.accelerator) if rehearsed else [over_processes(step.accelerator)] * count
     measured = []
     for index, mean in enumerate(means):
@@ -231,6 +236,27 @@ def against(step: Step, judged: Sequence[Judged], logits_real: Sequence[Tensor],
             distances = [feature_matching(d, pictures.real, pictures.fake, mean) for pictures in judged]
             losses["loss/matching"] = loss.feature_matching * torch.stack(distances).mean()
     return losses
+
+
+def inconsistency(step: Step, fake: Tensor, scene: Scene, windows: Sequence[Window], mean: Mean) -> Tensor:
+    """Mean L1 distance of pictures at half the resolution to `fake` (b, 3, h, w), the same windows, brought down.
+
+    Of the windows that lie an octave or more below the coarsest scale. A scene that looks alike at neighbouring scales does so,
+    octave by octave, at all of them; to the discriminator, which judges each scale by itself, it could be another one at each.
+    """
+    g = step.state.g
+    coarsest: float = g.geometry.periods[1]  # type: ignore[union-attr]
+    rows = [row for row, window in enumerate(windows) if 2 * window.period <= coarsest * (1 + 1e-9)]
+    distance = covered = fake.new_zeros((), dtype=torch.float32)
+    if rows:
+        fine = [windows[row] for row in rows]
+        coarse = [window.resized((window.size[0] // 2, window.size[1] // 2)) for window in fine]
+        with step.accelerator.autocast():
+            drawn = g(scene.rows(rows), coarse)
+        down, across, mask = warp(coarse, fine, fake.device)
+        brought = torch.einsum("bij,bcjk,blk->bcil", down, fake[rows].float(), across)
+        distance, covered = ((brought - drawn.float()).abs() * mask).sum(), 3 * mask.sum()
+    return mean(distance) / mean(covered).clamp_min(1.0)
 
 
 def path_penalty(step: Step, part: Part, pace: Tensor, mean: Mean) -> Tensor:
