@@ -132,9 +132,5 @@ class Scene:
 
     def part(self, first: int, last: int) -> Scene:
         """Rows from `first` up to `last`."""
-        return self.rows(slice(first, last))
-
-    def rows(self, which: slice | list[int]) -> Scene:
-        """Some of the rows."""
-        w = None if self.w is None else self.w[which]
-        return replace(self, z=self.z[which], seeds=self.seeds[which], w=w)
+        w = None if self.w is None else self.w[first:last]
+        return replace(self, z=self.z[first:last], seeds=self.seeds[first:last], w=w)

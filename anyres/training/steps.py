@@ -246,17 +246,15 @@ def inconsistency(step: Step, fake: Tensor, scene: Scene, windows: Sequence[Wind
     """
     g = step.state.g
     coarsest: float = g.geometry.periods[1]  # type: ignore[union-attr]
-    rows = [row for row, window in enumerate(windows) if 2 * window.period <= coarsest * (1 + 1e-9)]
-    distance = covered = fake.new_zeros((), dtype=torch.float32)
-    if rows:
-        fine = [windows[row] for row in rows]
-        coarse = [window.resized((window.size[0] // 2, window.size[1] // 2)) for window in fine]
-        with step.accelerator.autocast():
-            drawn = g(scene.rows(rows), coarse)
-        down, across, mask = warp(coarse, fine, fake.device)
-        brought = torch.einsum("bij,bcjk,blk->bcil", down, fake[rows].float(), across)
-        distance, covered = ((brought - drawn.float()).abs() * mask).sum(), 3 * mask.sum()
-    return mean(distance) / mean(covered).clamp_min(1.0)
+    coarse = [window.resized((window.size[0] // 2, window.size[1] // 2)) for window in windows]
+    # All are drawn, though some do not count: shapes that change with every step cost more than that.
+    counts = torch.tensor([float(window.period <= coarsest * (1 + 1e-9)) for window in coarse], device=fake.device)
+    with step.accelerator.autocast():
+        drawn = g(scene, coarse)
+    down, across, inside = warp(coarse, windows, fake.device)
+    mask = inside * counts[:, None, None, None]
+    brought = torch.einsum("bij,bcjk,blk->bcil", down, fake.float(), across)
+    return mean(((brought - drawn.float()).abs() * mask).sum()) / mean(3 * mask.sum()).clamp_min(1.0)
 
 
 def path_penalty(step: Step, part: Part, pace: Tensor, mean: Mean) -> Tensor:
