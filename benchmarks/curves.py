@@ -2,8 +2,8 @@
 
     python benchmarks/curves.py a/out/train b/out/train --out curves.svg
 
-Each is a folder out/train, finished or not; its line has the name of its method. The small evaluation of `train.monitor` is what is
-drawn: patch KID of the running mean of the weights at the windows of the training's own law, and at zooms of 2 and more.
+Each is a folder out/train, finished or not; its line has the name of the folder above. What is drawn is the small evaluation of
+`train.monitor`: patch KID of the running mean of the weights, at the windows of the training's own law.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main(
 
 
 def name_of(folder: Path) -> str:
-    """The method of a training, with the name of its data set where the folders above tell of one."""
+    """What a training is called in the picture."""
     return folder.resolve().parents[1].name
 
 

@@ -189,6 +189,7 @@ Draws pictures at any resolution and at any place of its canvas. Made by anyres.
 
 ```python
 import anyres
+
 model = anyres.load("FOLDER")
 picture = model.render(seed=7, window=anyres.Window(center=(0.0, 0.0), period=2 / 256, size=(256, 256)))
 ```
