@@ -298,10 +298,11 @@ class Train(Section):
                 f"pairs.ratio {self.pairs.ratio:g} must make patches of {self.patch_px} multiples of {cell} pixels, "
                 "those of a cell of the network"
             )
-        if self.loss.consistency and any(side % (2 * cell) for side in self.patch_px):
+        if self.loss.consistency and any(side % (2 * cell) for size in self.patch_sizes for side in size):
+            sizes = " and ".join(f"{height} x {width}" for height, width in self.patch_sizes)
             raise ValueError(
-                f"loss.consistency draws patches of {self.patch_px} at half their size too, which must be multiples of {cell} "
-                "pixels, those of a cell of the network; set it to 0 or change patch_px"
+                f"loss.consistency draws patches of {sizes} at half their size too, which must be multiples of {cell} pixels, "
+                "those of a cell of the network; set it to 0, or change patch_px or pairs.ratio"
             )
         stages = self.stages
         if stages.teacher and (stages.global_kimg or not stages.teacher_weight):

@@ -39,5 +39,5 @@ def tiny(params: Params) -> Train:
     values["network"] |= TINY_NETWORK
     values |= {"patch_px": (16, 24), "batch": 8, "kimg": 0.08, "zoom_max": 4.0}
     values |= {"report_every_kimg": 0.016, "sample_every_kimg": 0.04, "checkpoint_every_kimg": 0.032}
-    values["loss"] |= {"penalty_every": 2}
+    values["loss"] |= {"penalty_every": 2, "consistency": 0.0}
     return Train.model_validate(values)

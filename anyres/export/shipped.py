@@ -1,16 +1,16 @@
-"""Models that come with anyres: bundles in the folder models, known by the names of theirs."""
+"""Models that come with a clone of anyres: bundles in its folder models, known by the names of theirs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-# In a clone beside the package, in an installed wheel inside of it.
-PLACES = (Path(__file__).parents[1] / "models", Path(__file__).parents[2] / "models")
+# Beside the package: a wheel has none.
+PLACE = Path(__file__).parents[2] / "models"
 
 
 def shipped() -> dict[str, Path]:
     """Names of the models that are here -> the folders of their bundles."""
-    return {meta.parent.name: meta.parent for place in PLACES for meta in sorted(place.glob("*/generator.json"))}
+    return {meta.parent.name: meta.parent for meta in sorted(PLACE.glob("*/generator.json"))}
 
 
 def located(source: str | Path) -> Path:

@@ -82,7 +82,21 @@ class Discriminator(nn.Module):
 
     def judge(self, pictures: Tensor, *, twice_differentiable: bool = False) -> tuple[Tensor, Tensor | None]:
         """Logits (b,) and, with that head, the height (b,) that the pictures seem to stand at, in half short sides, y down."""
-        seen = self._seen(pictures, twice_differentiable)
+        return self._heads(self._seen(pictures, twice_differentiable))
+
+    def judge_parts(self, parts: Sequence[Tensor], *, twice_differentiable: bool = False) -> list[tuple[Tensor, Tensor | None]]:
+        """`judge` each of some parts of one size: in one pass, which costs less than one each, where their groups stay apart.
+
+        Heads see the parts one by one: what a loss takes from real logits and adds to fake ones cancels to the last bit in the
+        gradient of their bias, which Adam would blow up to a step otherwise.
+        """
+        count = len(parts[0])
+        if count % GROUP:
+            return [self.judge(part, twice_differentiable=twice_differentiable) for part in parts]
+        seen = self._seen(torch.cat(list(parts)), twice_differentiable)
+        return [self._heads(part) for part in seen.split(count)]
+
+    def _heads(self, seen: Tensor) -> tuple[Tensor, Tensor | None]:
         logits = self.logit(seen).squeeze(1).float()
         return logits, None if self.height is None else self.height(seen).squeeze(1).float()
 

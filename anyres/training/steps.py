@@ -10,7 +10,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from anyres.networks.discriminator import GROUP
 from anyres.networks.scene import Scene
 from anyres.networks.warp import warp
 from anyres.params import Train
@@ -145,7 +144,7 @@ def d_losses(step: Step, pictures: Judged) -> tuple[Tensor, dict[str, Tensor], T
     plain = [part.detach().requires_grad_(penalize) for part in (pictures.real, pictures.fake)]
     seen = [pictures.shown_real.detach(), pictures.shown_fake.detach()] if pictures.mixed else plain
     with autocast():
-        found = together(d, seen, penalize and not pictures.mixed)
+        found = d.judge_parts(seen, twice_differentiable=penalize and not pictures.mixed)  # type: ignore[operator]
     logits = [logit for logit, _ in found]
     total = LOSSES[loss.name][0](*logits)
     values = {"loss/d": total, "logits/real": logits[0].mean(), "logits/fake": logits[1].mean()}
@@ -157,23 +156,13 @@ def d_losses(step: Step, pictures: Judged) -> tuple[Tensor, dict[str, Tensor], T
     if penalize and any(weighed.values()):
         if pictures.mixed:
             with autocast():
-                found = together(d, plain, True)
+                found = d.judge_parts(plain, twice_differentiable=True)  # type: ignore[operator]
         penalties = gradient_penalties(plain, [logit for logit, _ in found])
         for (name, gamma), penalty in zip(weighed.items(), penalties, strict=True):
             if gamma:
                 values[name] = penalty
                 total = total + penalty * (gamma / 2 * loss.penalty_every)
     return total, {name: value.detach() for name, value in values.items()}, logits[0].detach()
-
-
-def together(d: nn.Module, parts: Sequence[Tensor], twice_differentiable: bool) -> list[tuple[Tensor, Tensor | None]]:
-    """What `d` says of parts of one size, (b, 3, h, w) each: in one pass, which costs less, where their groups stay apart."""
-    count = len(parts[0])
-    if count % GROUP:
-        return [d.judge(part, twice_differentiable=twice_differentiable) for part in parts]  # type: ignore[operator]
-    logits, heights = d.judge(torch.cat(list(parts)), twice_differentiable=twice_differentiable)  # type: ignore[operator]
-    split = [None] * len(parts) if heights is None else heights.split(count)
-    return list(zip(logits.split(count), split, strict=True))
 
 
 # ---- the generator

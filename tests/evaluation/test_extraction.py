@@ -104,7 +104,8 @@ def work(params: Params, store: Store, tmp_path_factory: pytest.TempPathFactory)
     """A folder to evaluate in: params.yaml and a training that ended at once."""
     folder = tmp_path_factory.mktemp("work")
     network = params.train.network.model_dump() | TINY_NETWORK
-    train = Train.model_validate(params.train.model_dump() | {"network": network})
+    loss = params.train.loss.model_dump() | {"consistency": 0.0}
+    train = Train.model_validate(params.train.model_dump() | {"network": network, "loss": loss})
     values = params.model_copy(update={"train": train}).model_dump(mode="json")
     values["evaluate"] |= {"num_samples": 90, "num_sweep_samples": 60, "sizes": [24, 40], "num_scenes": 3, "bootstrap": 4}
     YAML(typ="safe", pure=True).dump(values, folder / "params.yaml")

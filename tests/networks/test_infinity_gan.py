@@ -45,7 +45,14 @@ PAPER = {
 @pytest.fixture(scope="session")
 def section(params):
     def make(network: dict, patch: tuple[int, int] = (101, 101), **changes) -> Train:
-        values = params.train.model_dump() | {"method": "infinity_gan", "patch_px": patch, "chart": "plane", "batch": 8}
+        loss = params.train.loss.model_dump() | {"consistency": 0.0}
+        values = params.train.model_dump() | {
+            "loss": loss,
+            "method": "infinity_gan",
+            "patch_px": patch,
+            "chart": "plane",
+            "batch": 8,
+        }
         return Train.model_validate(values | {"network": network | D, "zoom_max": 197 / 101, "period_law": "fixed"} | changes)
 
     return make

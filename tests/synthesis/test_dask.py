@@ -267,7 +267,7 @@ def test_the_command_is_stopped_killed_and_goes_on(
     cluster: Cluster, bundles: dict[str, Path], exact: Model, tmp_path: Path
 ) -> None:
     out, address = tmp_path / "p.tif", cluster.with_workers(2)
-    words = ("render", bundles["exact"], "--seed", 5, "--size", "1500x2100", "--out", out, "--dask", address, "--json")
+    words = ("render", bundles["exact"], "--seed", 5, "--size", "3000x4200", "--out", out, "--dask", address, "--json")
     for ending, code in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
         before = len(record(out))
         with command(*words) as process:
@@ -284,9 +284,9 @@ def test_the_command_is_stopped_killed_and_goes_on(
     with command(*words) as process:
         said, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
-    assert f"p.tif: goes on at {finished:.2f} of 3.15 MP, which were drawn before" in errors
+    assert f"p.tif: goes on at {finished:.2f} of 12.60 MP, which were drawn before" in errors
     assert json.loads(said)["path"] == str(out)
-    window = Window((0.0, 0.0), exact.geometry.chart.short_side / 1500, (1500, 2100))
+    window = Window((0.0, 0.0), exact.geometry.chart.short_side / 3000, (3000, 4200))
     exact.render_to(tmp_path / "here.tif", 5, window)
     assert out.read_bytes() == (tmp_path / "here.tif").read_bytes()
 

@@ -12,7 +12,6 @@ from anyres.plane.window import Window
 from anyres.training.loop import training_loop
 from anyres.training.losses import LOSSES, feature_matching, gradient_penalties
 from anyres.training.state import TrainState
-from anyres.training.steps import together
 
 
 def softplus(x: float) -> float:
@@ -53,12 +52,15 @@ def test_one_pass_over_real_and_fake_pictures_judges_as_two_do(tiny: Train, mixe
     torch.manual_seed(0)
     d = build_discriminator(tiny)
     parts = [torch.rand(8, 3, 16, 24), torch.rand(8, 3, 16, 24)]
-    found = together(d, parts, mixed)
+    found = d.judge_parts(parts, twice_differentiable=mixed)
     for part, (logits, _) in zip(parts, found, strict=True):
         torch.testing.assert_close(logits, d.judge(part, twice_differentiable=mixed)[0])
+    # To the last bit: Adam makes a step of whatever is left.
+    LOSSES["relativistic"][0](found[0][0], found[1][0]).backward()
+    assert d.logit.bias.grad.item() == 0
     # Groups of four would reach over the border of parts of six.
     uneven = [part[:6] for part in parts]
-    for part, (logits, _) in zip(uneven, together(d, uneven, mixed), strict=True):
+    for part, (logits, _) in zip(uneven, d.judge_parts(uneven, twice_differentiable=mixed), strict=True):
         torch.testing.assert_close(logits, d.judge(part)[0])
 
 

@@ -36,6 +36,7 @@ PAIRED = {"ratio": 1.5, "share": 0.5, "large_share": 0.3, "cutmix": True, "chann
 STATISTICS = {"path_length": 2.0, "path_every": 2, "style_mixing": 0.5, "feature_matching": 1.0}
 RECIPES: dict[str, dict[str, Any]] = {
     "continuum": {"pairs": PAIRED, "zoom_max": 2.0, "loss": {"vertical": 0.5}},
+    "continuum, consistent": {"loss": {"consistency": 2.0}},
     "anyres_gan": {
         **ANYRES_GAN,
         "stages": {"global_kimg": 0.12, "global_share": 0.5, "teacher_weight": 2.0},
