@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from anyres.params import Params, Train
 ROOT = Path(__file__).resolve().parent.parent
 # One thread a worker: results do not depend on the machine, and workers do not fight.
 torch.set_num_threads(1)
+# A shell's background jobs ignore Ctrl-C, and so would every process that a test starts and stops with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY_NETWORK = {
     "z_dim": 12,

@@ -21,7 +21,9 @@ def section(params):
     def make(levels: int = 3, patch: tuple[int, int] | None = None, channels: tuple[int, ...] | None = None, **changes) -> Train:
         top = {key: changes.pop(key) for key in ("chart", "pairs", "fov", "zoom_max") if key in changes}
         network = SMALL | D | {"channels": channels or (10,) * (levels + 1)} | changes
-        values = params.train.model_dump() | {"method": "scaleparty", "batch": 8, "patch_px": patch or (2 * 2**levels,) * 2}
+        values = params.train.model_dump()
+        values["loss"]["consistency"] = 0.0
+        values |= {"method": "scaleparty", "batch": 8, "patch_px": patch or (2 * 2**levels,) * 2}
         return Train.model_validate(values | {"network": network} | top)
 
     return make
