@@ -49,35 +49,38 @@ def main(
     facts = describe(where)
     generator = (load(model).generator if model else fresh()).to(where)
     plain = plain_of(generator).to(where)
-    rows = []
+    sides = [int(part) for part in sizes.split(",")]
+    ways: dict[tuple[str, int], Callable[[], object]] = {("tiled", side): partial(drawn, generator, side, tile) for side in sides}
+    for side in sides:
+        if side <= single:
+            ways[("whole", side)] = partial(drawn, generator, side, side)
+            ways[("plain", side)] = partial(convolved, plain, side)
+    peaks, costs = {}, {}
+    for side in sides:
+        with peak_memory(where) as peak:
+            ways[("tiled", side)]()
+        peaks[side] = peak[0]
+        costs[side] = [part / (side * side) for part in cost(ways[("tiled", side)])]
+    # Every size takes its turn with the others: machines slow down and speed up as minutes go by.
+    seconds = {key: [part / key[1] ** 2 * 1e6 for part in times] for key, times in in_turns(ways, where, repeats).items()}
+    rows = [row_of(side, sides[0], seconds) for side in sides]
+    for row in rows:
+        flop, moved = costs[row["side"]]
+        row |= {"peak_mib": peaks[row["side"]], "gflop_per_mp": flop / 1e3, "moved_gb_per_mp": moved / 1e3}
+        row["of_floor"] = row["mp_per_s"] * flop / 1e3 / facts["gflop_per_s"]
     table = Table(
         "side", "MP/s", "of the first", "one pass, MP/s", "tiling costs", "plain, MP/s", "ratio", "of the floor", "peak, MiB"
     )
-    for side in (int(part) for part in sizes.split(",")):
-        ways: dict[str, Callable[[], object]] = {"tiled": partial(drawn, generator, side, tile)}
-        if side <= single:
-            ways |= {"whole": partial(drawn, generator, side, side), "plain": partial(convolved, plain, side)}
-        with peak_memory(where) as peak:
-            ways["tiled"]()
-        rate = {name: side * side / 1e6 / median(times) for name, times in in_turns(ways, where, repeats).items()}
-        flop, moved = (part / (side * side) for part in cost(ways["tiled"]))
-        row: dict[str, Any] = {"side": side, "peak_mib": peak[0], "mp_per_s": rate["tiled"]}
-        row |= {"gflop_per_mp": flop / 1e3, "moved_gb_per_mp": moved / 1e3, "of_first": 1.0}
-        row["of_floor"] = rate["tiled"] * flop / 1e3 / facts["gflop_per_s"]
-        if rows:
-            row["of_first"] = row["mp_per_s"] / rows[0]["mp_per_s"]
-        if "whole" in rate:
-            row |= {"whole_mp_per_s": rate["whole"], "tiling": rate["whole"] / rate["tiled"] - 1}
-            row |= {"plain_mp_per_s": rate["plain"], "ratio": rate["tiled"] / rate["plain"]}
-        rows.append(row)
+    for row in rows:
+        whole = "whole_mp_per_s" in row
         table.add_row(
-            str(side),
+            str(row["side"]),
             f"{row['mp_per_s']:.2f}",
             f"{row['of_first']:.2f}",
-            f"{row['whole_mp_per_s']:.2f}" if "whole" in rate else "",
-            f"{100 * row['tiling']:.0f} %" if "whole" in rate else "",
-            f"{row['plain_mp_per_s']:.2f}" if "whole" in rate else "",
-            f"{row['ratio']:.2f}" if "whole" in rate else "",
+            f"{row['whole_mp_per_s']:.2f}" if whole else "",
+            f"{100 * row['tiling']:.0f} %" if whole else "",
+            f"{row['plain_mp_per_s']:.2f}" if whole else "",
+            f"{row['ratio']:.2f}" if whole else "",
             f"{row['of_floor']:.2f}",
             f"{row['peak_mib']:.0f}",
         )
@@ -86,6 +89,20 @@ def main(
     print(f"{rows[0]['gflop_per_mp']:.1f} Gflop and {rows[0]['moved_gb_per_mp']:.2f} GB read and written a megapixel")
     if out is not None:
         out.write_text(json.dumps({**facts, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+
+
+def row_of(side: int, first: int, seconds: dict[tuple[str, int], list[float]]) -> dict[str, Any]:
+    """Rates of a size, and ratios of the seconds a megapixel that were measured in the same turn: their median."""
+
+    def over(way: str, other: tuple[str, int]) -> float:
+        return median([a / b for a, b in zip(seconds[(way, side)], seconds[other], strict=True)])
+
+    row: dict[str, Any] = {"side": side, "mp_per_s": 1 / median(seconds[("tiled", side)])}
+    row["of_first"] = 1 / over("tiled", ("tiled", first))
+    if ("whole", side) in seconds:
+        row |= {"whole_mp_per_s": 1 / median(seconds[("whole", side)]), "tiling": over("tiled", ("whole", side)) - 1}
+        row |= {"plain_mp_per_s": 1 / median(seconds[("plain", side)]), "ratio": over("plain", ("tiled", side))}
+    return row
 
 
 def fresh() -> Any:

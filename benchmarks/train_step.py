@@ -4,9 +4,10 @@
 
 continuum, with the default params, stands against StyleGAN2 of equal widths and depth as its public fallbacks compute it where no
 compiled kernel is: a weight of its own for each picture in grouped convolutions, transposed convolutions and zeros inserted, then
-filtered; fakes drawn for each player. anyres_gan, with its small preset (its patches, without a teacher), stands against its own
-trunk computed so. Losses, penalties and their intervals, batches and optimizers are the same; each measured piece is one interval
-of the lazy penalties. Reading pictures is not part of it: see loader.py.
+filtered; fakes drawn for each player. Once with the same losses, once as it is shipped: loss.consistency, of which the plain one
+knows nothing, draws each scene a second time. anyres_gan, with its small preset (its patches, without a teacher), stands against
+its own trunk computed so. Losses otherwise, penalties and their intervals, batches and optimizers are the same; each measured
+piece is one interval of the lazy penalties. Reading pictures is not part of it: see loader.py.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,7 +62,8 @@ def main(
         "method", "img/s", "plain, img/s", "ratio", "Gflop/img", "of the floor", "moved, MB/img", "params", "plain params"
     )
     rows = []
-    for name, case in (("continuum", continuum), ("anyres_gan", anyres_gan)):
+    cases = {"continuum, the same losses": partial(continuum, False), "continuum, as shipped": partial(continuum, True)}
+    for name, case in (cases | {"anyres_gan": anyres_gan}).items():
         with peak_memory(where) as peak:
             row = measured(case(accelerator), where, repeats, facts)
         row |= {"method": name, "peak_mib": peak[0]}
@@ -129,8 +132,10 @@ def measured(case: Case, device: torch.device, repeats: int, facts: dict[str, An
 # ---- both cases
 
 
-def continuum(accelerator: Accelerator) -> Case:
+def continuum(consistent: bool, accelerator: Accelerator) -> Case:
     params = Params.load(ROOT / "params.yaml").train.model_copy(update={"kimg": 1e9})
+    if not consistent:
+        params = params.model_copy(update={"loss": params.loss.model_copy(update={"consistency": 0.0})})
     state, batch = begun(params, accelerator)
     network: Any = params.network
     generator = StyleGan2(network.z_dim, network.w_dim, network.mapping_layers, network.channels, params.patch_px)
