@@ -51,10 +51,10 @@ def main(
     plain = plain_of(generator).to(where)
     sides = [int(part) for part in sizes.split(",")]
     ways: dict[tuple[str, int], Callable[[], object]] = {("tiled", side): partial(drawn, generator, side, tile) for side in sides}
-    for side in sides:
-        if side <= single:
+    for side in (side for side in sides if side <= single):
+        ways[("plain", side)] = partial(convolved, plain, side)
+        if side > tile:
             ways[("whole", side)] = partial(drawn, generator, side, side)
-            ways[("plain", side)] = partial(convolved, plain, side)
     peaks, costs = {}, {}
     for side in sides:
         with peak_memory(where) as peak:
@@ -72,15 +72,15 @@ def main(
         "side", "MP/s", "of the first", "one pass, MP/s", "tiling costs", "plain, MP/s", "ratio", "of the floor", "peak, MiB"
     )
     for row in rows:
-        whole = "whole_mp_per_s" in row
+        whole, compared = "whole_mp_per_s" in row, "plain_mp_per_s" in row
         table.add_row(
             str(row["side"]),
             f"{row['mp_per_s']:.2f}",
             f"{row['of_first']:.2f}",
             f"{row['whole_mp_per_s']:.2f}" if whole else "",
             f"{100 * row['tiling']:.0f} %" if whole else "",
-            f"{row['plain_mp_per_s']:.2f}" if whole else "",
-            f"{row['ratio']:.2f}" if whole else "",
+            f"{row['plain_mp_per_s']:.2f}" if compared else "",
+            f"{row['ratio']:.2f}" if compared else "",
             f"{row['of_floor']:.2f}",
             f"{row['peak_mib']:.0f}",
         )
@@ -101,6 +101,7 @@ def row_of(side: int, first: int, seconds: dict[tuple[str, int], list[float]]) -
     row["of_first"] = 1 / over("tiled", ("tiled", first))
     if ("whole", side) in seconds:
         row |= {"whole_mp_per_s": 1 / median(seconds[("whole", side)]), "tiling": over("tiled", ("whole", side)) - 1}
+    if ("plain", side) in seconds:
         row |= {"plain_mp_per_s": 1 / median(seconds[("plain", side)]), "ratio": over("plain", ("tiled", side))}
     return row
 
