@@ -31,13 +31,13 @@ lint: $(STAMP)  ## style, types and who may import whom
 	@ruff check . && ruff format --check . && lint-imports && basedpyright --level error
 
 push: $(STAMP)  ## send outputs to DVC's remote
-	@python -m pipelines.remote push
+	@python -m pipelines.services.dvc_remote push
 
 pull: $(STAMP)  ## bring outputs from DVC's remote
-	@python -m pipelines.remote pull
+	@python -m pipelines.services.dvc_remote pull
 
 deploy: $(STAMP)  ## pools, limits, automations and deployments on the server of PREFECT_API_URL
-	@python -m pipelines.deploy
+	@python -m pipelines.deployment.deploy
 
 cluster: $(STAMP)  ## PostgreSQL, S3, Prefect, MLflow and two workers on this machine, until Ctrl-C
 	@python tests/cluster/servers.py

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anyres.plane.window import Window
+from anyres.version import __version__
 
 if TYPE_CHECKING:
     from anyres.export.bundle import Model
 
-__all__ = ["Window", "load"]
-__version__ = "0.1.0"
+__all__ = ["Window", "__version__", "load"]
 
 
 def load(source: str | Path, device: str = "cpu") -> Model:
@@ -22,6 +22,6 @@ def load(source: str | Path, device: str = "cpu") -> Model:
     """
     # torch is imported with the first generator, not with the name of the package.
     from anyres.export.bundle import load as load_bundle
-    from anyres.export.registry import SCHEME, fetched
+    from anyres.registry.client import SCHEME, fetched
 
     return load_bundle(fetched(str(source)) if str(source).startswith(SCHEME) else source, device)

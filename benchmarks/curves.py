@@ -17,7 +17,7 @@ from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
-from anyres.training.watch import MONITORED
+from anyres.training.best import MONITORED
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 MARKERS = "osD^v<>"

@@ -46,8 +46,8 @@ from anyres.evaluation.distances import (
     precision_recall,
 )
 from anyres.evaluation.features import SPACES, FeatureSpace
-from anyres.evaluation.gallery import Plate, plate
 from anyres.evaluation.pages import number, three_places
+from anyres.evaluation.plates import Plate, plate
 from anyres.files import write_atomic
 from anyres.plane.resample import KERNEL
 from anyres.plane.window import frame_window

@@ -23,7 +23,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.overrides import override
+from pipelines.deployment.overrides import override
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = [

@@ -25,10 +25,11 @@ from train_step import ROOT, StyleGan2
 
 from anyres import load
 from anyres.networks import build_generator
+from anyres.networks.generator import Generator
 from anyres.networks.pixels import to_uint8
 from anyres.params import ExactNetwork, Params
 from anyres.plane.window import frame_window
-from anyres.synthesis.render import Generator, render
+from anyres.synthesis.render import render
 
 SEED = 1
 

@@ -22,13 +22,14 @@ from ruamel.yaml import YAML
 
 from anyres import presets
 from anyres.data.store import Store
-from anyres.evaluation import draws
 from anyres.evaluation.consistency import self_ssim
 from anyres.evaluation.distances import frechet, kid, precision_recall
 from anyres.evaluation.features import FeatureSpace
+from anyres.networks.generator import Generator
+from anyres.networks.saved import load_trained
 from anyres.params import Params, Train
-from anyres.synthesis.render import Generator, render
-from anyres.training.run import load_generator, train
+from anyres.synthesis.render import render
+from anyres.training.run import train
 
 ROOT = Path(__file__).parent.parent
 SEED = 1
@@ -71,7 +72,7 @@ def main(
         params, folder = section(METHODS[of], kimg), out / of
         if not trained(folder, params):
             train(params, pictures, folder, out / "runs", Accelerator(cpu=True))
-        generator = load_generator(folder)
+        generator = load_trained(folder)
         if policy is not None:
             generator.trunk.noise_policy = policy  # type: ignore[union-attr]
         rows.append({"name": name, **score(generator, pictures, [int(s) for s in sizes.split(",")], samples)})
@@ -100,16 +101,16 @@ def trained(folder: Path, params: Train) -> bool:
 def score(generator: torch.nn.Module, store: Store, sizes: list[int], samples: int) -> dict[str, Any]:
     """FD, KID, precision and recall at every size, and the matrix of SelfSSIM."""
     drawing, space = cast(Generator, generator), FeatureSpace("lite0")
-    seeds = draws.scene_seeds(SEED, "frames", samples)
+    seeds = samples.scene_seeds(SEED, "frames", samples)
     found: dict[str, Any] = {}
     for size in sizes:
-        chosen = draws.chosen_frames(store, size, 4 * samples, SEED)
-        real = space(draws.real_frames(store, chosen, size).pixels())
-        windows = [draws.frame_of(drawing, size)] * samples
-        fake = space(draws.fakes(drawing, seeds, windows).pixels())
+        chosen = samples.chosen_frames(store, size, 4 * samples, SEED)
+        real = space(samples.real_frames(store, chosen, size).pixels())
+        windows = [samples.frame_of(drawing, size)] * samples
+        fake = space(samples.fakes(drawing, seeds, windows).pixels())
         precision, recall = precision_recall(fake, real)
         found[str(size)] = {"fd": frechet(fake, real), "kid": kid(fake, real), "precision": precision, "recall": recall}
-    scenes = [[render(drawing, seed, draws.frame_of(drawing, size)) for size in sizes] for seed in seeds[:100]]
+    scenes = [[render(drawing, seed, samples.frame_of(drawing, size)) for size in sizes] for seed in seeds[:100]]
     matrix = self_ssim(scenes)
     others = ~np.eye(len(sizes), dtype=bool)
     return {"sizes": found, "self_ssim": matrix.tolist(), "self_ssim_mean": float(matrix[others].mean())}

@@ -33,8 +33,8 @@ import anyres
 from anyres.synthesis.render import render
 from anyres.viewer.app import create_app
 from anyres.viewer.drawing import Exhibit
-from anyres.viewer.pyramid import NoSuchTile, Pyramid
 from anyres.viewer.serve import listening_at, server
+from anyres.viewer.tilegrid import NoSuchTile, Pyramid
 
 SINGLE = 60
 CHECKED_SHARE = 0.1

@@ -28,14 +28,16 @@ from scales import trained
 
 from anyres import presets
 from anyres.data.store import Store
-from anyres.evaluation import draws
+from anyres.evaluation import samples
 from anyres.evaluation.distances import frechet, kid
 from anyres.evaluation.features import FeatureSpace
+from anyres.networks.generator import Generator
+from anyres.networks.saved import load_trained
 from anyres.params import Params, Train
 from anyres.plane.resample import KERNEL, render_real
 from anyres.plane.window import Window, frame_window
-from anyres.synthesis.render import Generator, render_many
-from anyres.training.run import load_generator, train
+from anyres.synthesis.render import render_many
+from anyres.training.run import train
 
 ROOT = Path(__file__).parent.parent
 SEED = 1
@@ -56,9 +58,9 @@ def main(
     """Train what is not trained, score, print a table, write table.json, table.md and pictures."""
     torch.set_num_threads(threads)
     pictures, space = Store.open(store), FeatureSpace("lite0")
-    chosen = draws.chosen_frames(pictures, FRAME_PX, 4 * samples, SEED)
-    real = space(draws.real_frames(pictures, chosen, FRAME_PX).pixels())
-    seeds = draws.scene_seeds(SEED, "frames", samples)
+    chosen = samples.chosen_frames(pictures, FRAME_PX, 4 * samples, SEED)
+    real = space(samples.real_frames(pictures, chosen, FRAME_PX).pixels())
+    seeds = samples.scene_seeds(SEED, "frames", samples)
     rows = []
     methods: list[tuple[str, str, Draw]] = [
         ("infinity_gan", "infinity_gan", on_a_canvas),
@@ -70,7 +72,7 @@ def main(
         params, folder = section(method, kimg), out / method
         if not trained(folder, params):
             train(params, pictures, folder, out / "runs", Accelerator(cpu=True))
-        generator = cast(Generator, load_generator(folder))
+        generator = cast(Generator, load_trained(folder))
         row: dict[str, Any] = {"name": name}
         for times in TIMES:
             fakes = draw(generator, seeds, times)
@@ -83,7 +85,7 @@ def main(
 
 def on_a_canvas(generator: Generator, seeds: list[int], times: int) -> np.ndarray:
     """One picture on the whole canvas."""
-    return draws.scale_inv(generator, seeds, Window((0.0, 0.0), 2 / FRAME_PX, (FRAME_PX, FRAME_PX)), times).pixels()
+    return samples.scale_inv(generator, seeds, Window((0.0, 0.0), 2 / FRAME_PX, (FRAME_PX, FRAME_PX)), times).pixels()
 
 
 def in_a_grid(generator: Generator, seeds: list[int], times: int) -> np.ndarray:

@@ -7,10 +7,10 @@ import sys
 
 from anyres.params import Params
 from pipelines.environment import Environment
-from pipelines.history import git_commit
-from pipelines.launch import launch_command, launch_environ, num_gpus
-from pipelines.leash import Overheard, leashed
-from pipelines.outcome import LASTING
+from pipelines.process.launch import launch_command, launch_environ, num_gpus
+from pipelines.process.outcome import LASTING
+from pipelines.process.supervise import Overheard, leashed
+from pipelines.services.history import git_commit
 from pipelines.stage import EVALUATION, REPORT, STORE, TRAINED, StageError, alone, main, replaced
 
 
@@ -44,10 +44,10 @@ def report(params: Params) -> None:
     """Write the page from what was measured."""
     from anyres.data.store import Store
     from anyres.evaluation.report import write_report
-    from anyres.training.run import load_generator
+    from anyres.networks.saved import load_trained
 
     with replaced(REPORT) as out:
-        write_report(out, params, load_generator(TRAINED), Store.open(STORE), TRAINED, EVALUATION, {"git commit": git_commit()})
+        write_report(out, params, load_trained(TRAINED), Store.open(STORE), TRAINED, EVALUATION, {"git commit": git_commit()})
 
 
 if __name__ == "__main__":

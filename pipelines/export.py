@@ -7,8 +7,8 @@ import sys
 
 from anyres.params import Params
 from pipelines.environment import Environment
-from pipelines.history import git_commit
-from pipelines.registration import ensure_registered
+from pipelines.services.history import git_commit
+from pipelines.services.registration import ensure_registered
 from pipelines.stage import BUNDLE, EVALUATION, INGESTED, TRAINED, main, replaced
 
 TOLD = ("data_hash", "geometry", "method")
@@ -25,7 +25,7 @@ def export(params: Params, environment: Environment) -> None:
     with replaced(BUNDLE) as folder:
         half = params.export.weights == "half"
         write_bundle(folder, TRAINED / "generator.safetensors", meta, params.export.samples, INGESTED / "credits.md", half)
-    from pipelines.tracking import TrackingError
+    from pipelines.services.tracking import TrackingError
 
     try:
         print(ensure_registered(params, environment))

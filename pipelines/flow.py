@@ -12,10 +12,10 @@ from typing import Any
 
 from anyres.params import Params
 from pipelines.environment import Environment, interpreter_path, silence_telemetry
-from pipelines.leash import end_on_signals, leashed
-from pipelines.locks import LockedError, last_held, locked
-from pipelines.outcome import told
-from pipelines.private_api import ApiError
+from pipelines.process.locks import LockedError, last_held, locked
+from pipelines.process.outcome import told
+from pipelines.process.private_api import ApiError
+from pipelines.process.supervise import end_on_signals, leashed
 from pipelines.stage import BUNDLE, REPORT, StageError, checked
 
 
@@ -55,15 +55,15 @@ def use_remote(environment: Environment) -> bool:
 
     One that is away costs a line: outputs stay here, and can be sent later.
     """
-    from pipelines import remote
+    from pipelines.services import dvc_remote
 
     try:
-        remote.configure(environment)
-    except remote.RemoteError as error:
+        dvc_remote.configure(environment)
+    except dvc_remote.RemoteError as error:
         raise StageError(str(error), 2) from error
     try:
-        remote.check(environment)
-    except remote.RemoteError as error:
+        dvc_remote.check(environment)
+    except dvc_remote.RemoteError as error:
         print(f"flow: {error}; going on without it, `make push` sends outputs later", file=sys.stderr)
         return False
     return environment.dvc_remote is not None
@@ -104,7 +104,7 @@ def run_stages(needs: Mapping[str, list[str]], *options: str) -> None:
 
     `options` go to `dvc repro`.
     """
-    from pipelines.private_api import ensure_prefect_api
+    from pipelines.process.private_api import ensure_prefect_api
 
     ensure_prefect_api()
     from prefect import flow, task
@@ -170,8 +170,8 @@ def reproduce(name: str, *options: str, timeout_s: float | None = None) -> bool:
 
 def register(params: Params, environment: Environment, quiet: bool) -> str:
     """Make sure that the bundle is registered; return a line that says so."""
-    from pipelines.registration import ensure_registered
-    from pipelines.tracking import TrackingError
+    from pipelines.services.registration import ensure_registered
+    from pipelines.services.tracking import TrackingError
 
     try:
         return ensure_registered(params, environment)

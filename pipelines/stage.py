@@ -14,10 +14,10 @@ from typing import Any
 
 from anyres.params import Params, ParamsError
 from anyres.progress import progress_bar
-from pipelines import outcome
 from pipelines.environment import Environment, EnvironmentVariableError, silence_telemetry
-from pipelines.leash import end_on_signals
-from pipelines.locks import LockedError, locked
+from pipelines.process import outcome
+from pipelines.process.locks import LockedError, locked
+from pipelines.process.supervise import end_on_signals
 
 Work = Callable[[Params, Environment], None]
 Each = Callable[[Callable[[Any], Any], Sequence[Any], str], Iterator[Any]]
@@ -74,7 +74,7 @@ def main(name: str, work: Work | ShardedWork, sharded: bool = False, on_gpu: boo
     params, environment = checked()
     silence_telemetry()
     end_on_signals()
-    from pipelines.private_api import ApiError, ensure_prefect_api
+    from pipelines.process.private_api import ApiError, ensure_prefect_api
 
     try:
         with locked(name, STAGE_LOCK_WAIT_S):

@@ -12,10 +12,10 @@ from typing import Any
 
 from anyres.params import Params, fingerprint
 from pipelines.environment import Environment
-from pipelines.history import read_reports, sample_pictures
-from pipelines.launch import launch_command, launch_environ, num_gpus, process_count
-from pipelines.leash import Overheard, leashed
-from pipelines.outcome import LASTING
+from pipelines.process.launch import launch_command, launch_environ, num_gpus, process_count
+from pipelines.process.outcome import LASTING
+from pipelines.process.supervise import Overheard, leashed
+from pipelines.services.history import read_reports, sample_pictures
 from pipelines.stage import STORE, TRAINED, StageError, alone, main
 
 FOLLOW_EVERY_S = 5.0
@@ -56,7 +56,7 @@ class Follower:
         self.monitor = None
         self.said = False
         with self._forgiving():
-            from pipelines.tracking import reach, start_training_run
+            from pipelines.services.tracking import reach, start_training_run
 
             self.reach = functools.partial(reach, environment)
             self.run, self.monitor = start_training_run(environment, params, dataset, fingerprint(params.train, dataset["hash"]))

@@ -22,10 +22,10 @@ from anyres.data.intake import intake
 from anyres.data.pyramid import prepare
 from anyres.data.sources import Access
 from anyres.data.sources.folder import records
-from anyres.export.champion import promote
 from anyres.networks import build_generator
 from anyres.params import Params, Train
-from anyres.training.watch import write_generator
+from anyres.registry.champion import promote
+from anyres.training.best import write_generator
 from tests.conftest import TINY_NETWORK
 from tests.export.bundles import INFINITY_GAN, make_bundle
 

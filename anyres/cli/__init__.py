@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from anyres.cli import (  # noqa: F401 - each adds its commands
+    champions,
+    doctor,
     draw,
-    exchange,
-    machine,
-    photographs,
-    registry,
+    export,
+    info,
+    photos,
     scales,
-    sets,
     stages,
     view,
 )

@@ -71,10 +71,10 @@ def evaluate(
     import shutil
 
     from anyres.data.store import Store
+    from anyres.evaluation.evaluate import evaluate as measure
     from anyres.evaluation.parallel import Crew
-    from anyres.evaluation.sweep import evaluate as measure
+    from anyres.networks.saved import FIRST_STAGE, load_trained
     from anyres.params import Params
-    from anyres.training.run import FIRST_STAGE, load_generator
 
     try:
         values, pictures = Params.load(params), Store.open(store)
@@ -82,9 +82,9 @@ def evaluate(
         crew = Crew.of(accelerator)
         device = accelerator.device
         generator, untrained = (
-            load_generator(trained, name).to(device) for name in ("generator.safetensors", "generator_init.safetensors")
+            load_trained(trained, name).to(device) for name in ("generator.safetensors", "generator_init.safetensors")
         )
-        first = load_generator(trained, FIRST_STAGE).to(device) if (trained / FIRST_STAGE).exists() else None
+        first = load_trained(trained, FIRST_STAGE).to(device) if (trained / FIRST_STAGE).exists() else None
         measure(values, generator, untrained, pictures, out, first, crew, reals, passing)
     except (ValueError, FileNotFoundError) as error:
         typer.echo(f"evaluate: {error}", err=True)

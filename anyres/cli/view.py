@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from anyres.cli.options import BUNDLE, MODEL_HELP, app, one_line
-from anyres.export.champion import ALIAS
-from anyres.export.registry import versions
+from anyres.registry.champion import ALIAS
+from anyres.registry.client import versions
 
 # What the viewer needs beyond the library: the extra `viewer`.
 EXTRA = ("fastapi", "starlette", "uvicorn", "anyio", "prometheus_client")
@@ -93,7 +93,7 @@ def _viewer() -> tuple[Any, Any, Any]:
     """The classes behind the page. Raises ValueError, one line, where what they need is not installed."""
     try:
         from anyres.viewer.drawing import Exhibit
-        from anyres.viewer.gallery import Registry
+        from anyres.viewer.models import Registry
         from anyres.viewer.serve import serve
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:

@@ -14,10 +14,10 @@ from anyres.data.catalogue import CREDITS, SHARDS, Catalogue, Row, credits_page
 from anyres.data.guard import Guard, LimitError
 from anyres.data.judge import Verdict, judge
 from anyres.data.likeness import near_duplicates
-from anyres.data.memory import Memory
 from anyres.data.refusal import RefusedError
 from anyres.data.shards import ShardWriter, cut
 from anyres.data.sources.record import Access, IntakeError, Record
+from anyres.data.verdicts import Memory
 from anyres.files import write_atomic
 from anyres.params import Ingest
 from anyres.progress import progress_bar

@@ -12,20 +12,21 @@ from typing import Any, cast
 from torch import nn
 
 from anyres.data.store import Store
-from anyres.evaluation import draws, figures, gallery, pages
+from anyres.evaluation import figures, pages, plates, samples
 from anyres.evaluation.distances import FD_UNBIASED, NEIGHBOURS
+from anyres.evaluation.evaluate import check_sizes
 from anyres.evaluation.extraction import Extractor, FeatureCache
 from anyres.evaluation.features import FeatureSpace
+from anyres.evaluation.measures import consistency, score_scales
 from anyres.evaluation.parallel import Crew
 from anyres.evaluation.scores import SCALE_INV, ZOOMED, RealPatches, score_patches, score_scale_inv, score_sweep
-from anyres.evaluation.sweep import check_sizes, consistency, score_scales
-from anyres.export.bundle import META, load
-from anyres.export.shipped import shipped
 from anyres.files import write_atomic
+from anyres.networks.generator import Generator, device_of
+from anyres.networks.saved import META, RECORD, load_bundle, load_trained
+from anyres.networks.shipped import shipped
 from anyres.params import Evaluate, Train
 from anyres.plane.resample import KERNEL
-from anyres.synthesis.render import Generator, device_of, render
-from anyres.training.run import load_generator
+from anyres.synthesis.render import render
 
 TEMPLATE = "compare.html"
 SCENES = 5
@@ -54,7 +55,7 @@ def open_rivals(folders: Sequence[Path]) -> list[Rival]:
     """Models of bundles and of finished trainings. Raises ValueError, one line, for a folder that holds neither."""
     rivals = [_opened(folder) for folder in folders]
     for folder, rival in zip(folders, rivals, strict=True):
-        draws.check_weights(cast(nn.Module, rival.generator), str(folder))
+        samples.check_weights(cast(nn.Module, rival.generator), str(folder))
     names = [rival.name for rival in rivals]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
@@ -96,7 +97,7 @@ def compare(
             "features": space.name,
             "features_kernel": space.kernel,
             "reals_kernel": KERNEL,
-            "baseline_kernel": draws.BASELINE_KERNEL,
+            "baseline_kernel": samples.BASELINE_KERNEL,
             "patch_px": patch,
             "zoom_max": round(zoom, 3),
             "period_law": "log_uniform",
@@ -125,19 +126,19 @@ def compare(
 def _opened(folder: Path) -> Rival:
     folder = folder if folder.exists() else shipped().get(str(folder), folder)
     if (folder / META).is_file():
-        model = load(folder)
-        train = Train.model_validate(model.meta["params"]["train"])
+        generator, meta = load_bundle(folder)
+        train = Train.model_validate(meta["params"]["train"])
         # What the stage export writes is always called so: the method says more.
         name = train.method if folder.resolve().name == "generator" else folder.resolve().name
-        return Rival(name, model.generator, train, model.meta.get("nimg"))
-    if (folder / "train.json").is_file():
-        record = json.loads((folder / "train.json").read_text(encoding="utf-8"))
+        return Rival(name, generator, train, meta.get("nimg"))
+    if (folder / RECORD).is_file():
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         train = Train.model_validate(record["params"])
         # A training's folder is mostly called train: the one above it says more.
         place = folder.resolve()
         name = place.parent.name if place.name == "train" else place.name
-        return Rival(name, cast(Generator, load_generator(folder)), train, record["nimg"])
-    raise ValueError(f"{folder}: neither a bundle ({META}) nor a finished training (train.json) is there; name such a folder")
+        return Rival(name, load_trained(folder), train, record["nimg"])
+    raise ValueError(f"{folder}: neither a bundle ({META}) nor a finished training ({RECORD}) is there; name such a folder")
 
 
 def _scored(
@@ -145,13 +146,13 @@ def _scored(
 ) -> dict[str, Any]:
     generator = rival.generator
     changes = {"patch_px": (patch, patch), "zoom_max": zoom, "period_law": "log_uniform"}
-    sampler = draws.sampler_of(rival.train.model_copy(update=changes), store, settings.seed)
+    sampler = samples.sampler_of(rival.train.model_copy(update=changes), store, settings.seed)
     reals = RealPatches.of(sampler, settings.num_samples)
-    seeds = draws.scene_seeds(settings.seed, "patches", settings.num_samples)
+    seeds = samples.scene_seeds(settings.seed, "patches", settings.num_samples)
     base = min(rival.train.patch_px)
     fakes = {
-        "": draws.fakes(generator, seeds, reals.windows),
-        "_fixed": draws.fixed(generator, seeds, reals.windows, base),
+        "": samples.fakes(generator, seeds, reals.windows),
+        "_fixed": samples.fixed(generator, seeds, reals.windows, base),
     }
     (patches,) = score_patches(reals, fakes, extractor, settings, f"{title}: patches")
     (sweep,) = score_sweep(generator, store, settings.sizes, base, extractor, settings, f"{title}: sizes")
@@ -161,7 +162,7 @@ def _scored(
     zoomed = next((row for row in patches.rows if row["zoom"].endswith("-max")), None)
     if zoomed is None:
         zoomed = next((row for row in patches.rows if row["zoom"].startswith(f"{2**ZOOMED}-")), {})
-    frame = draws.frame_of(generator, TIMED_PX)
+    frame = samples.frame_of(generator, TIMED_PX)
     start = time.monotonic()
     for seed in range(TIMED_SCENES):
         render(generator, seed, frame)
@@ -171,7 +172,7 @@ def _scored(
         "nimg": rival.nimg,
         "base_px": base,
         "parameters": rival.parameters,
-        "weights_hash": draws.weights_hash(cast(nn.Module, generator)),
+        "weights_hash": samples.weights_hash(cast(nn.Module, generator)),
         "mp_per_s": TIMED_SCENES * TIMED_PX**2 / 1e6 / (time.monotonic() - start),
         "zoomed": {key: zoomed[key] for key in ("kid", "kid_low", "kid_high", "kid_fixed", "kid_reals") if key in zoomed},
         "numbers": numbers,
@@ -191,16 +192,14 @@ def _charts(rows: list[dict[str, Any]], space: FeatureSpace) -> dict[str, str]:
     }
 
 
-def _pictures(rival: Rival, settings: Evaluate) -> dict[str, list[gallery.Plate]]:
-    seeds = draws.scene_seeds(settings.seed, "scenes", SCENES)
-    frame = draws.frame_of(rival.generator, SCENE_PX)
-    scenes = [
-        gallery.plate(render(rival.generator, seed, frame), f"{rival.name}, scene {seed}", lossless=False) for seed in seeds
-    ]
+def _pictures(rival: Rival, settings: Evaluate) -> dict[str, list[plates.Plate]]:
+    seeds = samples.scene_seeds(settings.seed, "scenes", SCENES)
+    frame = samples.frame_of(rival.generator, SCENE_PX)
+    scenes = [plates.plate(render(rival.generator, seed, frame), f"{rival.name}, scene {seed}", lossless=False) for seed in seeds]
     return {
         "scenes": scenes,
-        "scales": gallery.over_scales(settings.sizes, rival.generator, seeds[0]),
-        "zooms": gallery.zoom_in(rival.generator, seeds[0], ZOOMS),
+        "scales": plates.over_scales(settings.sizes, rival.generator, seeds[0]),
+        "zooms": plates.zoom_in(rival.generator, seeds[0], ZOOMS),
     }
 
 

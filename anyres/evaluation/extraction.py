@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from anyres.evaluation.draws import Advance, Samples, ignore
 from anyres.evaluation.features import FeatureSpace
 from anyres.evaluation.parallel import Crew, over_chunks
+from anyres.evaluation.samples import Advance, Samples, ignore
 from anyres.files import write_atomic
-from anyres.synthesis.identity import code_version
+from anyres.identity import code_version
 
 # Whose code decides about real pictures and features; an edit empties the cache.
 MEASURING = ("data", "evaluation")

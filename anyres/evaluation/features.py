@@ -28,7 +28,7 @@ from anyres.networks.backbones import (
     lite1,
     weights_path,
 )
-from anyres.networks.weights import AbsentWeights, Published, obtained
+from anyres.networks.pretrained import AbsentWeights, Published, obtained
 
 __all__ = ["SPACES", "AbsentWeights", "FeatureSpace", "Space", "missing"]
 

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from anyres.data.store import Store
-from anyres.evaluation import draws
+from anyres.evaluation import samples
 from anyres.evaluation.distances import kid
 from anyres.evaluation.extraction import Extractor
 from anyres.evaluation.features import FeatureSpace
 from anyres.evaluation.parallel import Crew
 from anyres.evaluation.scores import ZOOMED, RealPatches
+from anyres.networks.generator import Generator
 from anyres.params import Train
-from anyres.synthesis.render import Generator
 
 # Other windows and scenes than the evaluation's, whose numbers then stay fair to a generator chosen by these.
 STREAM, SEED = "monitor", 1 << 20
@@ -31,15 +31,15 @@ class Monitor:
     def __init__(self, params: Train, store: Store, device: torch.device, crew: Crew):
         self.crew = crew
         self.extractor = Extractor([FeatureSpace("lite0", device)], crew)
-        self.reals = RealPatches.of(draws.sampler_of(params, store, SEED + params.seed), params.monitor.samples)
-        self.seeds = draws.scene_seeds(params.seed, STREAM, params.monitor.samples)
+        self.reals = RealPatches.of(samples.sampler_of(params, store, SEED + params.seed), params.monitor.samples)
+        self.seeds = samples.scene_seeds(params.seed, STREAM, params.monitor.samples)
         self.real: np.ndarray | None = None
 
     @torch.inference_mode()
     def __call__(self, generator: nn.Module) -> dict[str, float]:
         if self.real is None:
             (self.real,) = self.extractor(self.reals.samples)
-        (fake,) = self.extractor(draws.fakes(cast(Generator, generator), self.seeds, self.reals.windows))
+        (fake,) = self.extractor(samples.fakes(cast(Generator, generator), self.seeds, self.reals.windows))
         values: dict[str, float] = {}
         if self.crew.leads:
             values["monitor/patch_kid"] = kid(fake, self.real)

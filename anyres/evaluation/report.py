@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from anyres.data.store import Store
-from anyres.evaluation import draws, figures, gallery
+from anyres.evaluation import figures, plates, samples
 from anyres.evaluation.distances import FD_UNBIASED
 from anyres.evaluation.features import SPACES
+from anyres.evaluation.measures import SEAM_TILE, SEAM_WINDOW, STITCHES, draw_tiled, seam_window
 from anyres.evaluation.pages import number, rendered, three_places
-from anyres.evaluation.sweep import SEAM_TILE, SEAM_WINDOW, STITCHES, draw_tiled, seam_window
 from anyres.files import write_atomic
 from anyres.params import Params
 
@@ -52,29 +52,29 @@ def write_report(
 
 
 def _pictures(params: Params, generator: Any, store: Store, trained: Path, evaluation: Path) -> dict[str, Any]:
-    seed, hero = gallery.hero(params, generator, store)
-    seam_seed = draws.scene_seeds(params.evaluate.seed, "seams", 1)[0]
+    seed, hero = plates.hero(params, generator, store)
+    seam_seed = samples.scene_seeds(params.evaluate.seed, "seams", 1)[0]
     seam_at = seam_window(generator)
     whole, _, _ = draw_tiled(generator, seam_seed, seam_at, 4 * max(seam_at.size))
     seams = []
     for stitch in STITCHES if not generator.geometry.exact else STITCHES[:1]:
         tiled, rows, columns = draw_tiled(generator, seam_seed, seam_at, SEAM_TILE, stitch)
         gain = SEAM_GAIN if generator.geometry.exact else APPROXIMATE_SEAM_GAIN
-        seams += gallery.seam_plates(tiled, whole, rows, columns, gain)
+        seams += plates.seam_plates(tiled, whole, rows, columns, gain)
     return {
         "hero": hero,
         "hero_seed": seed,
-        "candidates": gallery.CANDIDATES,
-        "scenes": gallery.scenes(params, generator),
-        "reals": gallery.real_examples(params, store),
-        "scales": gallery.over_scales(params.evaluate.sizes, generator, seed),
-        "zooms": gallery.zoom_in(generator, seed, gallery.ZOOMS),
-        "pairs": gallery.patch_pairs(params, generator, store),
-        "neighbours": gallery.neighbours(params, generator, store, _read_json(evaluation / "neighbours.json", "evaluate")),
-        "film": gallery.film(trained / "samples"),
+        "candidates": plates.CANDIDATES,
+        "scenes": plates.scenes(params, generator),
+        "reals": plates.real_examples(params, store),
+        "scales": plates.over_scales(params.evaluate.sizes, generator, seed),
+        "zooms": plates.zoom_in(generator, seed, plates.ZOOMS),
+        "pairs": plates.patch_pairs(params, generator, store),
+        "neighbours": plates.neighbours(params, generator, store, _read_json(evaluation / "neighbours.json", "evaluate")),
+        "film": plates.film(trained / "samples"),
         "seam_size": SEAM_WINDOW.size,
         "seams": seams,
-        "ring": gallery.ring(generator, seed),
+        "ring": plates.ring(generator, seed),
     }
 
 

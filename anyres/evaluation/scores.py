@@ -11,14 +11,14 @@ import numpy as np
 
 from anyres.data.patches import PatchSampler
 from anyres.data.store import Store
-from anyres.evaluation import draws
+from anyres.evaluation import samples
 from anyres.evaluation.distances import Estimate, frechet, frechet_estimate, kid, kid_estimate, precision_recall
-from anyres.evaluation.draws import Samples
 from anyres.evaluation.extraction import Extractor
+from anyres.evaluation.samples import Samples
+from anyres.networks.generator import Generator
 from anyres.params import Evaluate
 from anyres.plane.window import Window
 from anyres.progress import progress_bar
-from anyres.synthesis.render import Generator
 
 # A distance over fewer samples than this is not worth printing.
 MIN_SAMPLES = 20
@@ -53,9 +53,9 @@ class RealPatches:
     @classmethod
     def of(cls, sampler: PatchSampler, count: int) -> RealPatches:
         """Patches number 0 to `count` of a sampler, and as many after them."""
-        samples, windows = draws.real_patches(sampler, 0, count)
-        others, other_windows = draws.real_patches(sampler, count, count)
-        return cls(samples, others, windows, (_octave(windows, sampler.base), _octave(other_windows, sampler.base)))
+        patches, windows = samples.real_patches(sampler, 0, count)
+        others, other_windows = samples.real_patches(sampler, count, count)
+        return cls(patches, others, windows, (_octave(windows, sampler.base), _octave(other_windows, sampler.base)))
 
 
 def score_patches(
@@ -135,8 +135,8 @@ def score_sweep(
     result a feature space.
     """
     count, chart = settings.num_sweep_samples, generator.geometry.chart
-    seeds = draws.scene_seeds(settings.seed, "frames", count)
-    chosen = {size: draws.chosen_frames(store, size, REALS_PER_FAKE * count, settings.seed) for size in sizes}
+    seeds = samples.scene_seeds(settings.seed, "frames", count)
+    chosen = {size: samples.chosen_frames(store, size, REALS_PER_FAKE * count, settings.seed) for size in sizes}
     leads = extractor.crew.leads
     tables: list[list[dict[str, Any]]] = [[] for _ in extractor.spaces]
     scored = {size: indices for size, indices in chosen.items() if min(len(indices), count) >= MIN_SAMPLES}
@@ -145,10 +145,10 @@ def score_sweep(
             facts = {"size": size, "trained": _trained(generator, size), "fakes": count, "reals": len(chosen[size])}
             found: list[dict[str, float]] = [{} for _ in tables]
             if size in scored:
-                windows = [draws.frame_of(generator, size)] * count
-                real = extractor(draws.real_frames(store, scored[size], size, chart), advance)
-                fake = extractor(draws.fakes(generator, seeds, windows), advance)
-                fixed = extractor(draws.fixed(generator, seeds, windows, base_px), advance)
+                windows = [samples.frame_of(generator, size)] * count
+                real = extractor(samples.real_frames(store, scored[size], size, chart), advance)
+                fake = extractor(samples.fakes(generator, seeds, windows), advance)
+                fixed = extractor(samples.fixed(generator, seeds, windows, base_px), advance)
                 if leads:
                     found = [_frame_scores(*parts, settings) for parts in zip(real, fake, fixed, strict=True)]
             for table, scores in zip(tables, found, strict=True):
@@ -179,13 +179,13 @@ def score_scale_inv(
     if generator.geometry.chart.name != "plane":
         return [Scores({}, []) for _ in extractor.spaces]
     count, leads = settings.num_sweep_samples, extractor.crew.leads
-    seeds = draws.scene_seeds(settings.seed, "frames", count)
-    chosen = draws.chosen_frames(store, base_px, REALS_PER_FAKE * count, settings.seed)
+    seeds = samples.scene_seeds(settings.seed, "frames", count)
+    chosen = samples.chosen_frames(store, base_px, REALS_PER_FAKE * count, settings.seed)
     tables: list[list[dict[str, Any]]] = [[] for _ in extractor.spaces]
     with progress_bar(title, len(chosen) + len(SCALE_INV) * count, "img", leads) as advance:
-        real = extractor(draws.real_frames(store, chosen, base_px, generator.geometry.chart), advance)
+        real = extractor(samples.real_frames(store, chosen, base_px, generator.geometry.chart), advance)
         for times in SCALE_INV:
-            fake = extractor(draws.scale_inv(generator, seeds, draws.frame_of(generator, base_px), times), advance)
+            fake = extractor(samples.scale_inv(generator, seeds, samples.frame_of(generator, base_px), times), advance)
             for table, a, b in zip(tables, fake, real, strict=True):
                 if leads:
                     table.append({"times": times, "fd": frechet(a, b), "kid": kid(a, b)})

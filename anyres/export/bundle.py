@@ -16,21 +16,16 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pydantic import ValidationError
 from torch import Tensor
 
-from anyres.export.shipped import located
-from anyres.export.weights import read_safetensors
 from anyres.files import write_atomic
-from anyres.networks import build_generator
-from anyres.params import Train, describe
+from anyres.networks.generator import Edit, Generator
+from anyres.networks.saved import BUNDLE_FORMAT, META, WEIGHTS, load_bundle
+from anyres.networks.tensorfile import read_safetensors
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window, frame_window
-from anyres.synthesis.render import Drawing, Edit, Generator, in_turn, render
+from anyres.synthesis.render import Drawing, in_turn, render
 
-FORMAT = 1
-WEIGHTS = "generator.safetensors"
-META = "generator.json"
 SAMPLES = "samples.png"
 CARD = "README.md"
 CREDITS = "CREDITS.md"
@@ -71,7 +66,7 @@ class Model:
         """Draw a window of any size into a .tif, .dzi, .png or .zarr; see `anyres.synthesis.stream.render_to`.
 
         `dask` is the address of a scheduler, tcp://host:8786, whose workers draw the tiles: into the same file, which this
-        process writes. What is raised then: see `anyres.synthesis.workers.drawing_on`.
+        process writes. What is raised then: see `anyres.synthesis.dask_workers.drawing_on`.
         """
         # Formats of files have libraries of their own, which whoever draws in memory need not have.
         from anyres.synthesis.stream import render_to
@@ -84,7 +79,7 @@ class Model:
         """What draws from this model: the workers of a Dask scheduler, or for None this process."""
         if dask is None:
             return nullcontext(in_turn)
-        from anyres.synthesis.workers import drawing_on
+        from anyres.synthesis.dask_workers import drawing_on
 
         return drawing_on(dask, self.generator, self.meta["params"]["train"])
 
@@ -94,32 +89,7 @@ def load(source: str | Path, device: str = "cpu") -> Model:
 
     Raises ValueError, one line, where something is missing, of another format or inconsistent.
     """
-    folder = located(source)
-    for name in (META, WEIGHTS):
-        if not (folder / name).is_file():
-            raise ValueError(f"{folder}: no {name} in it; this is no complete bundle, export it again")
-    try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
-        version = meta["format"]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
-        raise ValueError(f"{folder / META}: not the description of a bundle; export it again") from None
-    if version != FORMAT:
-        raise ValueError(
-            f"{folder / META}: bundle format {version!r}, this version of anyres reads {FORMAT}; update anyres or export again"
-        )
-    geometry = Geometry.from_json(meta["geometry"])
-    try:
-        train = Train.model_validate(meta["params"]["train"])
-    except ValidationError as error:
-        raise ValueError(f"{folder / META}: written by another version of anyres ({describe(error)}); export it again") from None
-    generator = build_generator(train, geometry.chart.half_extent)
-    weights = read_safetensors(folder / WEIGHTS)
-    try:
-        generator.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{folder}: {WEIGHTS} does not fit {META}: {reason}") from None
-    return Model(generator.to(device).eval().requires_grad_(False), meta)
+    return Model(*load_bundle(source, device))
 
 
 def write_bundle(
@@ -141,7 +111,7 @@ def write_bundle(
         write_atomic(folder / WEIGHTS, save({name: halved(name, tensor) for name, tensor in read_safetensors(weights).items()}))
     else:
         shutil.copyfile(weights, folder / WEIGHTS)
-    complete = {"format": FORMAT, **meta, "weights_sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()}
+    complete = {"format": BUNDLE_FORMAT, **meta, "weights_sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()}
     (folder / META).write_text(json.dumps(complete, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if credits is not None:
         shutil.copyfile(credits, folder / CREDITS)

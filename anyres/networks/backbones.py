@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from anyres.networks.weights import Published, obtained
+from anyres.networks.pretrained import Published, obtained
 
 
 class Packaged(NamedTuple):

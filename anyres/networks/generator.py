@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anyres.networks.layers import Mapping
+from anyres.networks.layers import MappingNetwork
 from anyres.networks.scene import Scene
 from anyres.plane.arrays import stacked
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
 
+# Seeds of scenes lie below; those of a training start above.
+SEED_LIMIT = 1 << 40
 # Plane positions (h, w, 2) -> the positions that are drawn there: see `anyres.synthesis.edit`.
 Edit = Callable[[np.ndarray], np.ndarray]
+
+
+class Generator(Protocol):
+    """What draws: every network here, and whatever stands in for one.
+
+    Called with a scene of b pictures and b windows of one size it returns pictures (b, 3, h, w) in about [-1, 1]. The same scene
+    and window give the same pixels, in any order and in any process.
+    """
+
+    geometry: Geometry
+    z_dim: int
+
+    # A generator that is never edited need not take an `edit`.
+    def __call__(self, scene: Scene, windows: Sequence[Window], psi: float = 1.0) -> Tensor: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def state_dict(self) -> Mapping[str, Tensor]: ...
+
+
+def device_of(generator: Generator) -> torch.device:
+    """The device that holds a generator's parameters."""
+    return next(iter(generator.parameters())).device
 
 
 def places(grids: Sequence[Window], edit: Edit | None, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -42,7 +68,7 @@ class StyleGenerator(nn.Module):
     def __init__(self, z_dim: int, w_dim: int, mapping_layers: int):
         super().__init__()
         self.z_dim = z_dim
-        self.mapping = Mapping(z_dim, w_dim, mapping_layers)
+        self.mapping = MappingNetwork(z_dim, w_dim, mapping_layers)
         self.register_buffer("w_mean", torch.zeros(w_dim))
 
     def styles(self, z: Tensor, psi: float = 1.0) -> Tensor:

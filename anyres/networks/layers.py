@@ -159,7 +159,7 @@ def per_layer(w: Tensor, count: int) -> Sequence[Tensor]:
     return w.unbind(dim=1)
 
 
-class Mapping(nn.Module):
+class MappingNetwork(nn.Module):
     """z (b, z_dim) -> w (b, w_dim): pixel norm, then layers at a hundredth of the learning rate."""
 
     def __init__(self, z_dim: int, w_dim: int, layers: int):

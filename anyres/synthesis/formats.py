@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tifffile
 
-import anyres
 from anyres.plane.tiling import Tile, plan
 from anyres.synthesis.canvas import Canvas, Pixels
+from anyres.version import __version__
 
 # Sides of tiles of a TIFF are multiples of this many pixels, and for viewers' sake no larger than that.
 TIFF_STEP, TIFF_LARGEST = 16, 512
@@ -82,7 +82,7 @@ def write_tiff(canvas: Canvas, out: Path, tile: int, about: Mapping[str, Any]) -
                 predictor=True,
                 subfiletype=1 if index else 0,
                 description=None if index else json.dumps(about),
-                software=None if index else f"anyres {anyres.__version__}",
+                software=None if index else f"anyres {__version__}",
                 metadata=None,
                 maxworkers=1,
             )

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from anyres.networks.backbones import Lite0, lite0
 from anyres.networks.generator import StyleGenerator
+from anyres.networks.perceptual import perceptual as distance
 from anyres.networks.scene import Scene
 from anyres.plane.resample import render_real
 from anyres.plane.window import Window
 from anyres.synthesis.fitting import descend
 from anyres.synthesis.latent import Latent
-from anyres.training.teacher import perceptual as distance
 
 # The authors' schedule.
 RATE = 0.1

@@ -13,31 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anyres.networks.generator import Edit
+from anyres.networks.generator import SEED_LIMIT, Edit, Generator, device_of
 from anyres.networks.pixels import to_uint8
 from anyres.networks.scene import Scene
-from anyres.plane.geometry import Geometry
 from anyres.plane.tiling import Tile, batches, plan
 from anyres.plane.window import Window
 from anyres.synthesis.latent import Latent
 
-# Seeds of scenes: counters of training start above.
-SEED_LIMIT = 1 << 40
 Stitch = Literal["grid", "overlap"]
 # Tiles that fade into each other share this part of their side.
 OVERLAP_SHARE = 8
 # Tiles drawn in one pass are together about this large: caches of a CPU, and enough work for an accelerator.
 BATCH_PX = 1 << 18
-
-
-class Generator(Protocol):
-    """What every generator offers; see shared contracts in `anyres.networks`."""
-
-    geometry: Geometry
-    z_dim: int
-
-    # A generator that is asked for no edit need not know of any.
-    def __call__(self, scene: Scene, windows: Sequence[Window], psi: float = 1.0) -> Tensor: ...
 
 
 class Drawing(Protocol):
@@ -280,11 +267,6 @@ def check_scene(seed: int, psi: float) -> None:
         raise ValueError(f"seed must be a whole number from 0 to 2^40 - 1, found {seed!r}")
     if not 0.0 <= psi <= 2.0:
         raise ValueError(f"psi must be from 0 to 2, found {psi!r}")
-
-
-def device_of(generator: Generator) -> torch.device:
-    """Where a generator's parameters live."""
-    return next(iter(generator.parameters())).device  # type: ignore[attr-defined]
 
 
 def _clipped(part: Tile, pixels: Tensor, top: int, left: int, size: tuple[int, int]) -> tuple[Tile, Tensor]:

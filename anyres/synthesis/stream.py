@@ -8,14 +8,15 @@ from typing import Any
 
 import numpy as np
 
-import anyres
+from anyres.identity import code_version, digest, tensors_of
+from anyres.networks.generator import Edit, Generator, device_of
 from anyres.networks.scene import Scene
 from anyres.plane.window import Window
 from anyres.synthesis.canvas import canvas_of
 from anyres.synthesis.formats import format_of, publish
-from anyres.synthesis.identity import code_version, digest, tensors_of
 from anyres.synthesis.latent import Latent
-from anyres.synthesis.render import Drawing, Edit, Generator, device_of, in_turn, render_passes
+from anyres.synthesis.render import Drawing, in_turn, render_passes
+from anyres.version import __version__
 
 
 def render_to(
@@ -64,7 +65,7 @@ def render_to(
 
 def _told(seed: int | Latent | Scene, window: Window, psi: float, edit: Edit | None) -> dict[str, Any]:
     """What a file says of its picture, so that it can be drawn again."""
-    told: dict[str, Any] = {"software": f"anyres {anyres.__version__}"}
+    told: dict[str, Any] = {"software": f"anyres {__version__}"}
     told |= {"seed": seed} if isinstance(seed, int | np.integer) else {"scene_sha256": digest(seed)}
     told |= {"center": window.center, "period": window.period, "size": window.size, "psi": psi}
     return told if edit is None else told | {"edit_sha256": digest(edit)}

@@ -14,9 +14,9 @@ from anyres.networks.scene import Scene
 from anyres.params import Train
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
-from anyres.training.across import draw_across
-from anyres.training.means import over_processes
-from anyres.training.parts import Batch, BatchPair, Part, mixes, pass_size
+from anyres.training.microbatch import Batch, BatchPair, Part, mixes, pass_size
+from anyres.training.reduce import over_processes
+from anyres.training.seam import draw_across
 from anyres.training.state import TrainState
 from anyres.training.steps import Step, d_step, drawn, g_step, present, shown
 from anyres.training.teacher import Teacher

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anyres.training.means import Mean, own
+from anyres.training.reduce import Mean, own
 
 # (logits of real, logits of fake), both (b,) -> the loss of one player, scalar.
 PairLoss = Callable[[Tensor, Tensor], Tensor]

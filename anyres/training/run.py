@@ -21,24 +21,23 @@ from PIL import Image
 from anyres.data.patches import Batches, PatchSampler, Prefetch, TwoSizes
 from anyres.data.store import Store
 from anyres.files import write_atomic
-from anyres.networks import Scene, build_generator
+from anyres.networks import Scene, StyleGenerator
+from anyres.networks.perceptual import perceptual_features
 from anyres.networks.pixels import from_uint8, to_uint8
+from anyres.networks.saved import FIRST_STAGE, RECORD, UNTRAINED, WEIGHTS, load_trained
 from anyres.params import Train, fingerprint
 from anyres.plane.chart import Chart
 from anyres.plane.window import Window
 from anyres.progress import progress_bar
+from anyres.training.best import Monitor, Watch, write_generator
 from anyres.training.loop import Report, training_loop
-from anyres.training.parts import Batch, BatchPair, pass_size
+from anyres.training.microbatch import Batch, BatchPair, pass_size
 from anyres.training.state import TrainState
-from anyres.training.teacher import perceptual_features
-from anyres.training.watch import Monitor, Watch, write_generator
 
 # The newest checkpoint and the one before it.
 KEPT_CHECKPOINTS = 2
 # Patches whose mean and spread set up the networks.
 STANDARD_PATCHES = 256
-# The generator of the first stage, where there was one.
-FIRST_STAGE = "generator_first.safetensors"
 SAMPLE_SCENES = 8
 SAMPLE_ZOOMS = (1, 2, 4, 8)
 
@@ -137,7 +136,7 @@ class Run:
         self.watch.recall(self.folder / "history.jsonl")
         if self.writes:
             untrained = TrainState.fresh(self.params, self._half_extent, torch.device("cpu"), self.reals).g
-            write_generator(untrained, self.out / "generator_init.safetensors")
+            write_generator(untrained, self.out / UNTRAINED)
             if self.state.nimg == 0:
                 self._sample()
 
@@ -188,9 +187,9 @@ class Run:
         self._sample()
         kept = self.watch.kept() if self.params.monitor.keep == "best" else None
         if kept is None:
-            write_generator(self.state.g_ema, self.out / "generator.safetensors")
+            write_generator(self.state.g_ema, self.out / WEIGHTS)
         else:
-            write_atomic(self.out / "generator.safetensors", kept[1].read_bytes())
+            write_atomic(self.out / WEIGHTS, kept[1].read_bytes())
         if self.state.teacher is not None:
             write_generator(self.state.teacher, self.out / FIRST_STAGE)
         record = {
@@ -216,7 +215,7 @@ class Run:
             "num_processes": self.accelerator.num_processes,
             "torch": torch.__version__,
         }
-        write_atomic(self.out / "train.json", f"{json.dumps(record, indent=2)}\n".encode())
+        write_atomic(self.out / RECORD, f"{json.dumps(record, indent=2)}\n".encode())
 
     @property
     def _half_extent(self) -> tuple[float, float]:
@@ -303,24 +302,13 @@ class Run:
             write_atomic(folder / "history.jsonl", kept.encode())
 
 
-def load_generator(folder: Path, weights: str = "generator.safetensors") -> torch.nn.Module:
-    """Build the generator that a finished training left in `folder`, in eval mode, its parameters frozen."""
-    from safetensors.torch import load_file
-
-    record = json.loads((folder / "train.json").read_text(encoding="utf-8"))
-    half_width, half_height = record["half_extent"]
-    generator = build_generator(Train.model_validate(record["params"]), (half_width, half_height))
-    generator.load_state_dict(load_file(folder / weights))
-    return generator.eval().requires_grad_(False)
-
-
-def first_stage(params: Train, folder: Path) -> torch.nn.Module:
+def first_stage(params: Train, folder: Path) -> StyleGenerator:
     """Load the generator of a finished training that `params` can go on from. Raises ValueError, one line, where they cannot."""
-    if not (folder / "train.json").is_file():
+    if not (folder / RECORD).is_file():
         raise ValueError(
             f"params.yaml: train.stages.teacher: {folder} holds no train.json; name the folder of a finished training"
         )
-    teacher = Train.model_validate(json.loads((folder / "train.json").read_text(encoding="utf-8"))["params"])
+    teacher = Train.model_validate(json.loads((folder / RECORD).read_text(encoding="utf-8"))["params"])
     for key in ("method", "patch_px", "chart", "fov", "network"):
         found, wanted = getattr(teacher, key), getattr(params, key)
         if found != wanted:
@@ -328,7 +316,7 @@ def first_stage(params: Train, folder: Path) -> torch.nn.Module:
             raise ValueError(
                 f"params.yaml: train.stages.teacher: {folder} was trained with another train.{key}{shown}; make them equal"
             )
-    return load_generator(folder)
+    return load_trained(folder)
 
 
 def _crosses(nimg: int, step: int, every_kimg: float) -> bool:

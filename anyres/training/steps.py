@@ -16,14 +16,14 @@ from anyres.params import Train
 from anyres.plane import fields
 from anyres.plane.window import Window
 from anyres.training.losses import LOSSES, feature_matching, gradient_penalties
-from anyres.training.means import Mean, over_passes, over_processes
-from anyres.training.parts import Part
+from anyres.training.microbatch import Part
+from anyres.training.reduce import Mean, over_passes, over_processes
 from anyres.training.state import TrainState
 from anyres.training.teacher import Teacher
 
 # Of the running mean of path lengths.
 PATH_DECAY = 0.01
-# Independent draws of one seed: see also anyres.training.parts.
+# Independent draws of one seed: see also anyres.training.microbatch.
 PATH_STREAM, STYLE_STREAM, OTHER_STREAM = -5, -6, -7
 
 

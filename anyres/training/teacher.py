@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anyres.networks.backbones import Lite0, Vgg16, lite0, lpips_vgg16
+from anyres.networks.perceptual import perceptual, perceptual_features
 from anyres.networks.scene import Scene
 from anyres.networks.warp import warp
 from anyres.plane.window import Window
-from anyres.training.means import Mean, own
+from anyres.training.reduce import Mean, own
 
 
 class Teacher(nn.Module):
@@ -50,16 +50,6 @@ class Teacher(nn.Module):
         return distance
 
 
-def perceptual_features(name: str) -> Lite0 | Vgg16 | None:
-    """The network whose feature maps are compared, or None for "none". Raises ValueError where its weights are not at hand."""
-    match name:
-        case "lite0":
-            return lite0()
-        case "lpips":
-            return lpips_vgg16()
-    return None
-
-
 def around(window: Window, base: Window) -> Window:
     """The frame like `base`, as near to the middle of the plane as it can lie, that holds `window`."""
     center = []
@@ -67,20 +57,3 @@ def around(window: Window, base: Window) -> Window:
         reach = max((frame - extent) / 2, 0.0)
         center.append(float(np.sign(position)) * max(abs(position) - reach, 0.0))
     return Window((center[0], center[1]), base.period, base.size)
-
-
-def perceptual(features: Lite0 | Vgg16, pictures: Tensor, others: Tensor) -> Tensor:
-    """Mean squared distance of feature maps of unit length, summed over the network's stages.
-
-    LPIPS (Zhang et al., CVPR 2018, equation 1) where the features have its channel weights; the like of it where they are one.
-    """
-    total = pictures.new_zeros(())
-    for index, (a, b) in enumerate(zip(features.maps(pictures), features.maps(others), strict=True)):
-        distance = (unit(a) - unit(b)).square()
-        total = total + (distance * features.channel_weights[index].to(a.device)[:, None, None]).sum(dim=1).mean()
-    return total
-
-
-def unit(x: Tensor) -> Tensor:
-    """Scale every position's channels (b, c, h, w) to unit length."""
-    return x * torch.rsqrt(x.square().sum(dim=1, keepdim=True) + 1e-8)

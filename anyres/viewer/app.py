@@ -23,18 +23,18 @@ from pydantic import BeforeValidator
 from starlette.exceptions import HTTPException
 
 from anyres.export.bundle import PSI
-from anyres.synthesis.render import SEED_LIMIT
+from anyres.networks.generator import SEED_LIMIT
 from anyres.viewer import metrics as counted
 from anyres.viewer.access import BODIES, PHOTOGRAPHS, Bodies, Guard
 from anyres.viewer.cache import Folder, Memory
 from anyres.viewer.drawing import Address, Exhibit
-from anyres.viewer.gallery import Gallery, Registry
 from anyres.viewer.metrics import Metrics
-from anyres.viewer.painter import BATCH_LIMIT, QUEUE_LIMIT, Busy, Painter
+from anyres.viewer.models import Gallery, Registry
 from anyres.viewer.photographs import STEP_LIMIT, STEPS, Job, Photographs
 from anyres.viewer.pictures import Format
-from anyres.viewer.pyramid import INDEX_LIMIT, LEVEL_LIMIT, NoSuchTile
 from anyres.viewer.scenes import ID, Latents, Recipe, Scenes, Subject
+from anyres.viewer.scheduler import BATCH_LIMIT, QUEUE_LIMIT, Busy, Painter
+from anyres.viewer.tilegrid import INDEX_LIMIT, LEVEL_LIMIT, NoSuchTile
 from anyres.viewer.views import GONE, PIXEL_LIMIT, VIEW_LIMIT, View, answer
 
 T = TypeVar("T")
@@ -219,7 +219,7 @@ def create_app(
 
     @app.get("/api/tile/{model}/{scene}/{level}/{x}_{y}.png", response_class=Response)
     async def tile(request: Request, model: Name, scene: SceneName, level: Level, x: Index, y: Index, psi: Psi = PSI) -> Response:
-        """Tile (x, y) of a level, PNG, of a seed or a name of /api/scenes; `anyres.viewer.pyramid` says where it lies."""
+        """Tile (x, y) of a level, PNG, of a seed or a name of /api/scenes; `anyres.viewer.tilegrid` says where it lies."""
         exhibit = exhibit_of(model)
         # Refused before anything is looked for: what is kept is what there is.
         address = Address(scene_of(exhibit, scene), level, *exhibit.pyramid.place(level, x, y))

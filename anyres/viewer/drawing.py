@@ -16,13 +16,14 @@ import torch
 from PIL import Image
 
 from anyres.export.bundle import Model
+from anyres.identity import code_version
+from anyres.networks.generator import device_of
 from anyres.networks.pixels import to_uint8
 from anyres.networks.scene import Scene
 from anyres.plane.window import Window
-from anyres.synthesis.identity import code_version
-from anyres.synthesis.render import BATCH_PX, align, device_of, render_tiles
-from anyres.viewer.pyramid import TILE_PX, Pyramid
+from anyres.synthesis.render import BATCH_PX, align, render_tiles
 from anyres.viewer.scenes import Subject, paints, takes
+from anyres.viewer.tilegrid import TILE_PX, Pyramid
 
 # zlib's: tiles are sent to the next room more often than across the world.
 COMPRESSION = 3

@@ -27,8 +27,8 @@ from anyres.plane.chart import Chart
 from anyres.synthesis import invert, outpaint
 from anyres.synthesis.latent import Latent
 from anyres.synthesis.render import render
-from anyres.viewer.painter import Busy
 from anyres.viewer.scenes import Latents, Way, takes
+from anyres.viewer.scheduler import Busy
 
 State = Literal["waiting", "decoding", "fitting", "done", "failed", "cancelled"]
 ENDED = ("done", "failed", "cancelled")

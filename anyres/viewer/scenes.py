@@ -14,11 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from anyres.export.bundle import Model
 from anyres.networks import InfinityGan
-from anyres.networks.generator import Edit, StyleGenerator
+from anyres.networks.generator import SEED_LIMIT, Edit, StyleGenerator, device_of
 from anyres.networks.scene import Scene
 from anyres.synthesis import edit, fuse
 from anyres.synthesis.latent import Latent
-from anyres.synthesis.render import SEED_LIMIT, device_of, scene_of
+from anyres.synthesis.render import scene_of
 
 # Scenes that are remembered; a page that comes back tells its own again.
 REMEMBERED = 512

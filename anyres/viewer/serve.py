@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from anyres.viewer.access import is_loopback
 from anyres.viewer.app import create_app
 from anyres.viewer.drawing import Exhibit
-from anyres.viewer.gallery import Registry
+from anyres.viewer.models import Registry
 
 # Connections that are still open at the end are given so long.
 GRACE_S = 3

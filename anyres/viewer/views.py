@@ -17,9 +17,9 @@ from starlette.types import Receive, Scope, Send
 
 from anyres.plane.window import Window
 from anyres.viewer.drawing import Exhibit, draw_bands
-from anyres.viewer.painter import Painter
 from anyres.viewer.pictures import MEDIA, SIDE_LIMIT, Format, PngStream, encode, texts_of
 from anyres.viewer.scenes import Subject
+from anyres.viewer.scheduler import Painter
 
 PIXEL_LIMIT = 64_000_000
 # Views under way at once: the rows of each, or all of it, are in memory.

@@ -1,7 +1,8 @@
 """The first process of a container: runs a command, and stays until everyone that it left behind has ended too.
 
 A container dies with its first process, and with it, by SIGKILL, all others. But Prefect's worker ends within two seconds of
-SIGTERM and kills its flow runs, whose training then learns that its owner is gone and writes a checkpoint (pipelines/leash.py).
+SIGTERM and kills its flow runs, whose training then learns that its owner is gone and writes a checkpoint
+(pipelines/process/supervise.py).
 It is given the time for that here. Takes the place of an init: signals are passed on, and orphans are waited for.
 """
 

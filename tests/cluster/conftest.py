@@ -121,7 +121,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         subprocess.run(["git", *words], cwd=repository, check=True)
     with cluster() as servers:
         here = Site(servers, repository, servers.folder / "lasting")
-        done = here.run("-m", "pipelines.deploy", "--gpus", "1")
+        done = here.run("-m", "pipelines.deployment.deploy", "--gpus", "1")
         assert done.returncode == 0, done.stdout + done.stderr
         for name in ("worker-1", "worker-2"):
             servers.start_worker(name, "anyres", here.environ())

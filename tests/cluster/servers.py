@@ -29,7 +29,7 @@ import psycopg
 from moto.server import ThreadedMotoServer
 
 from pipelines.environment import interpreter_path, silence_telemetry
-from pipelines.leash import leash, release
+from pipelines.process.supervise import leash, release
 
 READY_S = 120.0
 BUCKETS = ("mlflow", "dvc")
@@ -229,7 +229,7 @@ def main() -> None:
             "ANYRES_DVC_REMOTE": "s3://dvc/anyres",
         }
         environ = here.environ(**facts, TMPDIR=str(here.folder))
-        subprocess.run([sys.executable, "-m", "pipelines.deploy"], env=environ, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-m", "pipelines.deployment.deploy"], env=environ, check=True, stdout=subprocess.DEVNULL)
         for name in ("worker-1", "worker-2"):
             here.start_worker(name, "anyres", environ)
         told = ("PREFECT_API_URL", "ANYRES_TRACKING_URI", "ANYRES_DVC_REMOTE", *here.keys)

@@ -149,7 +149,7 @@ def test_elsewhere_nothing_is_made_again(site: Site, twice: list[UUID], tmp_path
     subprocess.run(["git", "clone", "--quiet", str(site.repository), str(other)], check=True)
     shutil.copy(clone / "dvc.lock", other)
     facts["ANYRES_DVC_CACHE"] = str(tmp_path / "dvc2")
-    assert site.run("-m", "pipelines.remote", "pull", cwd=other, **facts).returncode == 0
+    assert site.run("-m", "pipelines.services.dvc_remote", "pull", cwd=other, **facts).returncode == 0
     assert "up to date" in site.run("-m", "dvc", "repro", cwd=other, **facts).stdout
 
 

@@ -15,7 +15,7 @@ import OpenEXR
 import pytest
 from PIL import Image
 
-from anyres.data.sources import credits, npm, panoramas, photographs, qres
+from anyres.data.sources import credits, npm, panoramas, qres, wallpapers
 from anyres.data.sources.record import Access, IntakeError
 
 from .pictures import encoded, photograph
@@ -133,7 +133,7 @@ def test_photographs_of_a_package_of_wallpapers(tmp_path: Path) -> None:
     )
     files["usr/share/doc/mate-backgrounds/copyright"] = COPYRIGHT.encode()
     package = deb(tmp_path, "mate-backgrounds", files)
-    found = photographs.installed("usr/share/backgrounds/mate/", "", "nature/*.jpg", ["drawn"])(package, tmp_path / "unpacked")
+    found = wallpapers.installed("usr/share/backgrounds/mate/", "", "nature/*.jpg", ["drawn"])(package, tmp_path / "unpacked")
     assert [(record.id, record.author, record.licence, record.page) for record in found] == [
         ("nature/Bee.jpg", "USDA", "public domain", "http://pictures.example/bee"),
         ("nature/Dune.jpg", "2007, Marco Cogoni, 2008, Hylke Bons", "CC-BY-4.0", ""),
@@ -141,7 +141,7 @@ def test_photographs_of_a_package_of_wallpapers(tmp_path: Path) -> None:
     ]
     assert found[0].content.fetch(Access(tmp_path)).read_bytes() == picture
     with pytest.raises(IntakeError, match="holds none of the photographs"):
-        photographs.installed("usr/share/other/", "", "*.jpg")(package, tmp_path / "unpacked")
+        wallpapers.installed("usr/share/other/", "", "*.jpg")(package, tmp_path / "unpacked")
 
 
 def test_photographs_of_resource_files(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_photographs_of_resource_files(tmp_path: Path) -> None:
         f"{top}lang/resource/words_sample/one.webp": b"8",
     }
     package = deb(tmp_path, "gcompris-qt-data", {"usr/share/gcompris-qt/rcc/a.rcc": qrc(inside), "usr/share/x.txt": b""})
-    found = photographs.gcompris(package, tmp_path / "unpacked")
+    found = wallpapers.gcompris(package, tmp_path / "unpacked")
     assert [(record.id, record.author, record.licence) for record in found] == [
         ("details/resource/image/castle_background.webp", "Bruno", "CC-BY-4.0"),
         ("erase/resource/alpaca.webp", "Dietmar Rabich / Commons (cropping, sharpening)", "CC-BY-SA-4.0"),

@@ -13,8 +13,8 @@ from anyres.data.intake import intake
 from anyres.data.pyramid import prepare
 from anyres.data.sources.record import Access, LocalFile, Record
 from anyres.data.store import Store
+from anyres.evaluation.evaluate import evaluate
 from anyres.evaluation.report import write_report
-from anyres.evaluation.sweep import evaluate
 from anyres.params import Params
 
 from .ripples import EVALUATE, NAME, Evaluated, Ripples

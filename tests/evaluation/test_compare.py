@@ -15,7 +15,7 @@ from anyres.data.store import Store
 from anyres.evaluation.compare import open_rivals
 from anyres.networks import build_generator
 from anyres.params import Params, Train
-from anyres.training.watch import write_generator
+from anyres.training.best import write_generator
 from tests.conftest import TINY_NETWORK
 from tests.export.bundles import INFINITY_GAN, make_bundle
 

@@ -17,14 +17,14 @@ import torch
 from ruamel.yaml import YAML
 
 from anyres.data.store import Store
-from anyres.evaluation import draws
+from anyres.evaluation import samples
 from anyres.evaluation.extraction import Extractor, FeatureCache
 from anyres.evaluation.features import FeatureSpace
 from anyres.evaluation.parallel import Crew
 from anyres.networks import build_generator
 from anyres.params import Params, Train
 from anyres.plane.window import frame_window
-from anyres.training.watch import write_generator
+from anyres.training.best import write_generator
 from tests.conftest import TINY_NETWORK
 
 from .ripples import Ripples
@@ -38,7 +38,7 @@ def space() -> FeatureSpace:
     return FeatureSpace("lite0")
 
 
-def count(samples: draws.Samples, seen: list[int]) -> draws.Samples:
+def count(samples: samples.Samples, seen: list[int]) -> samples.Samples:
     """The same, telling how many pictures were read."""
 
     def read(part: slice) -> np.ndarray:
@@ -46,20 +46,20 @@ def count(samples: draws.Samples, seen: list[int]) -> draws.Samples:
         seen.append(len(pixels))
         return pixels
 
-    return draws.Samples(samples.count, samples.size, read, samples.key, samples.device, samples.lasting)
+    return samples.Samples(samples.count, samples.size, read, samples.key, samples.device, samples.lasting)
 
 
 def test_kept_features_are_taken_again_only_for_the_same_pictures(space: FeatureSpace, store: Store, tmp_path: Path) -> None:
     kept = FeatureCache(tmp_path / "kept")
     extractor = Extractor([space], kept=kept)
-    reals = draws.real_frames(store, range(9), 32)
+    reals = samples.real_frames(store, range(9), 32)
     seen: list[int] = []
     (first,) = extractor(count(reals, seen))
     (again,) = extractor(count(reals, seen))
     assert sum(seen) == 9
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(first, space(reals.pixels()))
-    for other in (draws.real_frames(store, range(9), 33), draws.real_frames(store, range(1, 10), 32)):
+    for other in (samples.real_frames(store, range(9), 33), samples.real_frames(store, range(1, 10), 32)):
         seen.clear()
         extractor(count(other, seen))
         assert sum(seen) == 9
@@ -70,9 +70,9 @@ def test_kept_features_are_taken_again_only_for_the_same_pictures(space: Feature
 def test_a_damaged_file_is_measured_again_and_what_nobody_asks_for_goes(
     space: FeatureSpace, store: Store, tmp_path: Path
 ) -> None:
-    reals = draws.real_frames(store, range(5), 32)
+    reals = samples.real_frames(store, range(5), 32)
     (first,) = Extractor([space], kept=FeatureCache(tmp_path))(reals)
-    Extractor([space], kept=FeatureCache(tmp_path))(draws.real_frames(store, range(5), 40))
+    Extractor([space], kept=FeatureCache(tmp_path))(samples.real_frames(store, range(5), 40))
     files = sorted(tmp_path.glob("*.npy"))
     assert len(files) == 2
     for file in files:
@@ -85,11 +85,11 @@ def test_a_damaged_file_is_measured_again_and_what_nobody_asks_for_goes(
 
 
 def test_fakes_are_never_kept_with_reals(space: FeatureSpace, tmp_path: Path) -> None:
-    fakes = draws.fakes(Ripples(1.0), [1, 2, 3], [frame_window(1.0, 16)] * 3)
+    fakes = samples.fakes(Ripples(1.0), [1, 2, 3], [frame_window(1.0, 16)] * 3)
     Extractor([space], kept=FeatureCache(tmp_path / "kept"), passing=FeatureCache(tmp_path / "passing"))(fakes)
     assert not list((tmp_path / "kept").glob("*"))
     assert len(list((tmp_path / "passing").glob("*.npy"))) == 1
-    assert draws.fakes(Ripples(1.1), [1, 2, 3], [frame_window(1.0, 16)] * 3).key != fakes.key
+    assert samples.fakes(Ripples(1.1), [1, 2, 3], [frame_window(1.0, 16)] * 3).key != fakes.key
 
 
 def test_shares_of_a_crew_are_all_parts_once() -> None:

@@ -13,8 +13,8 @@ from PIL import Image
 
 from anyres.data.store import Store
 from anyres.evaluation.consistency import ring_error
+from anyres.evaluation.evaluate import evaluate
 from anyres.evaluation.report import write_report
-from anyres.evaluation.sweep import evaluate
 from anyres.networks import build_generator
 from anyres.params import Params, Train
 from tests.export.bundles import ANYRES_GAN, INFINITY_GAN

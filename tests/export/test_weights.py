@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from anyres.export.weights import DTYPES, read_safetensors
+from anyres.networks.tensorfile import DTYPES, read_safetensors
 
 
 def write(path: Path, header: object, body: bytes = b"") -> Path:

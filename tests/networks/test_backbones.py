@@ -26,7 +26,7 @@ from anyres.networks.backbones import (
     verified,
     weights_path,
 )
-from anyres.training.teacher import perceptual
+from anyres.networks.perceptual import perceptual
 
 ESPRESSO = 967
 # Tabby, tiger cat, Persian, Siamese, Egyptian cat.

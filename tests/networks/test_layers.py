@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from anyres.networks.attention import SelfAttention, attention, plain_attention
-from anyres.networks.layers import Conv, Linear, Mapping, ModulatedConv, doubled_conv, upsample
+from anyres.networks.layers import Conv, Linear, MappingNetwork, ModulatedConv, doubled_conv, upsample
 
 DOUBLE = torch.float64
 
@@ -65,7 +65,7 @@ def test_linear_matches_its_closed_form():
 
 
 def test_mapping_ignores_the_length_of_z():
-    mapping = Mapping(7, 5, 2)
+    mapping = MappingNetwork(7, 5, 2)
     z = torch.randn(3, 7)
     torch.testing.assert_close(mapping(z), mapping(3 * z), atol=1e-5, rtol=1e-4)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from anyres.networks.weights import AbsentWeights, Published, obtained
+from anyres.networks.pretrained import AbsentWeights, Published, obtained
 from tests.data.misbehaving import Server, misbehaving
 
 BYTES = b"numbers" * 40_000

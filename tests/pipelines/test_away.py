@@ -16,9 +16,9 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from pipelines import remote
 from pipelines.environment import Environment
-from pipelines.remote import RemoteError
+from pipelines.services import dvc_remote
+from pipelines.services.dvc_remote import RemoteError
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 15.0
@@ -77,7 +77,7 @@ def test_prefect(where: str, tmp_path: Path) -> None:
 @AWAY
 @pytest.mark.parametrize("scheme", ["http", "postgresql+psycopg"])
 def test_tracking(where: str, scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines.tracking import TrackingError, connect
+    from pipelines.services.tracking import TrackingError, connect
 
     monkeypatch.chdir(tmp_path)
     uri = f"{scheme}://{where}" + ("" if scheme == "http" else "/mlflow")
@@ -88,7 +88,7 @@ def test_tracking(where: str, scheme: str, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_tracking_of_no_known_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines.tracking import TrackingError, connect
+    from pipelines.services.tracking import TrackingError, connect
 
     monkeypatch.chdir(tmp_path)
     with promptly(), pytest.raises(TrackingError, match="htp://somewhere"):
@@ -108,7 +108,7 @@ def test_object_store(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
         promptly(),
         pytest.raises(RemoteError, match=f"^remote s3://bucket/prefix at http://{where}: .*correct AWS_ENDPOINT_URL") as problem,
     ):
-        remote.check(Environment(dvc_remote="s3://bucket/prefix"))
+        dvc_remote.check(Environment(dvc_remote="s3://bucket/prefix"))
     assert problem.value.passing
     assert "\n" not in str(problem.value)
 
@@ -147,20 +147,20 @@ def test_missing_bucket_then_pushed_later_then_nothing_is_made_again(
 ) -> None:
     given(monkeypatch, store)
     environment = Environment(dvc_remote="s3://bucket/prefix")
-    remote.configure(environment)
+    dvc_remote.configure(environment)
     dvc("repro")
     with promptly(), pytest.raises(RemoteError, match="no bucket bucket; create it, or correct ANYRES_DVC_REMOTE") as problem:
-        remote.push(environment)
+        dvc_remote.push(environment)
     assert not problem.value.passing
     assert (copy / "drawn").read_text() == "1"
 
     boto3.client("s3", endpoint_url=f"http://{store}").create_bucket(Bucket="bucket")
-    assert "pushed" in remote.push(environment)
+    assert "pushed" in dvc_remote.push(environment)
     # Elsewhere: the same revision, its lock committed, another cache.
     other = copy.parent / "other"
     shutil.copytree(copy, other, ignore=lambda *_: ["cache", "tmp", "drawn"])
     monkeypatch.chdir(other)
-    remote.pull(environment)
+    dvc_remote.pull(environment)
     assert "up to date" in dvc("repro")
     # And without the lock: DVC knows from the cache of runs.
     shutil.rmtree(other / ".dvc/cache")
@@ -184,7 +184,7 @@ def test_refused_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
             time.sleep(0.1)
         given(monkeypatch, text.partition("Running on http://")[2].split()[0])
         with promptly(), pytest.raises(RemoteError, match="access refused; correct AWS_ACCESS_KEY_ID"):
-            remote.check(Environment(dvc_remote="s3://bucket/prefix"))
+            dvc_remote.check(Environment(dvc_remote="s3://bucket/prefix"))
     finally:
         server.terminate()
         server.wait(30)
@@ -192,15 +192,15 @@ def test_refused_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 def test_remote_and_cache_of_the_environment_are_dvcs_own(copy: Path, tmp_path: Path) -> None:
     environment = Environment(dvc_remote=str(tmp_path / "remote"), dvc_cache=tmp_path / "cache")
-    remote.configure(environment)
+    dvc_remote.configure(environment)
     dvc("repro")
     assert (tmp_path / "cache/runs").is_dir()
-    remote.push(environment)
+    dvc_remote.push(environment)
     assert (tmp_path / "remote/files").is_dir()
     assert not (copy / ".dvc/cache").exists()
 
 
 def test_remote_that_dvc_does_not_know(copy: Path) -> None:
     with pytest.raises(RemoteError, match=r"^ANYRES_DVC_CACHE, ANYRES_DVC_REMOTE: .*correct or unset them"):
-        remote.configure(Environment(dvc_remote="floppy://a"))
+        dvc_remote.configure(Environment(dvc_remote="floppy://a"))
     assert copy.is_dir()

@@ -12,8 +12,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from anyres.params import Params, ParamsError
-from pipelines import deploy, outcome
-from pipelines.overrides import override
+from pipelines.deployment import deploy
+from pipelines.deployment.overrides import override
+from pipelines.process import outcome
 from pipelines.stage import GPU_LIMIT, StageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,11 +48,11 @@ def test_there_is_one_for_the_pipeline_and_one_for_every_stage_in_either_pool(
 
 
 def test_parameters_are_those_of_the_flow_and_schedules_are_examples(deployments: dict[str, Any]) -> None:
-    from pipelines.deployed import anyres
+    from pipelines.deployment.pipeline import anyres
 
     known = set(inspect.signature(anyres.fn).parameters)
     for item in deployments.values():
-        assert item["entrypoint"] == "pipelines/deployed.py:anyres"
+        assert item["entrypoint"] == "pipelines/deployment/pipeline.py:anyres"
         assert set(item.get("parameters", {})) <= known
         assert not any(schedule["active"] for schedule in item.get("schedules", []))
     assert "schedules" in deployments["pipeline"]
@@ -148,8 +149,8 @@ def test_overrides_that_fit_nothing_are_named_and_change_nothing(params_file: Pa
 def test_what_may_pass_is_told_from_what_may_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.states import Failed
 
-    from pipelines.deployed import may_pass
-    from pipelines.remote import RemoteError
+    from pipelines.deployment.pipeline import may_pass
+    from pipelines.services.dvc_remote import RemoteError
 
     monkeypatch.chdir(tmp_path)
     # A process that was killed could say nothing.

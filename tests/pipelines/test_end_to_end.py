@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from pipelines.environment import Environment
-from pipelines.launch import launch_command, process_count
+from pipelines.process.launch import launch_command, process_count
 from pipelines.train import WORK
 from tests.pipelines.checkouts import TINY, add_pictures, change, hand_out
 

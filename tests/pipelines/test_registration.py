@@ -102,7 +102,7 @@ def champion() -> str:
 
 
 def test_first_bundle_is_registered_once_and_champion(inside: Path) -> None:
-    from pipelines.registration import ensure_registered
+    from pipelines.services.registration import ensure_registered
 
     params, environment = tiny_params(), Environment()
     bundle(inside, seed=0, patch_kid=0.25)
@@ -157,7 +157,7 @@ def test_a_model_leads_to_its_run_data_and_commit(inside: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize(("commit", "bare", "dirty"), [("c0ffee-dirty", "c0ffee", "true"), ("unknown", "unknown", "unknown")])
 def test_a_commit_that_files_differ_from_is_told(tmp_path: Path, commit: str, bare: str, dirty: str) -> None:
-    from pipelines.registration import model_tags
+    from pipelines.services.registration import model_tags
 
     meta = json.loads((make_bundle(tmp_path / "generator", 0, 0.5) / "generator.json").read_text())
     tags = model_tags(meta | {"git_commit": commit}, "patch_fd")
@@ -232,7 +232,7 @@ def test_the_curl_line_of_the_guide_gives_a_picture(inside: Path, tmp_path: Path
 
 
 def test_champion_moves_only_to_what_is_no_worse(inside: Path) -> None:
-    from pipelines.registration import ensure_registered
+    from pipelines.services.registration import ensure_registered
 
     params, environment = tiny_params(), Environment()
     bundle(inside, seed=1, patch_kid=0.5)
@@ -244,7 +244,7 @@ def test_champion_moves_only_to_what_is_no_worse(inside: Path) -> None:
 
 
 def test_champion_needs_a_number(inside: Path) -> None:
-    from pipelines.registration import ensure_registered
+    from pipelines.services.registration import ensure_registered
 
     bundle(inside, seed=3, patch_kid=float("nan"))
     assert "it has no finite patch_kid" in ensure_registered(tiny_params(), Environment())
@@ -254,7 +254,7 @@ def test_champion_needs_a_number(inside: Path) -> None:
 def test_registration_that_was_cut_short_is_done_again(inside: Path) -> None:
     import mlflow
 
-    from pipelines.registration import ensure_registered
+    from pipelines.services.registration import ensure_registered
 
     bundle(inside, seed=4, patch_kid=0.125)
     params: Params = tiny_params()
@@ -268,7 +268,7 @@ def test_registration_that_was_cut_short_is_done_again(inside: Path) -> None:
 def test_resumed_run_logs_each_report_once(inside: Path) -> None:
     import mlflow
 
-    from pipelines.tracking import RunLog, connect
+    from pipelines.services.tracking import RunLog, connect
 
     experiment = connect(Environment(), NAME)
     rows = [{"nimg": nimg, "loss/g": float(nimg)} for nimg in (32, 64, 96)]
@@ -285,8 +285,8 @@ def test_resumed_run_logs_each_report_once(inside: Path) -> None:
 
 
 def test_store_that_does_not_answer_is_one_line(inside: Path) -> None:
-    from pipelines.registration import registered
-    from pipelines.tracking import TrackingError
+    from pipelines.services.registration import registered
+    from pipelines.services.tracking import TrackingError
 
     nowhere = Environment(tracking_uri="http://127.0.0.1:9")
     with pytest.raises(TrackingError, match=r"^tracking at http://127.0.0.1:9: [^\n]*$"):

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from anyres.networks import discriminator
-from pipelines import launch
 from pipelines.environment import Environment
-from pipelines.launch import launch_command, launch_environ, num_cores, process_count
+from pipelines.process import launch
+from pipelines.process.launch import launch_command, launch_environ, num_cores, process_count
 from pipelines.train import WORK
 
 ROOT = Path(__file__).resolve().parents[2]

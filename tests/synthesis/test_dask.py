@@ -29,9 +29,9 @@ from anyres.networks.pixels import from_uint8, to_uint8
 from anyres.networks.scene import Region
 from anyres.plane.window import Window
 from anyres.synthesis import edit
+from anyres.synthesis.dask_workers import AHEAD, drawing_on
 from anyres.synthesis.fuse import fused, painted
 from anyres.synthesis.latent import Latent
-from anyres.synthesis.workers import AHEAD, drawing_on
 from tests.export.bundles import ANYRES_GAN, INFINITY_GAN, make_bundle
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -24,12 +24,12 @@ import zarr
 from PIL import Image
 
 import anyres
+from anyres.identity import digest
 from anyres.networks import Scene
 from anyres.plane.window import Window
 from anyres.synthesis import edit
 from anyres.synthesis.canvas import OUTSIDE
 from anyres.synthesis.fuse import fused, painted
-from anyres.synthesis.identity import digest
 from anyres.synthesis.render import render, render_passes, render_tiles
 from anyres.synthesis.stream import render_to
 from tests.export.bundles import ANYRES_GAN, INFINITY_GAN, make_bundle

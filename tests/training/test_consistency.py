@@ -14,7 +14,7 @@ from anyres.networks import Scene
 from anyres.params import Train
 from anyres.plane.window import Window
 from anyres.training.loop import training_loop
-from anyres.training.means import own
+from anyres.training.reduce import own
 from anyres.training.state import TrainState
 from anyres.training.steps import Step, inconsistency
 

@@ -16,8 +16,8 @@ from anyres.params import Train
 from anyres.plane.window import Window
 from anyres.training import steps
 from anyres.training.loop import training_loop
+from anyres.training.microbatch import BatchPair
 from anyres.training.mixing import Mix
-from anyres.training.parts import BatchPair
 from anyres.training.state import TrainState
 from anyres.training.steps import mix_styles
 

@@ -22,9 +22,9 @@ from ruamel.yaml import YAML
 
 from anyres.data.store import Store
 from anyres.params import Params, Train
-from anyres.training.parts import pass_size
+from anyres.training.microbatch import pass_size
 from pipelines.environment import Environment
-from pipelines.launch import launch_command
+from pipelines.process.launch import launch_command
 from tests.export.bundles import ANYRES_GAN, GRID_NETWORK, INFINITY_GAN
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -194,7 +194,7 @@ def test_a_mean_over_passes_has_the_gradient_of_the_whole() -> None:
     """A ratio of means and an L1 distance of means, over three passes: value and gradient of the loss over all."""
     from accelerate import Accelerator
 
-    from anyres.training.means import over_passes, own
+    from anyres.training.reduce import over_passes, own
 
     torch.manual_seed(0)
     x = torch.randn(12, 5, dtype=torch.float64, requires_grad=True)

@@ -17,9 +17,10 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
 from anyres.data.store import Store
+from anyres.networks.saved import load_trained
 from anyres.params import Params, Train
 from anyres.training.loop import ema_beta, ema_update
-from anyres.training.run import DivergenceError, load_generator, train
+from anyres.training.run import DivergenceError, train
 from anyres.training.state import TrainState
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,7 +71,7 @@ def test_leaves_what_others_read(uninterrupted: Path, tiny: Train):
     assert [line["nimg"] for line in lines] == [16, 32, 48, 64, 80]
     assert {"loss/d", "loss/g", "logits/real", "logits/fake", "penalty/r1", "perf/img_per_s"} <= lines[0].keys()
     assert (out / "samples" / "000000.png").is_file()
-    generator = load_generator(out)
+    generator = load_trained(out)
     assert generator.geometry.native_sizes == ((16, 24),)
     assert not equal(weights(out), load_file(out / "generator_init.safetensors"))
 
@@ -144,7 +145,7 @@ def test_it_learns(tiny: Train, store: Store, tmp_path: Path):
     real, windows = sampler.batch(0, 64)
 
     def distance(weights: str) -> float:
-        fake = render_many(load_generator(tmp_path / "out", weights), range(64), windows)
+        fake = render_many(load_trained(tmp_path / "out", weights), range(64), windows)
         return abs(fake.mean() / 255 - real.mean() / 255) + abs(fake.std() / 255 - real.std() / 255)
 
     assert distance("generator.safetensors") < 0.5 * distance("generator_init.safetensors")

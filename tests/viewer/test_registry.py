@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 import anyres
 from anyres.cli import app
-from anyres.export.registry import versions
+from anyres.registry.client import versions
 from anyres.viewer.drawing import Exhibit
-from anyres.viewer.gallery import VERSIONS_LIMIT, Gallery, Registry
+from anyres.viewer.models import VERSIONS_LIMIT, Gallery, Registry
 from tests.export.bundles import make_bundle
 from tests.viewer.browsing import keep, link, settle, until
 from tests.viewer.servers import ask, send, serving

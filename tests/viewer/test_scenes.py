@@ -13,7 +13,7 @@ from anyres.plane.window import Window
 from anyres.synthesis import edit, fuse
 from anyres.synthesis.render import render
 from anyres.viewer.drawing import Exhibit
-from anyres.viewer.pyramid import TILE_PX
+from anyres.viewer.tilegrid import TILE_PX
 from tests.viewer.servers import ask, pixels, send
 
 EDITS = [

@@ -13,7 +13,7 @@ from PIL import Image
 
 from anyres.plane.window import Window
 from anyres.viewer.drawing import Address, Exhibit, draw_tiles
-from anyres.viewer.pyramid import TILE_PX, NoSuchTile, Pyramid
+from anyres.viewer.tilegrid import TILE_PX, NoSuchTile, Pyramid
 from tests.viewer.servers import ask, counted, pixels, serving
 
 ROUNDING = 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from anyres.data.sources import remote
-from anyres.data.sources.archive import is_archive, members
+from anyres.data.sources import object_store
+from anyres.data.sources.archive_members import is_archive, members
 from anyres.data.sources.record import IntakeError, LocalFile, Record
 
 
@@ -17,7 +17,7 @@ def records(address: str | Path, cache_dir: Path = Path(".anyres/cache"), max_mb
     Raises IntakeError where the folder is missing, is no folder, cannot be read or holds no file.
     """
     if "://" in str(address):
-        return remote.records(str(address), max_mb)
+        return object_store.records(str(address), max_mb)
     folder = Path(address)
     if not folder.exists():
         raise IntakeError(f"ingest.folder: {str(folder)!r}: no such folder; name one that holds pictures")

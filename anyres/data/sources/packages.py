@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from anyres.data.sources import npm, panoramas, photographs, stellarium
+from anyres.data.sources import npm, panoramas, stellarium, wallpapers
 from anyres.data.sources.debian import Package
 from anyres.data.sources.record import Record
 
@@ -67,13 +67,13 @@ DRAWN = {
 SETS = {
     "deepsky": (PackageSet(STELLARIUM, stellarium.records),),
     "photos": (
-        PackageSet(GCOMPRIS, photographs.gcompris),
-        PackageSet(SCRATCH, photographs.installed("usr/share/scratch/Media/", "Media/", "Backgrounds/*.jpg", DRAWN["scratch"])),
-        PackageSet(MATE, photographs.installed(BACKGROUNDS + "mate/", "", "nature/*.jpg")),
-        PackageSet(LXQT, photographs.installed("usr/share/lxqt/", "", "wallpapers/*.jpg", DRAWN["lxqt"])),
-        PackageSet(LOMIRI_16, photographs.installed(BACKGROUNDS, "16.04/", "*.jpg", DRAWN["lomiri"])),
-        PackageSet(LOMIRI_20, photographs.installed(BACKGROUNDS, "20.04/", "*.jpg", DRAWN["lomiri"])),
-        PackageSet(PALAPELI, photographs.installed("usr/share/palapeli/", "", "collection/*.jpg")),
+        PackageSet(GCOMPRIS, wallpapers.gcompris),
+        PackageSet(SCRATCH, wallpapers.installed("usr/share/scratch/Media/", "Media/", "Backgrounds/*.jpg", DRAWN["scratch"])),
+        PackageSet(MATE, wallpapers.installed(BACKGROUNDS + "mate/", "", "nature/*.jpg")),
+        PackageSet(LXQT, wallpapers.installed("usr/share/lxqt/", "", "wallpapers/*.jpg", DRAWN["lxqt"])),
+        PackageSet(LOMIRI_16, wallpapers.installed(BACKGROUNDS, "16.04/", "*.jpg", DRAWN["lomiri"])),
+        PackageSet(LOMIRI_20, wallpapers.installed(BACKGROUNDS, "20.04/", "*.jpg", DRAWN["lomiri"])),
+        PackageSet(PALAPELI, wallpapers.installed("usr/share/palapeli/", "", "collection/*.jpg")),
     ),
     "pano": (PackageSet(BLENDER, panoramas.blender), PackageSet(PMNDRS, panoramas.pmndrs)),
 }

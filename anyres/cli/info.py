@@ -1,0 +1,165 @@
+"""Commands about data sets, models and presets: info, preset."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from anyres.cli.options import Json, app, one_line, opened
+
+# Of a model; the report has them all.
+SHOWN_METRICS = ("patch_kid", "patch_fd", "patch_recall", "self_ssim/mean", "seam/max")
+
+
+@app.command(epilog="Example: anyres info data/store --verify")
+def info(
+    place: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATASET|MODEL", help="What ingest or prepare wrote, a bundle, one of `anyres models`, or models:/NAME@ALIAS."
+        ),
+    ],
+    verify: Annotated[bool, typer.Option("--verify", help="Data sets: read every picture whole and check its SHA-256.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Say what a data set or a model is; with --verify whether all pictures of a data set are still sound.
+
+    Ends with 1 where something is damaged, with 2 where there is neither.
+    """
+    from anyres.networks.shipped import shipped
+    from anyres.registry.client import SCHEME, lineage
+
+    if place.startswith(SCHEME) or (Path(place) / "generator.json").is_file() or place in shipped():
+        with one_line():
+            title, figures = _model(place)
+            if place.startswith(SCHEME):
+                figures |= {"registered": lineage(place)}
+                if not as_json:
+                    figures["registered"] = _in_words(figures["registered"])
+        typer.echo(json.dumps(figures, indent=2)) if as_json else _show(title, figures)
+    else:
+        _data(Path(place), verify, as_json)
+
+
+@app.command(epilog="Example: anyres models")
+def models(as_json: Json = False) -> None:
+    """List the models that come with anyres; every command that takes a model takes their names."""
+    from anyres.networks.shipped import shipped
+
+    known = {name: json.loads((folder / "generator.json").read_text(encoding="utf-8")) for name, folder in shipped().items()}
+    figures = {
+        name: {
+            "method": meta["method"],
+            "images seen": meta["nimg"],
+            "chart": meta["geometry"]["chart"]["name"],
+            "patch KID": meta["metrics"].get("patch_kid"),
+        }
+        for name, meta in known.items()
+    }
+    if as_json:
+        typer.echo(json.dumps(figures, indent=2))
+    elif figures:
+        for name, facts in figures.items():
+            score = "" if facts["patch KID"] is None else f", patch KID {facts['patch KID']:.3f}"
+            typer.echo(f"{name}  {facts['method']} on a {facts['chart']}, {facts['images seen']:,} images seen{score}")
+        # The one that is likeliest to please; the windows that each is measured at are its own.
+        best = min(figures, key=lambda name: figures[name]["patch KID"] or math.inf)
+        typer.echo(f"\nanyres view {best}")
+    else:
+        typer.echo("none came with this copy; `make run` trains one")
+
+
+def _model(place: str) -> tuple[str, dict[str, Any]]:
+    """What a model is, as a title and figures."""
+    model = opened(place)
+    geometry, meta = model.geometry, model.meta
+    finest, coarsest = geometry.periods
+    short = geometry.chart.short_side
+    return f"{meta['method']}, {place}", {
+        "parameters": sum(weight.numel() for weight in model.generator.parameters()),
+        "images seen": meta["nimg"],
+        "chart": geometry.chart.name,
+        "half extent": list(geometry.chart.half_extent),
+        "frames trained, px": f"{round(short / coarsest)} to {round(short / finest)}",
+        "patches trained, px": " and ".join(f"{height} x {width}" for height, width in geometry.native_sizes),
+        "tiles agree exactly": geometry.exact,
+        "lattice, px": geometry.lattice_px,
+        "metrics": {key: meta["metrics"][key] for key in SHOWN_METRICS if key in meta["metrics"]},
+        "data": meta["data_hash"],
+        "git commit": meta["git_commit"],
+        "weights": meta["weights_sha256"],
+    }
+
+
+def _in_words(registered: dict[str, Any]) -> dict[str, Any]:
+    """What a registry knows of a version, for a person."""
+    moves = {move["at"][:19]: f"version {move['version']} ({move['kind']}): {move['why']}" for move in registered["champions"]}
+    shown = {name: value for name, value in registered.items() if name not in ("about", "metrics")}
+    return shown | {"aliases": ", ".join(registered["aliases"]) or "none", "champions": moves or "none has been promoted"}
+
+
+def _data(place: Path, verify: bool, as_json: bool) -> None:
+    from anyres.data.contents import Contents
+
+    try:
+        contents = Contents.of(place)
+    except ValueError as error:
+        typer.echo(error, err=True)
+        raise typer.Exit(2) from None
+    damaged = contents.damaged(progress=not as_json) if verify else None
+    if as_json:
+        typer.echo(json.dumps(contents.figures | ({"damaged": damaged} if verify else {}), indent=2, ensure_ascii=False))
+    else:
+        _show(contents.title, contents.figures)
+        if damaged is not None:
+            typer.echo("\n".join(damaged) or f"all {contents.figures['pictures']} pictures are sound")
+    if damaged:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: anyres preset anyres_gan-small")
+def preset(
+    name: Annotated[str, typer.Argument(help="Its name; without one, all names are listed.")] = "",
+    params: Annotated[Path, typer.Option(help="The file to write into.")] = Path("params.yaml"),
+) -> None:
+    """Write a preset (a method with its sizes, stages and rates) into params.yaml; other values and comments stay."""
+    from anyres import presets
+    from anyres.params import ParamsError
+
+    if not name:
+        for known, path in presets.shipped().items():
+            typer.echo(f"{known:20} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+        return
+    try:
+        presets.use(name, params)
+    except ParamsError as error:
+        typer.echo(error, err=True)
+        raise typer.Exit(2) from None
+    typer.echo(f"{params} holds {name}; `make run` trains it")
+
+
+def _show(title: str, figures: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
+    for name, value in _flat(figures):
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Names and values as words, nested names indented."""
+    rows = []
+    for name, value in values.items():
+        words = prefix + str(name).replace("_", " ")
+        if isinstance(value, dict):
+            rows.append((words, ""))
+            rows += _flat(value, prefix + "  ")
+        else:
+            rows.append((words, f"{value:,}" if isinstance(value, int | float) else str(value)))
+    return rows

@@ -1,0 +1,1 @@
+"""An MLflow registry of generators: its champion, its client, and the served model."""

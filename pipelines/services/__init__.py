@@ -1,0 +1,1 @@
+"""Servers that a run speaks to: MLflow and DVC's remote."""
