@@ -32,7 +32,7 @@ from rich.table import Table
 import anyres
 from anyres.synthesis.render import render
 from anyres.viewer.app import create_app
-from anyres.viewer.drawing import Exhibit
+from anyres.viewer.drawing import ServedModel
 from anyres.viewer.serve import listening_at, server
 from anyres.viewer.tilegrid import NoSuchTile, Pyramid
 
@@ -54,7 +54,7 @@ def main(
     pyramid = Pyramid.of(model.geometry)
     with tempfile.TemporaryDirectory() as cache:
         listening = listening_at("127.0.0.1", 0)
-        running = server(create_app([Exhibit("model", model)], Path(cache), 1 << 28))
+        running = server(create_app([ServedModel("model", model)], Path(cache), 1 << 28))
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

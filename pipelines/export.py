@@ -9,7 +9,7 @@ from anyres.params import Params
 from pipelines.environment import Environment
 from pipelines.services.history import git_commit
 from pipelines.services.registration import ensure_registered
-from pipelines.stage import BUNDLE, EVALUATION, INGESTED, TRAINED, main, replaced
+from pipelines.stage import BUNDLE, EVALUATION, INGESTED, TRAINED, atomic_directory, main
 
 TOLD = ("data_hash", "geometry", "method")
 
@@ -22,7 +22,7 @@ def export(params: Params, environment: Environment) -> None:
     metrics = json.loads((EVALUATION / "metrics.json").read_text(encoding="utf-8"))
     meta = {key: trained[key] for key in TOLD} | {"nimg": trained["kept_nimg"]}
     meta |= {"params": params.model_dump(mode="json"), "metrics": metrics, "git_commit": git_commit()}
-    with replaced(BUNDLE) as folder:
+    with atomic_directory(BUNDLE) as folder:
         half = params.export.weights == "half"
         write_bundle(folder, TRAINED / "generator.safetensors", meta, params.export.samples, INGESTED / "credits.md", half)
     from pipelines.services.tracking import TrackingError

@@ -13,9 +13,9 @@ from typing import Any
 from anyres.params import Params
 from pipelines.environment import Environment, interpreter_path, silence_telemetry
 from pipelines.process.locks import LockedError, last_held, locked
-from pipelines.process.outcome import told
+from pipelines.process.outcome import read_outcome
 from pipelines.process.private_api import ApiError
-from pipelines.process.supervise import end_on_signals, leashed
+from pipelines.process.supervise import end_on_signals, supervised_process
 from pipelines.stage import BUNDLE, REPORT, StageError, checked
 
 
@@ -149,7 +149,7 @@ def reproduce(name: str, *options: str, timeout_s: float | None = None) -> bool:
     command = [sys.executable, "-m", "dvc", "repro", "--quiet", "--single-item", *options, name]
     started, before = time.monotonic(), last_held(name)
     print(f"{name}: started", flush=True)
-    with leashed(command, environ) as process:
+    with supervised_process(command, environ) as process:
         try:
             code = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -159,11 +159,11 @@ def reproduce(name: str, *options: str, timeout_s: float | None = None) -> bool:
     ran = last_held(name) > before
     if code and not ran:
         # Not the stage failed, but DVC before it: only then are its own words wanted.
-        with leashed([word for word in command if word != "--quiet"], environ) as process:
+        with supervised_process([word for word in command if word != "--quiet"], environ) as process:
             code = process.wait()
     if code:
-        passing = ran and told(name)[1]
-        raise StageError(f"stage {name} failed after {seconds:.0f} s, for the reason above", code, passing)
+        retryable = ran and read_outcome(name)[1]
+        raise StageError(f"stage {name} failed after {seconds:.0f} s, for the reason above", code, retryable)
     print(f"{name}: {'done' if ran else 'cached'} in {seconds:.0f} s", flush=True)
     return ran
 
@@ -176,7 +176,7 @@ def register(params: Params, environment: Environment, quiet: bool) -> str:
     try:
         return ensure_registered(params, environment)
     except TrackingError as error:
-        raise StageError(f"the bundle in {BUNDLE} is complete but not registered: {error}", passing=True) from error
+        raise StageError(f"the bundle in {BUNDLE} is complete but not registered: {error}", retryable=True) from error
 
 
 def where_to_look(params: Params, environment: Environment, verdict: str) -> str:

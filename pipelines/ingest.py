@@ -12,7 +12,7 @@ from anyres.data.intake import Batch
 from anyres.data.sources.record import Access
 from anyres.params import Ingest, Params
 from pipelines.environment import Environment
-from pipelines.stage import INGESTED, Each, main, replaced
+from pipelines.stage import INGESTED, Each, atomic_directory, main
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def ingest(params: Params, environment: Environment, each: Each) -> None:
     scratch.keep_only("ingest", set())
     tasks = [Task(batch, params.ingest, share, scratch.address, environment.work) for batch in batches]
     rows: list[list[Row]] = []
-    with replaced(INGESTED) as out:
+    with atomic_directory(INGESTED) as out:
         for task, taken in zip(tasks, each(take, tasks, "shards"), strict=True):
             if any(row.shard for row in taken):
                 scratch.get(f"ingest/{task.batch.name}", out / SHARDS / task.batch.name)

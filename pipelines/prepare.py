@@ -9,7 +9,7 @@ from pathlib import Path
 from anyres.data.pyramid import Build, Stored
 from anyres.params import Params, Prepare
 from pipelines.environment import Environment
-from pipelines.stage import INGESTED, STORE, Each, main, replaced
+from pipelines.stage import INGESTED, STORE, Each, atomic_directory, main
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def prepare(params: Params, environment: Environment, each: Each) -> None:
         lend(item, INGESTED, scratch)
     tasks = [Task(item, params.prepare, INGESTED.resolve(), scratch.address, environment.work) for item in builds]
     stored = list(each(build, tasks, "shards"))
-    with replaced(STORE) as out:
+    with atomic_directory(STORE) as out:
         assemble(found, builds, stored, params.prepare, scratch, out)
 
 

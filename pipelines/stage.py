@@ -43,18 +43,18 @@ GPU_LEASE_S = 60.0
 class StageError(RuntimeError):
     """A stage cannot go on; the message is one line for a person.
 
-    `code` becomes the exit code. `passing`: the cause may be gone at another attempt (a killed process, a server that is
+    `code` becomes the exit code. `retryable`: the cause may be gone at another attempt (a killed process, a server that is
     away); what a person has to cure is not. `reason`: what was said of it already, for those who did not hear.
     """
 
-    def __init__(self, message: str, code: int = 1, passing: bool = False, reason: str = "") -> None:
+    def __init__(self, message: str, code: int = 1, retryable: bool = False, reason: str = "") -> None:
         super().__init__(message)
         self.code = code
-        self.passing = passing
+        self.retryable = retryable
         self.reason = reason
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.code, self.passing, self.reason)
+        return type(self), (str(self), self.code, self.retryable, self.reason)
 
 
 def checked() -> tuple[Params, Environment]:
@@ -78,7 +78,7 @@ def main(name: str, work: Work | ShardedWork, sharded: bool = False, on_gpu: boo
 
     try:
         with locked(name, STAGE_LOCK_WAIT_S):
-            outcome.begin(name)
+            outcome.clear(name)
             ensure_prefect_api()
             if sharded:
                 run_in_shards(name, work, params, environment)  # type: ignore[arg-type]
@@ -87,14 +87,14 @@ def main(name: str, work: Work | ShardedWork, sharded: bool = False, on_gpu: boo
     except (StageError, ApiError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         reason = getattr(error, "reason", "") or str(error)
-        outcome.end(name, reason, passing=not isinstance(error, StageError) or error.passing)
+        outcome.write(name, reason, retryable=not isinstance(error, StageError) or error.retryable)
         return getattr(error, "code", 1)
     except (ValueError, LockedError) as error:
         # The library's errors for users are ValueErrors of one line; ANYRES-developers see the whole with DEBUG.
         if os.environ.get("PREFECT_LOGGING_LEVEL") == "DEBUG" or "\n" in str(error):
             raise
         print(f"{name}: {error}", file=sys.stderr)
-        outcome.end(name, str(error), passing=isinstance(error, LockedError))
+        outcome.write(name, str(error), retryable=isinstance(error, LockedError))
         return 1
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
@@ -164,7 +164,7 @@ def run_in_shards(name: str, work: ShardedWork, params: Params, environment: Env
 
 
 @contextlib.contextmanager
-def alone(name: str, identity: str, environment: Environment) -> Iterator[None]:
+def exclusive(name: str, identity: str, environment: Environment) -> Iterator[None]:
     """Hold what `identity` names among all working copies that share ANYRES_RUNS_DIR, after another one's end."""
     folder = environment.runs_dir / "locks"
     with contextlib.ExitStack() as stack:
@@ -177,7 +177,7 @@ def alone(name: str, identity: str, environment: Environment) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replaced(folder: Path) -> Iterator[Path]:
+def atomic_directory(folder: Path) -> Iterator[Path]:
     """Yield an empty folder that takes the place of `folder` when the block ends well, and vanishes otherwise."""
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)

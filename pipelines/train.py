@@ -13,10 +13,10 @@ from typing import Any
 from anyres.params import Params, fingerprint
 from pipelines.environment import Environment
 from pipelines.process.launch import launch_command, launch_environ, num_gpus, process_count
-from pipelines.process.outcome import LASTING
-from pipelines.process.supervise import Overheard, leashed
+from pipelines.process.outcome import EXIT_PERMANENT
+from pipelines.process.supervise import StderrTee, supervised_process
 from pipelines.services.history import read_reports, sample_pictures
-from pipelines.stage import STORE, TRAINED, StageError, alone, main
+from pipelines.stage import STORE, TRAINED, StageError, exclusive, main
 
 FOLLOW_EVERY_S = 5.0
 WORK = ["train", "--params", "params.yaml", "--store", str(STORE), "--out", str(TRAINED)]
@@ -30,10 +30,10 @@ def train(params: Params, environment: Environment) -> None:
     count = process_count(environment, params.train.batch, gpus)
     work = [*WORK, "--runs", str(environment.runs_dir)]
     work += [] if environment.micro_batch is None else ["--micro-batch", str(environment.micro_batch)]
-    command, environ, overheard = launch_command(environment, count, work), launch_environ(environment, count, gpus), Overheard()
+    command, environ, overheard = launch_command(environment, count, work), launch_environ(environment, count, gpus), StderrTee()
     with (
-        alone("train", fingerprint(params.train, dataset["hash"]), environment),
-        leashed(command, environ, stderr=overheard.stderr) as process,
+        exclusive("train", fingerprint(params.train, dataset["hash"]), environment),
+        supervised_process(command, environ, stderr=overheard.stderr) as process,
     ):
         overheard.listen(process)
         follower = Follower(params, environment, dataset)
@@ -45,7 +45,7 @@ def train(params: Params, environment: Environment) -> None:
         follower.end("FINISHED" if code == 0 else "FAILED")
     if code:
         line = f"training ended with code {code}; run again to go on from its last checkpoint"
-        raise StageError(line, code, passing=code != LASTING, reason=overheard.last())
+        raise StageError(line, code, retryable=code != EXIT_PERMANENT, reason=overheard.last())
 
 
 class Follower:

@@ -35,12 +35,12 @@ def info(
 
     if place.startswith(SCHEME) or (Path(place) / "generator.json").is_file() or place in shipped():
         with one_line():
-            title, figures = _model(place)
+            title, stats = _model(place)
             if place.startswith(SCHEME):
-                figures |= {"registered": lineage(place)}
+                stats |= {"registered": lineage(place)}
                 if not as_json:
-                    figures["registered"] = _in_words(figures["registered"])
-        typer.echo(json.dumps(figures, indent=2)) if as_json else _show(title, figures)
+                    stats["registered"] = _in_words(stats["registered"])
+        typer.echo(json.dumps(stats, indent=2)) if as_json else _show(title, stats)
     else:
         _data(Path(place), verify, as_json)
 
@@ -51,7 +51,7 @@ def models(as_json: Json = False) -> None:
     from anyres.networks.shipped import shipped
 
     known = {name: json.loads((folder / "generator.json").read_text(encoding="utf-8")) for name, folder in shipped().items()}
-    figures = {
+    stats = {
         name: {
             "method": meta["method"],
             "images seen": meta["nimg"],
@@ -61,20 +61,20 @@ def models(as_json: Json = False) -> None:
         for name, meta in known.items()
     }
     if as_json:
-        typer.echo(json.dumps(figures, indent=2))
-    elif figures:
-        for name, facts in figures.items():
+        typer.echo(json.dumps(stats, indent=2))
+    elif stats:
+        for name, facts in stats.items():
             score = "" if facts["patch KID"] is None else f", patch KID {facts['patch KID']:.3f}"
             typer.echo(f"{name}  {facts['method']} on a {facts['chart']}, {facts['images seen']:,} images seen{score}")
         # The one that is likeliest to please; the windows that each is measured at are its own.
-        best = min(figures, key=lambda name: figures[name]["patch KID"] or math.inf)
+        best = min(stats, key=lambda name: stats[name]["patch KID"] or math.inf)
         typer.echo(f"\nanyres view {best}")
     else:
         typer.echo("none came with this copy; `make run` trains one")
 
 
 def _model(place: str) -> tuple[str, dict[str, Any]]:
-    """What a model is, as a title and figures."""
+    """What a model is, as a title and stats."""
     model = opened(place)
     geometry, meta = model.geometry, model.meta
     finest, coarsest = geometry.periods
@@ -103,20 +103,20 @@ def _in_words(registered: dict[str, Any]) -> dict[str, Any]:
 
 
 def _data(place: Path, verify: bool, as_json: bool) -> None:
-    from anyres.data.contents import Contents
+    from anyres.data.contents import DatasetSummary
 
     try:
-        contents = Contents.of(place)
+        contents = DatasetSummary.of(place)
     except ValueError as error:
         typer.echo(error, err=True)
         raise typer.Exit(2) from None
     damaged = contents.damaged(progress=not as_json) if verify else None
     if as_json:
-        typer.echo(json.dumps(contents.figures | ({"damaged": damaged} if verify else {}), indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(contents.stats | ({"damaged": damaged} if verify else {}), indent=2, ensure_ascii=False))
     else:
-        _show(contents.title, contents.figures)
+        _show(contents.title, contents.stats)
         if damaged is not None:
-            typer.echo("\n".join(damaged) or f"all {contents.figures['pictures']} pictures are sound")
+            typer.echo("\n".join(damaged) or f"all {contents.stats['pictures']} pictures are sound")
     if damaged:
         raise typer.Exit(1)
 
@@ -142,12 +142,12 @@ def preset(
     typer.echo(f"{params} holds {name}; `make run` trains it")
 
 
-def _show(title: str, figures: dict[str, Any]) -> None:
+def _show(title: str, stats: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
-    for name, value in _flat(figures):
+    for name, value in _flat(stats):
         table.add_row(name, value)
     Console().print(table)
 

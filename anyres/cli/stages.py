@@ -24,7 +24,7 @@ def train(
     params: ParamsFile = Path("params.yaml"),
     store: StoreFolder = Path("data/store"),
     out: TrainFolder = Path("out/train"),
-    runs: Annotated[Path, typer.Option(help="Where checkpoints are kept.")] = Path("out/runs"),
+    runs: Annotated[Path, typer.Option(help="Where checkpoints are real_cache.")] = Path("out/runs"),
     micro_batch: Annotated[
         int | None, typer.Option(min=1, help="Pictures of one pass at most, on each process: less memory, the same training.")
     ] = None,
@@ -32,7 +32,7 @@ def train(
     """Train a generator, or go on with an interrupted training."""
     from anyres.data.store import Store
     from anyres.evaluation.monitor import Monitor
-    from anyres.evaluation.parallel import Crew
+    from anyres.evaluation.parallel import ProcessGroup
     from anyres.params import Params
     from anyres.training.run import InterruptedTraining
     from anyres.training.run import train as train_on
@@ -41,7 +41,9 @@ def train(
         section = Params.load(params).train
         pictures = Store.open(store)
         accelerator = _accelerator(mixed_precision(section.precision))
-        monitor = Monitor(section, pictures, accelerator.device, Crew.of(accelerator)) if section.monitor.every_kimg else None
+        monitor = (
+            Monitor(section, pictures, accelerator.device, ProcessGroup.of(accelerator)) if section.monitor.every_kimg else None
+        )
         try:
             train_on(section, pictures, out, runs, accelerator, monitor, micro_batch)
         except InterruptedTraining:
@@ -63,7 +65,7 @@ def evaluate(
     trained: Annotated[Path, typer.Option(help="What a training left.")] = Path("out/train"),
     out: Annotated[Path, typer.Option(help="Where numbers, tables and figures go.")] = Path("out/evaluation"),
     reals: Annotated[Path, typer.Option(help="Features of photographs, kept for later evaluations.")] = Path("out/runs/reals"),
-    passing: Annotated[
+    fake_cache: Annotated[
         Path, typer.Option(help="Features of generated pictures, until the evaluation is done: it can be interrupted.")
     ] = Path("out/runs/evaluation"),
 ) -> None:
@@ -72,26 +74,26 @@ def evaluate(
 
     from anyres.data.store import Store
     from anyres.evaluation.evaluate import evaluate as measure
-    from anyres.evaluation.parallel import Crew
+    from anyres.evaluation.parallel import ProcessGroup
     from anyres.networks.saved import FIRST_STAGE, load_trained
     from anyres.params import Params
 
     try:
         values, pictures = Params.load(params), Store.open(store)
         accelerator = _accelerator("no")
-        crew = Crew.of(accelerator)
+        group = ProcessGroup.of(accelerator)
         device = accelerator.device
         generator, untrained = (
             load_trained(trained, name).to(device) for name in ("generator.safetensors", "generator_init.safetensors")
         )
         first = load_trained(trained, FIRST_STAGE).to(device) if (trained / FIRST_STAGE).exists() else None
-        measure(values, generator, untrained, pictures, out, first, crew, reals, passing)
+        measure(values, generator, untrained, pictures, out, first, group, reals, fake_cache)
     except (ValueError, FileNotFoundError) as error:
         typer.echo(f"evaluate: {error}", err=True)
         raise typer.Exit(2) from None
     accelerator.wait_for_everyone()
-    if crew.leads:
-        shutil.rmtree(passing, ignore_errors=True)
+    if group.is_main:
+        shutil.rmtree(fake_cache, ignore_errors=True)
     _part(accelerator)
 
 
@@ -123,7 +125,9 @@ def compare(
             settings = Evaluate.model_validate(values)
         except ValidationError as error:
             raise ValueError(describe(error)) from None
-        found = comparison.compare(comparison.open_rivals(models), Store.open(store), settings, out, zoom_max, kept=out / "reals")
+        found = comparison.compare(
+            comparison.open_candidates(models), Store.open(store), settings, out, zoom_max, real_cache=out / "reals"
+        )
     if as_json:
         typer.echo(json.dumps(found))
     else:

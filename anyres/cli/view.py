@@ -37,20 +37,20 @@ def view(
     Ends with 2 and one line where something does not fit.
     """
     with one_line():
-        exhibit, serve, registered = _viewer()
+        served, serve, registered = _viewer()
         offered = (
             None if registry is None else registered(registry, partial(versions, registry), partial(_version, registry, device))
         )
         sources = models or [BUNDLE if offered is None else _champion(registry, offered.versions())]
         names = names_of(sources)
-        exhibits = [exhibit(name, _on(source, device)) for name, source in zip(names, sources, strict=True)]
+        served_models = [served(name, _on(source, device)) for name, source in zip(names, sources, strict=True)]
 
         def announce(address: str) -> None:
             typer.echo(f"view: {address} (Ctrl-C ends)")
             if open_page:
                 typer.launch(address)
 
-        serve(exhibits, host, port, token, cache, cache_mb << 20, announce, offered)
+        serve(served_models, host, port, token, cache, cache_mb << 20, announce, offered)
 
 
 def names_of(sources: list[str]) -> list[str]:
@@ -92,11 +92,11 @@ def _champion(name: str | None, known: list[dict[str, Any]]) -> str:
 def _viewer() -> tuple[Any, Any, Any]:
     """The classes behind the page. Raises ValueError, one line, where what they need is not installed."""
     try:
-        from anyres.viewer.drawing import Exhibit
+        from anyres.viewer.drawing import ServedModel
         from anyres.viewer.models import Registry
         from anyres.viewer.serve import serve
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise
         raise ValueError(f"the viewer needs the package {error.name}; install anyres with its extra: anyres[viewer]") from None
-    return Exhibit, serve, Registry
+    return ServedModel, serve, Registry

@@ -16,32 +16,32 @@ from anyres.progress import progress_bar
 
 
 @dataclass(frozen=True)
-class Contents:
-    """`figures` in numbers, nested by name; `check` yields for every picture None or what is wrong with it."""
+class DatasetSummary:
+    """`stats` in numbers, nested by name; `check` yields for every picture None or what is wrong with it."""
 
     title: str
-    figures: dict[str, Any]
+    stats: dict[str, Any]
     check: Callable[[], Iterator[str | None]]
 
     @classmethod
-    def of(cls, folder: Path) -> Contents:
+    def of(cls, folder: Path) -> DatasetSummary:
         """Open what `ingest` or `prepare` wrote. Raises ValueError, one line, where there is neither."""
         if (folder / DATASET).is_file():
             store = Store.open(folder)
-            figures = {name: value for name, value in store.figures.items() if name != "shards"}
-            figures = {"shards": len(store.figures["shards"]), **figures, "bytes": _bytes(folder)}
-            return cls(f"{folder}: a store", figures, store.damaged)
+            stats = {name: value for name, value in store.stats.items() if name != "shards"}
+            stats = {"shards": len(store.stats["shards"]), **stats, "bytes": _bytes(folder)}
+            return cls(f"{folder}: a store", stats, store.damaged)
         if (folder / CATALOGUE).is_file():
             found = Catalogue.load(folder)
             shards = len({row.shard for row in found.accepted})
-            figures = {"shards": shards, **figures_of(found), "bytes": _bytes(folder)}
-            return cls(f"{folder}: pictures taken in", figures, lambda: _damaged_originals(folder, found))
+            stats = {"shards": shards, **figures_of(found), "bytes": _bytes(folder)}
+            return cls(f"{folder}: pictures taken in", stats, lambda: _damaged_originals(folder, found))
         raise ValueError(f"{folder}: no data set; name a folder that holds {DATASET} (a store) or {CATALOGUE} (an intake)")
 
     def damaged(self, progress: bool = True) -> list[str]:
         """Read every picture whole; return what is wrong, one line each."""
         problems = []
-        with progress_bar("verify", self.figures["pictures"], "pictures", progress) as advance:
+        with progress_bar("verify", self.stats["pictures"], "pictures", progress) as advance:
             for problem in self.check():
                 if problem is not None:
                     problems.append(problem)

@@ -17,7 +17,7 @@ from anyres.data.likeness import near_duplicates
 from anyres.data.refusal import RefusedError
 from anyres.data.shards import ShardWriter, cut
 from anyres.data.sources.record import Access, IntakeError, Record
-from anyres.data.verdicts import Memory
+from anyres.data.verdicts import VerdictCache
 from anyres.files import write_atomic
 from anyres.params import Ingest
 from anyres.progress import progress_bar
@@ -81,7 +81,7 @@ def take(
     What is fetched or judged once stays in access.cache_dir: taken again after a kill, it costs reading alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    memory = Memory(access.cache_dir / "judged.sqlite", params)
+    memory = VerdictCache(access.cache_dir / "judged.sqlite", params)
     rows: list[Row] = []
     places: dict[str, Row] = {}
     try:
@@ -160,7 +160,7 @@ def _fetch(record: Record, access: Access, params: Ingest) -> _Found:
 
 
 def _judged(
-    fetched: Iterable[_Found], params: Ingest, guard: Guard, memory: Memory
+    fetched: Iterable[_Found], params: Ingest, guard: Guard, memory: VerdictCache
 ) -> Iterator[tuple[_Found, Verdict | RefusedError]]:
     """Yield each file with its verdict, in order: remembered where these bytes were judged before."""
     waiting: deque[tuple[_Found, Verdict | RefusedError | None, Callable[[], Verdict | RefusedError] | None]] = deque()
@@ -175,7 +175,7 @@ def _judged(
         return found, known
 
     for found in fetched:
-        known = found.refusal or memory.recall(found.sha256)
+        known = found.refusal or memory.get(found.sha256)
         waiting.append((found, known, guard.submit((found.content, params)) if known is None else None))
         while waiting and (waiting[0][1] is not None or len(waiting) > guard.ahead):
             yield settled()

@@ -158,8 +158,8 @@ def assemble(
             path.unlink()
     scratch.keep_only("prepare", {f"prepare/{item.key}.{suffix}" for item in builds for suffix in ("tar", "json")})
     write_index(out, [(row, shard, place.offset, place.size, place.sha256) for row, shard, place in pictures])
-    figures = {"hash": digest, "shards": [item.name for item in builds], **figures_of(found)}
-    write_atomic(out / DATASET, (json.dumps(figures, indent=2, ensure_ascii=False) + "\n").encode())
+    stats = {"hash": digest, "shards": [item.name for item in builds], **figures_of(found)}
+    write_atomic(out / DATASET, (json.dumps(stats, indent=2, ensure_ascii=False) + "\n").encode())
     return Store.open(out)
 
 

@@ -142,13 +142,13 @@ def write_index(folder: Path, pictures: Iterable[tuple[Row, int, int, int, str]]
 class Store:
     """Pictures at every resolution. Safe to share between threads; `cache_bytes` bounds the decoded tiles it keeps."""
 
-    def __init__(self, path: Path, figures: dict[str, Any], index: np.ndarray, cache_bytes: int) -> None:
+    def __init__(self, path: Path, stats: dict[str, Any], index: np.ndarray, cache_bytes: int) -> None:
         self.path = path
-        self.figures = figures  # the contents of dataset.json
-        self.hash: str = figures["hash"]
+        self.stats = stats  # the contents of dataset.json
+        self.hash: str = stats["hash"]
         self.pictures = Pictures(index, path / CREDITS)
         self._index = index
-        self._shards: list[str] = figures["shards"]
+        self._shards: list[str] = stats["shards"]
         self._reader = ShardReader(path / SHARDS)
         self._cache = _Cache(cache_bytes)
 
@@ -157,11 +157,11 @@ class Store:
         """Open the store that `prepare` wrote, in milliseconds whatever its size. Raises ValueError, one line."""
         path = Path(path)
         try:
-            figures = json.loads((path / DATASET).read_text(encoding="utf-8"))
+            stats = json.loads((path / DATASET).read_text(encoding="utf-8"))
             index = np.load(path / INDEX, mmap_mode="r")
             if index.dtype != ENTRY:
                 raise ValueError("another format of index")
-            return cls(path, figures, index, cache_bytes)
+            return cls(path, stats, index, cache_bytes)
         except FileNotFoundError as error:
             raise ValueError(f"{error.filename}: no such file; run the stage prepare first") from None
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:

@@ -15,7 +15,7 @@ from anyres.params import Ingest
 KEYS = ("background", "animated", "min_side_px", "max_mpx")
 
 
-class Memory:
+class VerdictCache:
     """Verdicts in an SQLite file. Several processes may use one; a kill at any moment leaves it whole."""
 
     def __init__(self, path: Path, params: Ingest) -> None:
@@ -27,7 +27,7 @@ class Memory:
         self._base.execute("pragma synchronous = normal")
         self._base.execute("create table if not exists verdict (sha256, params, value, primary key (sha256, params))")
 
-    def recall(self, sha256: str) -> Verdict | RefusedError | None:
+    def get(self, sha256: str) -> Verdict | RefusedError | None:
         """Return what was said of these bytes, None where nothing was."""
         row = self._base.execute("select value from verdict where sha256 = ? and params = ?", (sha256, self._params)).fetchone()
         if row is None:

@@ -18,7 +18,7 @@ from anyres.evaluation.evaluate import check_sizes
 from anyres.evaluation.extraction import Extractor, FeatureCache
 from anyres.evaluation.features import FeatureSpace
 from anyres.evaluation.measures import consistency, score_scales
-from anyres.evaluation.parallel import Crew
+from anyres.evaluation.parallel import ProcessGroup
 from anyres.evaluation.scores import SCALE_INV, ZOOMED, RealPatches, score_patches, score_scale_inv, score_sweep
 from anyres.files import write_atomic
 from anyres.networks.generator import Generator, device_of
@@ -38,7 +38,7 @@ TIMED_SCENES = 4
 
 
 @dataclass(frozen=True)
-class Rival:
+class Candidate:
     """One model to compare: its name on the page, and what it was trained as."""
 
     name: str
@@ -51,26 +51,26 @@ class Rival:
         return sum(p.numel() for p in cast(nn.Module, self.generator).parameters())
 
 
-def open_rivals(folders: Sequence[Path]) -> list[Rival]:
+def open_candidates(folders: Sequence[Path]) -> list[Candidate]:
     """Models of bundles and of finished trainings. Raises ValueError, one line, for a folder that holds neither."""
-    rivals = [_opened(folder) for folder in folders]
-    for folder, rival in zip(folders, rivals, strict=True):
-        samples.check_weights(cast(nn.Module, rival.generator), str(folder))
-    names = [rival.name for rival in rivals]
+    candidates = [_opened(folder) for folder in folders]
+    for folder, candidate in zip(folders, candidates, strict=True):
+        samples.check_weights(cast(nn.Module, candidate.generator), str(folder))
+    names = [candidate.name for candidate in candidates]
     if len(set(names)) < len(names):
         names = [str(folder) for folder in folders]
     if len(set(names)) < len(names):
         names = [f"{name} ({number + 1})" for number, name in enumerate(names)]
-    return [replace(rival, name=name) for rival, name in zip(rivals, names, strict=True)]
+    return [replace(candidate, name=name) for candidate, name in zip(candidates, names, strict=True)]
 
 
 def compare(
-    rivals: Sequence[Rival],
+    candidates: Sequence[Candidate],
     store: Store,
     settings: Evaluate,
     out: Path,
     zoom_max: float | None = None,
-    kept: Path | None = None,
+    real_cache: Path | None = None,
 ) -> dict[str, Any]:
     """Score every model alike; write `out`/compare.json and `out`/index.html and return what stands in the former.
 
@@ -79,18 +79,18 @@ def compare(
     ValueError, one line, for what does not fit the data.
     """
     check_sizes(settings.sizes, settings.num_sweep_samples, store, "sizes", True)
-    patch = min(min(rival.train.patch_px) for rival in rivals)
-    furthest = max(rival.train.zoom_max * min(rival.train.patch_px) / patch for rival in rivals)
+    patch = min(min(candidate.train.patch_px) for candidate in candidates)
+    furthest = max(candidate.train.zoom_max * min(candidate.train.patch_px) / patch for candidate in candidates)
     reached = store.pictures.sizes.min(axis=1).max() / patch
     zoom = min(zoom_max or furthest, float(reached))
-    space = FeatureSpace(settings.features[0], device_of(rivals[0].generator))
-    cache = FeatureCache(kept) if kept is not None else None
-    extractor = Extractor([space], Crew(), cache)
+    space = FeatureSpace(settings.features[0], device_of(candidates[0].generator))
+    cache = FeatureCache(real_cache) if real_cache is not None else None
+    extractor = Extractor([space], ProcessGroup(), cache)
     rows = []
-    for number, rival in enumerate(rivals):
+    for number, candidate in enumerate(candidates):
         start = time.monotonic()
-        title = f"{rival.name} ({number + 1} of {len(rivals)})"
-        rows.append(_scored(rival, store, settings, patch, zoom, extractor, title))
+        title = f"{candidate.name} ({number + 1} of {len(candidates)})"
+        rows.append(_scored(candidate, store, settings, patch, zoom, extractor, title))
         rows[-1]["seconds"] = round(time.monotonic() - start, 1)
     found = {
         "protocol": {
@@ -116,43 +116,43 @@ def compare(
     content = {
         **found,
         "lines": table(found),
-        "pictures": [_pictures(rival, settings) for rival in rivals],
+        "pictures": [_pictures(candidate, settings) for candidate in candidates],
         "charts": _charts(rows, space),
     }
     write_atomic(out / "index.html", pages.rendered(TEMPLATE, content | {"fd_unbiased": FD_UNBIASED}))
     return found
 
 
-def _opened(folder: Path) -> Rival:
+def _opened(folder: Path) -> Candidate:
     folder = folder if folder.exists() else shipped().get(str(folder), folder)
     if (folder / META).is_file():
         generator, meta = load_bundle(folder)
         train = Train.model_validate(meta["params"]["train"])
         # What the stage export writes is always called so: the method says more.
         name = train.method if folder.resolve().name == "generator" else folder.resolve().name
-        return Rival(name, generator, train, meta.get("nimg"))
+        return Candidate(name, generator, train, meta.get("nimg"))
     if (folder / RECORD).is_file():
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         train = Train.model_validate(record["params"])
         # A training's folder is mostly called train: the one above it says more.
         place = folder.resolve()
         name = place.parent.name if place.name == "train" else place.name
-        return Rival(name, load_trained(folder), train, record["nimg"])
+        return Candidate(name, load_trained(folder), train, record["nimg"])
     raise ValueError(f"{folder}: neither a bundle ({META}) nor a finished training ({RECORD}) is there; name such a folder")
 
 
 def _scored(
-    rival: Rival, store: Store, settings: Evaluate, patch: int, zoom: float, extractor: Extractor, title: str
+    candidate: Candidate, store: Store, settings: Evaluate, patch: int, zoom: float, extractor: Extractor, title: str
 ) -> dict[str, Any]:
-    generator = rival.generator
+    generator = candidate.generator
     changes = {"patch_px": (patch, patch), "zoom_max": zoom, "period_law": "log_uniform"}
-    sampler = samples.sampler_of(rival.train.model_copy(update=changes), store, settings.seed)
+    sampler = samples.sampler_of(candidate.train.model_copy(update=changes), store, settings.seed)
     reals = RealPatches.of(sampler, settings.num_samples)
     seeds = samples.scene_seeds(settings.seed, "patches", settings.num_samples)
-    base = min(rival.train.patch_px)
+    base = min(candidate.train.patch_px)
     fakes = {
         "": samples.fakes(generator, seeds, reals.windows),
-        "_fixed": samples.fixed(generator, seeds, reals.windows, base),
+        "_fixed": samples.upsampled_baseline(generator, seeds, reals.windows, base),
     }
     (patches,) = score_patches(reals, fakes, extractor, settings, f"{title}: patches")
     (sweep,) = score_sweep(generator, store, settings.sizes, base, extractor, settings, f"{title}: sizes")
@@ -167,11 +167,11 @@ def _scored(
     for seed in range(TIMED_SCENES):
         render(generator, seed, frame)
     return {
-        "name": rival.name,
-        "method": rival.train.method,
-        "nimg": rival.nimg,
+        "name": candidate.name,
+        "method": candidate.train.method,
+        "nimg": candidate.nimg,
         "base_px": base,
-        "parameters": rival.parameters,
+        "parameters": candidate.parameters,
         "weights_hash": samples.weights_hash(cast(nn.Module, generator)),
         "mp_per_s": TIMED_SCENES * TIMED_PX**2 / 1e6 / (time.monotonic() - start),
         "zoomed": {key: zoomed[key] for key in ("kid", "kid_low", "kid_high", "kid_fixed", "kid_reals") if key in zoomed},
@@ -192,14 +192,17 @@ def _charts(rows: list[dict[str, Any]], space: FeatureSpace) -> dict[str, str]:
     }
 
 
-def _pictures(rival: Rival, settings: Evaluate) -> dict[str, list[plates.Plate]]:
+def _pictures(candidate: Candidate, settings: Evaluate) -> dict[str, list[plates.Plate]]:
     seeds = samples.scene_seeds(settings.seed, "scenes", SCENES)
-    frame = samples.frame_of(rival.generator, SCENE_PX)
-    scenes = [plates.plate(render(rival.generator, seed, frame), f"{rival.name}, scene {seed}", lossless=False) for seed in seeds]
+    frame = samples.frame_of(candidate.generator, SCENE_PX)
+    scenes = [
+        plates.plate(render(candidate.generator, seed, frame), f"{candidate.name}, scene {seed}", lossless=False)
+        for seed in seeds
+    ]
     return {
         "scenes": scenes,
-        "scales": plates.over_scales(settings.sizes, rival.generator, seeds[0]),
-        "zooms": plates.zoom_in(rival.generator, seeds[0], ZOOMS),
+        "scales": plates.over_scales(settings.sizes, candidate.generator, seeds[0]),
+        "zooms": plates.zoom_in(candidate.generator, seeds[0], ZOOMS),
     }
 
 

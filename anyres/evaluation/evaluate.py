@@ -27,7 +27,7 @@ from anyres.evaluation.distances import FD_UNBIASED, KID_SUBSET, NEIGHBOURS
 from anyres.evaluation.extraction import Extractor, FeatureCache
 from anyres.evaluation.features import AbsentWeights, FeatureSpace
 from anyres.evaluation.measures import consistency, score_scales
-from anyres.evaluation.parallel import Crew
+from anyres.evaluation.parallel import ProcessGroup
 from anyres.evaluation.scores import MIN_SAMPLES, RealPatches, score_patches, score_scale_inv, score_sweep
 from anyres.files import write_atomic
 from anyres.networks.generator import Generator, device_of
@@ -42,42 +42,42 @@ def evaluate(
     store: Store,
     out: Path,
     first: nn.Module | None = None,
-    crew: Crew | None = None,
-    kept: Path | None = None,
-    passing: Path | None = None,
+    group: ProcessGroup | None = None,
+    real_cache: Path | None = None,
+    fake_cache: Path | None = None,
 ) -> dict[str, Any]:
     """Measure `generator` against the pictures of `store`; return the content of `out`/metrics.json.
 
     `untrained` is the same generator before training, `first` the one of a first stage, if it had one. Writes metrics.json,
-    cost.json, neighbours.json, plots/*.csv and figures/*.png below `out`. Every process of a `crew` calls this; the leading one
-    writes, the others return {}. Features of reals are kept in the folder `kept`, those of fakes in `passing`, from which an
+    cost.json, neighbours.json, plots/*.csv and figures/*.png below `out`. Every process of a `group` calls this; the leading one
+    writes, the others return {}. Features of reals are kept in the folder `kept`, those of fakes in `fake_cache`, from which an
     interrupted evaluation goes on. Raises ValueError, one line, for weights that are not finite, params that do not fit the
     data, and a first feature space that is not there; others are left out with one line on stderr.
     """
     start = time.monotonic()
-    settings, crew = params.evaluate, crew or Crew()
-    _check(params, generator, untrained, store, crew.leads)
+    settings, group = params.evaluate, group or ProcessGroup()
+    _check(params, generator, untrained, store, group.is_main)
     trained, before = cast(Generator, generator), cast(Generator, untrained)
     device, base_px = device_of(trained), min(params.train.patch_px)
-    spaces, left_out = open_spaces(settings.features, device, crew.leads)
-    caches = [FeatureCache(folder) if folder is not None else None for folder in (kept, passing)]
-    extractor = Extractor(list(spaces.values()), crew, *caches)
+    spaces, left_out = open_spaces(settings.features, device, group.is_main)
+    caches = [FeatureCache(folder) if folder is not None else None for folder in (real_cache, fake_cache)]
+    extractor = Extractor(list(spaces.values()), group, *caches)
     reals = RealPatches.of(samples.sampler_of(params.train, store, settings.seed), settings.num_samples)
     seeds = samples.scene_seeds(settings.seed, "patches", settings.num_samples)
     fakes = {
         "": samples.fakes(trained, seeds, reals.windows),
         "_init": samples.fakes(before, seeds, reals.windows),
-        "_fixed": samples.fixed(trained, seeds, reals.windows, base_px),
+        "_fixed": samples.upsampled_baseline(trained, seeds, reals.windows, base_px),
     }
     if first is not None:
-        fakes["_first"] = samples.fixed(cast(Generator, first), seeds, reals.windows, base_px)
+        fakes["_first"] = samples.upsampled_baseline(cast(Generator, first), seeds, reals.windows, base_px)
     patches = score_patches(reals, fakes, extractor, settings, "evaluate patches")
     sweep = score_sweep(trained, store, settings.sizes, base_px, extractor, settings, "evaluate sweep")
     distant = score_scale_inv(trained, store, base_px, extractor, settings, "evaluate from afar")
     scales = score_scales(trained, settings.sizes, extractor, settings, "evaluate scales")
     fixed = samples.Enlarged(trained, base_px)
     fixed_scales = score_scales(fixed, settings.sizes, extractor, settings, "evaluate scales of the baseline")
-    if not crew.leads:
+    if not group.is_main:
         return {}
     metrics: dict[str, Any] = {}
     for name, *found in zip(spaces, patches, sweep, distant, scales, strict=True):

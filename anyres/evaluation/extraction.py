@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from anyres.evaluation.features import FeatureSpace
-from anyres.evaluation.parallel import Crew, over_chunks
+from anyres.evaluation.parallel import ProcessGroup, over_chunks
 from anyres.evaluation.samples import Advance, Samples, ignore
 from anyres.files import write_atomic
 from anyres.identity import code_version
@@ -57,34 +57,34 @@ class FeatureCache:
 class Extractor:
     """Features of samples in one or several spaces.
 
-    `kept` takes those of reals, for later evaluations too; `passing` those of fakes, from which an interrupted one goes on.
+    `kept` takes those of reals, for later evaluations too; `fake_cache` those of fakes, from which an interrupted one goes on.
     """
 
     def __init__(
         self,
         spaces: Sequence[FeatureSpace],
-        crew: Crew | None = None,
-        kept: FeatureCache | None = None,
-        passing: FeatureCache | None = None,
+        group: ProcessGroup | None = None,
+        real_cache: FeatureCache | None = None,
+        fake_cache: FeatureCache | None = None,
     ):
-        self.spaces, self.crew, self.kept, self.passing = tuple(spaces), crew or Crew(), kept, passing
+        self.spaces, self.group, self.real_cache, self.fake_cache = tuple(spaces), group or ProcessGroup(), real_cache, fake_cache
 
     def __call__(self, samples: Samples, advance: Advance = ignore) -> list[np.ndarray]:
         """Features float64 (count, dim), one array a space; every sample is drawn once. `advance` counts samples."""
-        cache = self.kept if samples.lasting else self.passing
+        cache = self.real_cache if samples.lasting else self.fake_cache
         keys = [
             {**samples.key, "features": space.name, "kernel": space.kernel, "code": code_version(*MEASURING)}
             for space in self.spaces
         ]
         # Where processes see different disks, the leading one's counts.
-        reads = cache is not None and self.crew.leads
+        reads = cache is not None and self.group.is_main
         known: list[np.ndarray | None] = [cache.get(key) if cache is not None and reads else None for key in keys]
-        found = self.crew.agreed(known)
+        found = self.group.broadcast(known)
         missing = [place for place, features in enumerate(found) if features is None]
         if missing:
             for place, features in zip(missing, self._extract(samples, missing, advance), strict=True):
                 found[place] = features
-                if cache is not None and self.crew.leads:
+                if cache is not None and self.group.is_main:
                     cache.put(keys[place], features)
         else:
             advance(samples.count)
@@ -94,9 +94,9 @@ class Extractor:
         def work(part: slice) -> list[np.ndarray]:
             pixels = samples.read(part)
             features = [self.spaces[place](pixels).astype(np.float32) for place in places]
-            advance(len(pixels) * self.crew.size)
+            advance(len(pixels) * self.group.size)
             return features
 
         on_accelerator = next((d for d in (samples.device, self.spaces[0].device) if d.type != "cpu"), torch.device("cpu"))
-        chunks = self.crew.gathered(over_chunks(work, self.crew.share(samples.chunks), on_accelerator))
+        chunks = self.group.gathered(over_chunks(work, self.group.share(samples.chunks), on_accelerator))
         return [np.concatenate(parts).astype(np.float64) for parts in zip(*chunks, strict=True)]

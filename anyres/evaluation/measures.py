@@ -44,8 +44,8 @@ def score_scales(
     generator: Generator, sizes: Sequence[int], extractor: Extractor, settings: Evaluate, title: str
 ) -> list[Scores]:
     """SelfSSIM and the distance of features (1 - cosine) between one scene's renders, for every pair of sizes."""
-    seeds, crew = samples.scene_seeds(settings.seed, "scenes", settings.num_scenes), extractor.crew
-    with progress_bar(title, len(seeds), "scenes", crew.leads) as advance:
+    seeds, group = samples.scene_seeds(settings.seed, "scenes", settings.num_scenes), extractor.group
+    with progress_bar(title, len(seeds), "scenes", group.is_main) as advance:
 
         def compare(seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
             scene = [render(generator, seed, samples.frame_of(generator, size)) for size in sizes]
@@ -55,10 +55,10 @@ def score_scales(
                 for matrix, space in zip(apart, extractor.spaces, strict=True):
                     features = space(pictures)
                     matrix[i] = 1 - _cosine(features[i][None], features)
-            advance(crew.size)
+            advance(group.size)
             return self_ssim([scene]), apart
 
-        found = crew.gathered(over_chunks(compare, crew.share(seeds), device_of(generator)))
+        found = group.gathered(over_chunks(compare, group.share(seeds), device_of(generator)))
     similarity = np.mean([matrix for matrix, _ in found], axis=0)
     return [
         _scale_scores(sizes, similarity, np.mean([apart[place] for _, apart in found], axis=0))

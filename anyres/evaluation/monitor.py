@@ -13,7 +13,7 @@ from anyres.evaluation import samples
 from anyres.evaluation.distances import kid
 from anyres.evaluation.extraction import Extractor
 from anyres.evaluation.features import FeatureSpace
-from anyres.evaluation.parallel import Crew
+from anyres.evaluation.parallel import ProcessGroup
 from anyres.evaluation.scores import ZOOMED, RealPatches
 from anyres.networks.generator import Generator
 from anyres.params import Train
@@ -23,14 +23,14 @@ STREAM, SEED = "monitor", 1 << 20
 
 
 class Monitor:
-    """Patch KID of a generator at the windows of real patches, fresh scenes; every process of `crew` calls it alike.
+    """Patch KID of a generator at the windows of real patches, fresh scenes; every process of `group` calls it alike.
 
     Numbers: "monitor/patch_kid", and "monitor/patch_kid_zoomed" for windows at zoom 2 and more, where there are enough.
     """
 
-    def __init__(self, params: Train, store: Store, device: torch.device, crew: Crew):
-        self.crew = crew
-        self.extractor = Extractor([FeatureSpace("lite0", device)], crew)
+    def __init__(self, params: Train, store: Store, device: torch.device, group: ProcessGroup):
+        self.group = group
+        self.extractor = Extractor([FeatureSpace("lite0", device)], group)
         self.reals = RealPatches.of(samples.sampler_of(params, store, SEED + params.seed), params.monitor.samples)
         self.seeds = samples.scene_seeds(params.seed, STREAM, params.monitor.samples)
         self.real: np.ndarray | None = None
@@ -41,9 +41,9 @@ class Monitor:
             (self.real,) = self.extractor(self.reals.samples)
         (fake,) = self.extractor(samples.fakes(cast(Generator, generator), self.seeds, self.reals.windows))
         values: dict[str, float] = {}
-        if self.crew.leads:
+        if self.group.is_main:
             values["monitor/patch_kid"] = kid(fake, self.real)
             zoomed = self.reals.octaves[0] >= ZOOMED
             if zoomed.sum() >= len(zoomed) // 4 and not zoomed.all():
                 values["monitor/patch_kid_zoomed"] = kid(fake[zoomed], self.real[zoomed])
-        return self.crew.agreed(values)
+        return self.group.broadcast(values)

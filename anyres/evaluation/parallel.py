@@ -21,18 +21,18 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Crew:
+class ProcessGroup:
     """The processes of one launch, of which this is number `rank` of `size`: all must ask for the same, in the same order."""
 
     rank: int = 0
     size: int = 1
 
     @classmethod
-    def of(cls, accelerator: Accelerator) -> Crew:
+    def of(cls, accelerator: Accelerator) -> ProcessGroup:
         return cls(accelerator.process_index, accelerator.num_processes)
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes and prints."""
         return self.rank == 0
 
@@ -48,7 +48,7 @@ class Crew:
         total = sum(len(share) for share in shares)
         return [shares[place % self.size][place // self.size] for place in range(total)]
 
-    def agreed(self, value: Result) -> Result:
+    def broadcast(self, value: Result) -> Result:
         """What the leading process says."""
         return value if self.size == 1 else broadcast_object_list([value])[0]
 

@@ -85,12 +85,12 @@ def _numbers(params: Params, store: Store, trained: Path, evaluation: Path) -> d
     space = metrics["protocol"]["features"]
     base_px = min(params.train.patch_px)
     sizes = list(dict.fromkeys(row["reference"] for row in ssim))
-    rivals = "this model and the enlarged baseline"
+    baselines = "this model and the enlarged baseline"
     return {
         "metrics": metrics,
         "protocol": metrics["protocol"],
         "train": _read_json(trained / "train.json", "train"),
-        "data": store.figures,
+        "data": store.stats,
         "pictures": store.pictures,
         "sweep": sweep,
         "octaves": octaves,
@@ -106,12 +106,14 @@ def _numbers(params: Params, store: Store, trained: Path, evaluation: Path) -> d
         "svg": {
             "history": figures.to_svg(figures.draw_history(history), "history", "Losses, logits and penalties while training"),
             "sweep": figures.to_svg(
-                figures.draw_sweep(sweep, base_px, space), "sweep", f"FD and KID over frame size, {rivals}; numbers in the table"
+                figures.draw_sweep(sweep, base_px, space),
+                "sweep",
+                f"FD and KID over frame size, {baselines}; numbers in the table",
             ),
             "monitor": figures.to_svg(
                 figures.draw_monitor(history), "monitor", "Patch KID of the small evaluation over images seen"
             ),
-            "octaves": figures.to_svg(figures.draw_octaves(octaves, space), "octaves", f"Patch KID by zoom octave, {rivals}"),
+            "octaves": figures.to_svg(figures.draw_octaves(octaves, space), "octaves", f"Patch KID by zoom octave, {baselines}"),
         },
     }
 

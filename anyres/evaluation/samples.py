@@ -102,7 +102,7 @@ def fakes(generator: Generator, seeds: Sequence[int], windows: Sequence[Window])
     return Samples(len(windows), windows[0].size, draw, _fake_key("fakes", generator, seeds, windows), device_of(generator))
 
 
-def fixed(generator: Generator, seeds: Sequence[int], windows: Sequence[Window], patch_px: int) -> Samples:
+def upsampled_baseline(generator: Generator, seeds: Sequence[int], windows: Sequence[Window], patch_px: int) -> Samples:
     """The baseline: each scene drawn at the coarsest scale only, and upsampled by Lanczos to its window.
 
     What a generator of one size offers to one who asks for more: the number every other is read against.

@@ -66,7 +66,7 @@ def score_patches(
     Others ("_init", "_fixed", ...) are what it is read against. Rows are zoom octaves, and one of all zooms from ZOOMED on.
     """
     sets = {**fakes, "_reals": reals.others}
-    shown = extractor.crew.leads
+    shown = extractor.group.is_main
     with progress_bar(title, (len(sets) + 1) * reals.samples.count, "img", shown) as advance:
         of_reals = extractor(reals.samples, advance)
         of_sets = {name: extractor(samples, advance) for name, samples in sets.items()}
@@ -137,7 +137,7 @@ def score_sweep(
     count, chart = settings.num_sweep_samples, generator.geometry.chart
     seeds = samples.scene_seeds(settings.seed, "frames", count)
     chosen = {size: samples.chosen_frames(store, size, REALS_PER_FAKE * count, settings.seed) for size in sizes}
-    leads = extractor.crew.leads
+    leads = extractor.group.is_main
     tables: list[list[dict[str, Any]]] = [[] for _ in extractor.spaces]
     scored = {size: indices for size, indices in chosen.items() if min(len(indices), count) >= MIN_SAMPLES}
     with progress_bar(title, sum(len(indices) + 2 * count for indices in scored.values()), "img", leads) as advance:
@@ -148,7 +148,7 @@ def score_sweep(
                 windows = [samples.frame_of(generator, size)] * count
                 real = extractor(samples.real_frames(store, scored[size], size, chart), advance)
                 fake = extractor(samples.fakes(generator, seeds, windows), advance)
-                fixed = extractor(samples.fixed(generator, seeds, windows, base_px), advance)
+                fixed = extractor(samples.upsampled_baseline(generator, seeds, windows, base_px), advance)
                 if leads:
                     found = [_frame_scores(*parts, settings) for parts in zip(real, fake, fixed, strict=True)]
             for table, scores in zip(tables, found, strict=True):
@@ -178,7 +178,7 @@ def score_scale_inv(
     """Score what a picture without end looks like from further away, against whole photographs; none where it has an end."""
     if generator.geometry.chart.name != "plane":
         return [Scores({}, []) for _ in extractor.spaces]
-    count, leads = settings.num_sweep_samples, extractor.crew.leads
+    count, leads = settings.num_sweep_samples, extractor.group.is_main
     seeds = samples.scene_seeds(settings.seed, "frames", count)
     chosen = samples.chosen_frames(store, base_px, REALS_PER_FAKE * count, settings.seed)
     tables: list[list[dict[str, Any]]] = [[] for _ in extractor.spaces]

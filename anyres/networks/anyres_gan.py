@@ -192,7 +192,7 @@ class AnyresGan(StyleGenerator):
             layer.follow(x.square().mean(), 0.0)  # type: ignore[operator]
             x = layer(x, w, scale)
 
-    def follow_powers(self, mean: Callable[[Tensor], Tensor]) -> None:
+    def update_magnitude_ema(self, mean: Callable[[Tensor], Tensor]) -> None:
         """Let every layer follow the power of its input in the passes since the last call."""
         powers = mean(torch.stack(self.noted).mean(dim=0))
         self.noted.clear()

@@ -42,7 +42,7 @@ class Discriminator(nn.Module):
     The coarsest map is pooled to `pooled` pixels a side. With `heads` it attends to itself; a caller that differentiates
     logits by pictures twice says so.
     Pictures are standardised first, by `mean` and `spread` of the training data: see `standardize`. With `reads_height` a second
-    head tells where the picture's middle lies, for `judge` (Lin et al., ICLR 2022, section 3.4).
+    head tells where the picture's middle lies, for `forward_heads` (Lin et al., ICLR 2022, section 3.4).
     """
 
     mean: Tensor
@@ -71,7 +71,7 @@ class Discriminator(nn.Module):
         self.mean.copy_(pictures.mean())
         self.spread.copy_(pictures.std().clamp_min(1e-3))
 
-    def maps(self, pictures: Tensor) -> list[Tensor]:
+    def features(self, pictures: Tensor) -> list[Tensor]:
         """Outputs of the blocks, from fine to coarse."""
         x = ((pictures - self.mean) / self.spread).contiguous(memory_format=torch.channels_last)
         x = F.leaky_relu(self.from_rgb(x), LEAK)
@@ -80,19 +80,19 @@ class Discriminator(nn.Module):
     def forward(self, pictures: Tensor, *, twice_differentiable: bool = False) -> Tensor:
         return self.logit(self._seen(pictures, twice_differentiable)).squeeze(1).float()
 
-    def judge(self, pictures: Tensor, *, twice_differentiable: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward_heads(self, pictures: Tensor, *, twice_differentiable: bool = False) -> tuple[Tensor, Tensor | None]:
         """Logits (b,) and, with that head, the height (b,) that the pictures seem to stand at, in half short sides, y down."""
         return self._heads(self._seen(pictures, twice_differentiable))
 
-    def judge_parts(self, parts: Sequence[Tensor], *, twice_differentiable: bool = False) -> list[tuple[Tensor, Tensor | None]]:
-        """`judge` each of some parts of one size: in one pass, which costs less than one each, where their groups stay apart.
+    def forward_pairs(self, parts: Sequence[Tensor], *, twice_differentiable: bool = False) -> list[tuple[Tensor, Tensor | None]]:
+        """`forward_heads` of some parts of one size, in one pass where their groups stay apart: that costs less than one each.
 
         Heads see the parts one by one: what a loss takes from real logits and adds to fake ones cancels to the last bit in the
         gradient of their bias, which Adam would blow up to a step otherwise.
         """
         count = len(parts[0])
         if count % GROUP:
-            return [self.judge(part, twice_differentiable=twice_differentiable) for part in parts]
+            return [self.forward_heads(part, twice_differentiable=twice_differentiable) for part in parts]
         seen = self._seen(torch.cat(list(parts)), twice_differentiable)
         return [self._heads(part) for part in seen.split(count)]
 
@@ -101,7 +101,7 @@ class Discriminator(nn.Module):
         return logits, None if self.height is None else self.height(seen).squeeze(1).float()
 
     def _seen(self, pictures: Tensor, twice_differentiable: bool) -> Tensor:
-        x = self.maps(pictures)[-1]
+        x = self.features(pictures)[-1]
         if self.attention is not None:
             x = self.attention(x, twice_differentiable=twice_differentiable)
         x = torch.cat([x, deviation(x)], dim=1)

@@ -93,7 +93,7 @@ class StyleGenerator(nn.Module):
     def standardize(self, pictures: Tensor) -> None:
         """Set up what depends on the colours of real pictures (n, 3, h, w) in [-1, 1]; by default nothing does."""
 
-    def follow_powers(self, mean: Callable[[Tensor], Tensor]) -> None:
+    def update_magnitude_ema(self, mean: Callable[[Tensor], Tensor]) -> None:
         """Take in, once a step of a training, what layers noted of themselves in its passes; by default they note nothing.
 
         `mean` makes of a mean over the pictures of this process that over all.

@@ -41,7 +41,7 @@ def fetched(uri: str) -> Path:
     client, address = _connected(uri)
     from mlflow.artifacts import download_artifacts
 
-    with _plainly(f"{uri}: not in the registry at {address}"):
+    with _translate_errors(f"{uri}: not in the registry at {address}"):
         with _impatient():
             _version(client, uri)
         folder = Path(download_artifacts(artifact_uri=uri))
@@ -58,7 +58,7 @@ def versions(name: str) -> list[dict[str, Any]]:
     one line, where MLflow, the store or the model is missing, within 15 s where a server does not answer.
     """
     client, address = _connected(name)
-    with _plainly(f"{name}: cannot be asked for at {address}"), _impatient():
+    with _translate_errors(f"{name}: cannot be asked for at {address}"), _impatient():
         return [_told(version) for version in _versions(client, name, address)]
 
 
@@ -70,7 +70,7 @@ def promote(name: str, version: int, metric: str | None = None, force: bool = Fa
     missing.
     """
     client, address = _connected(name)
-    with _plainly(f"{name} at {address}"), _impatient():
+    with _translate_errors(f"{name} at {address}"), _impatient():
         known = {str(one.version): one for one in _versions(client, name, address)}
         if str(version) not in known:
             raise ValueError(f"{name} has no version {version}; there are {', '.join(sorted(known, key=int))}")
@@ -88,7 +88,7 @@ def rollback(name: str) -> dict[str, Any]:
     Raises ValueError, one line, where there was none, or where MLflow, the store or the model is missing.
     """
     client, address = _connected(name)
-    with _plainly(f"{name} at {address}"), _impatient():
+    with _translate_errors(f"{name} at {address}"), _impatient():
         existing = [str(one.version) for one in _versions(client, name, address)]
         return _state(client, name, champion.rollback(client, name, existing))
 
@@ -99,7 +99,7 @@ def lineage(uri: str) -> dict[str, Any]:
     Raises ValueError, one line, where it is not there.
     """
     client, address = _connected(uri)
-    with _plainly(f"{uri}: not in the registry at {address}"), _impatient():
+    with _translate_errors(f"{uri}: not in the registry at {address}"), _impatient():
         version = _version(client, uri)
         found = {key: version.tags[key] for key in LINEAGE if key in version.tags}
         model = client.get_registered_model(version.name)
@@ -128,7 +128,7 @@ def _connected(what: str) -> tuple[Any, str]:
         mlflow.set_tracking_uri(f"sqlite:///{Path(local).resolve()}" if store.startswith("sqlite:///") else store)
     address = mlflow.get_tracking_uri()
     _reach(what, address)
-    with _plainly(f"{what}: there is no registry at {without_secrets(address)}"):
+    with _translate_errors(f"{what}: there is no registry at {without_secrets(address)}"):
         return mlflow.MlflowClient(), without_secrets(address)
 
 
@@ -167,7 +167,7 @@ def _impatient() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _plainly(said: str) -> Iterator[None]:
+def _translate_errors(said: str) -> Iterator[None]:
     """Turn what MLflow, its store and the network raise into a ValueError of one line that begins with `said`."""
     from mlflow.exceptions import MlflowException
 

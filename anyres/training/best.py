@@ -21,7 +21,7 @@ MONITORED = "monitor/patch_kid"
 Monitor = Callable[[torch.nn.Module], dict[str, float]]
 
 
-class Watch:
+class BestCheckpoint:
     """The evaluations of one run, by images seen; the main process keeps the best generator in `folder`/best."""
 
     def __init__(self, monitor: Monitor | None, patience: int, folder: Path, accelerator: Accelerator):

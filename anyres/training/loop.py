@@ -14,11 +14,11 @@ from anyres.networks.scene import Scene
 from anyres.params import Train
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
-from anyres.training.microbatch import Batch, BatchPair, Part, mixes, pass_size
-from anyres.training.reduce import over_processes
-from anyres.training.seam import draw_across
+from anyres.training.microbatch import Batch, BatchPair, MicroBatch, mixes, pass_size
+from anyres.training.reduce import process_mean
+from anyres.training.seam import draw_seam_patches
 from anyres.training.state import TrainState
-from anyres.training.steps import Step, d_step, drawn, g_step, present, shown
+from anyres.training.steps import Step, cached, d_step, g_step, generate, make_fakes
 from anyres.training.teacher import Teacher
 
 # Fakes of one training seed take these scenes; evaluation and users count from zero.
@@ -54,13 +54,13 @@ def training_loop(
         return
     size = pass_size(params.batch, accelerator.num_processes, micro_batch)
     geometry: Geometry = state.g.geometry  # type: ignore[assignment]
-    # A ring is drawn in frames side by side: where they do not agree exactly, they must learn to.
-    draw = draw_across if geometry.chart.name == "cylinder" and not geometry.exact else drawn
-    show = partial(present, state.g, params, accelerator, draw)
+    # A ring is generate in frames side by side: where they do not agree exactly, they must learn to.
+    draw = draw_seam_patches if geometry.chart.name == "cylinder" and not geometry.exact else generate
+    show = partial(make_fakes, state.g, params, accelerator, draw)
     teacher: Teacher | None = None
     for batch in batches:
         sizes: list[Batch] = [batch] if isinstance(batch[0], Tensor) else list(batch)  # type: ignore[list-item]
-        state.enter(params)
+        state.start_stage(params)
         if teacher is None and state.teacher is not None:
             base = Window((0.0, 0.0), geometry.chart.short_side / min(params.patch_px), params.patch_px)
             teacher = Teacher(state.teacher, base, params.stages.teacher_direction, params.stages.perceptual).to(
@@ -68,14 +68,14 @@ def training_loop(
             )
         set_learning_rates(state, params)
         scene = fake_scene(params, state.nimg, accelerator, state.g)
-        parts = Part(sizes, scene, mixes(params, state.nimg, accelerator, len(sizes))).split(size)
-        # One part is drawn once, for both players. Of several, memory holds one: the generator draws again what was judged.
-        step = Step(state, params, accelerator, parts, show if len(parts) > 1 else shown(show(parts[0])))
+        parts = MicroBatch(sizes, scene, mixes(params, state.nimg, accelerator, len(sizes))).split(size)
+        # One part is generate once, for both players. Of several, memory holds one: the generator draws again what was judged.
+        step = Step(state, params, accelerator, parts, show if len(parts) > 1 else cached(show(parts[0])))
         values, logits_real = d_step(step)
         values |= g_step(step, logits_real, teacher)
         state.nimg += params.batch
         with torch.no_grad():
-            follow(state.g, scene, accelerator)
+            update_w_mean(state.g, scene, accelerator)
             ema_update(state.g_ema, state.g, ema_beta(params, state.nimg))
         yield Report(state.nimg, values)
         if state.nimg >= total:
@@ -113,8 +113,8 @@ def ema_update(target: nn.Module, source: nn.Module, beta: float) -> None:
         kept.copy_(new)
 
 
-def follow(g: nn.Module, scene: Scene, accelerator: Accelerator) -> None:
+def update_w_mean(g: nn.Module, scene: Scene, accelerator: Accelerator) -> None:
     """Follow the mean style that truncation draws towards, and what layers note of themselves, over all processes."""
-    mean = over_processes(accelerator)
+    mean = process_mean(accelerator)
     g.w_mean.lerp_(mean(g.mapping(scene.z).mean(dim=0)), 1 - W_MEAN_BETA)  # type: ignore[operator, union-attr]
-    g.follow_powers(mean)  # type: ignore[operator]
+    g.update_magnitude_ema(mean)  # type: ignore[operator]

@@ -29,7 +29,7 @@ BatchPair = tuple[Batch, Batch]
 
 
 @dataclass(frozen=True)
-class Part:
+class MicroBatch:
     """What one pass takes: real pictures of each size with their windows, the scenes of its fakes, and how the two sizes of real
     and of fake pictures are mixed, if they are.
     """
@@ -42,14 +42,14 @@ class Part:
     def windows(self) -> list[Window]:
         return self.sizes[0][1]
 
-    def split(self, size: int) -> list[Part]:
+    def split(self, size: int) -> list[MicroBatch]:
         """The same in parts of `size` pictures, which divides their number."""
         parts = []
         for first in range(0, len(self.scene), size):
             last = first + size
             mixed = None if self.mixes is None else (self.mixes[0].part(first, last), self.mixes[1].part(first, last))
             sizes = [(real[first:last], windows[first:last]) for real, windows in self.sizes]
-            parts.append(Part(sizes, self.scene.part(first, last), mixed))
+            parts.append(MicroBatch(sizes, self.scene.part(first, last), mixed))
         return parts
 
     def half(self, batch: int) -> tuple[Scene, list[Window]]:

@@ -17,19 +17,19 @@ from torch import Tensor
 Mean = Callable[[Tensor], Tensor]
 
 
-def own(mean: Tensor) -> Tensor:
+def identity(mean: Tensor) -> Tensor:
     """The `Mean` where one pass is the whole batch."""
     return mean
 
 
-def over_processes(accelerator: Accelerator) -> Mean:
+def process_mean(accelerator: Accelerator) -> Mean:
     """The `Mean` where every process takes its share in one pass."""
     if accelerator.num_processes == 1:
-        return own
+        return identity
     return lambda mean: _share(mean, accelerator.reduce(mean.detach(), reduction="mean"))  # type: ignore[arg-type]
 
 
-def over_passes(work: Callable[[int, Mean], object], count: int, accelerator: Accelerator) -> Iterator[Mean]:
+def two_pass_mean(work: Callable[[int, Mean], object], count: int, accelerator: Accelerator) -> Iterator[Mean]:
     """Rehearse `work(number, mean)` for `count` passes, its results dropped; yield the `Mean` of each pass.
 
     Whatever the pass, `work` must ask for the same means in the same order.
@@ -39,7 +39,7 @@ def over_passes(work: Callable[[int, Mean], object], count: int, accelerator: Ac
         noted: list[Tensor] = []
         work(number, lambda mean, noted=noted: noted.append(mean.detach()) or mean)
         asked.append(noted)
-    everywhere = over_processes(accelerator)
+    everywhere = process_mean(accelerator)
     known = [everywhere(torch.stack(means).mean(dim=0)) for means in zip(*asked, strict=True)]
     for _ in range(count):
         following = iter(known)

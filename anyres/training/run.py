@@ -29,7 +29,7 @@ from anyres.params import Train, fingerprint
 from anyres.plane.chart import Chart
 from anyres.plane.window import Window
 from anyres.progress import progress_bar
-from anyres.training.best import Monitor, Watch, write_generator
+from anyres.training.best import BestCheckpoint, Monitor, write_generator
 from anyres.training.loop import Report, training_loop
 from anyres.training.microbatch import Batch, BatchPair, pass_size
 from anyres.training.state import TrainState
@@ -92,7 +92,7 @@ class Run:
     ):
         self.micro_batch = micro_batch
         self.params, self.store, self.out, self.folder, self.accelerator = params, store, out, folder, accelerator
-        self.watch = Watch(monitor if params.monitor.every_kimg else None, params.monitor.patience, folder, accelerator)
+        self.watch = BestCheckpoint(monitor if params.monitor.every_kimg else None, params.monitor.patience, folder, accelerator)
         self.chart = Chart(params.chart, fov=params.fov)
         self.sampler = PatchSampler(
             store,

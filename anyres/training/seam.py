@@ -18,7 +18,7 @@ from anyres.plane.window import Window
 CUT_STREAM = -3
 
 
-def draw_across(g: nn.Module, scene: Scene, windows: Sequence[Window]) -> Tensor:
+def draw_seam_patches(g: nn.Module, scene: Scene, windows: Sequence[Window]) -> Tensor:
     """Draw windows of one size (b, 3, h, w), each cut from two frames side by side that meet at a random column of it.
 
     The column is a function of the scene's seed. Costs two frames a window.

@@ -61,10 +61,10 @@ class TrainState:
         g_ema.load_state_dict(g.state_dict())
         g, d, g_ema = g.to(device), d.to(device), g_ema.to(device).eval().requires_grad_(False)
         state = cls(g, d, g_ema, *optimizers(params, g, d))
-        state.enter(params)
+        state.start_stage(params)
         return state
 
-    def enter(self, params: Train) -> None:
+    def start_stage(self, params: Train) -> None:
         """Make ready for the stage that `nimg` lies in; entering the second one, keep its teacher and start Adam anew."""
         second = self.nimg >= params.stages.global_kimg * 1000
         for parameter in getattr(self.g, "scale_parameters", list)():

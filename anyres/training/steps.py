@@ -16,8 +16,8 @@ from anyres.params import Train
 from anyres.plane import fields
 from anyres.plane.window import Window
 from anyres.training.losses import LOSSES, feature_matching, gradient_penalties
-from anyres.training.microbatch import Part
-from anyres.training.reduce import Mean, over_passes, over_processes
+from anyres.training.microbatch import MicroBatch
+from anyres.training.reduce import Mean, process_mean, two_pass_mean
 from anyres.training.state import TrainState
 from anyres.training.teacher import Teacher
 
@@ -28,7 +28,7 @@ PATH_STREAM, STYLE_STREAM, OTHER_STREAM = -5, -6, -7
 
 
 @dataclass(frozen=True)
-class Judged:
+class RealFakeBatch:
     """Pictures of one size, (b, 3, h, w): as they are, and as the discriminator sees them, which mixing may change.
 
     `height` (b,) is where their middles lie, in half short sides.
@@ -36,19 +36,19 @@ class Judged:
 
     real: Tensor
     fake: Tensor
-    shown_real: Tensor
-    shown_fake: Tensor
+    d_input_real: Tensor
+    d_input_fake: Tensor
     height: Tensor
 
     @property
     def mixed(self) -> bool:
-        return self.shown_real is not self.real
+        return self.d_input_real is not self.real
 
 
 # Draws windows of one size, (b, 3, h, w).
 Draw = Callable[[nn.Module, Scene, Sequence[Window]], Tensor]
 # Draws the fakes of a part and puts them beside its real pictures, for each size.
-Show = Callable[[Part], list[Judged]]
+Show = Callable[[MicroBatch], list[RealFakeBatch]]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Step:
     state: TrainState
     params: Train
     accelerator: Accelerator
-    parts: list[Part]
+    parts: list[MicroBatch]
     show: Show
 
     def due(self, every: int) -> bool:
@@ -69,12 +69,12 @@ class Step:
 # ---- what is shown
 
 
-def drawn(g: nn.Module, scene: Scene, windows: Sequence[Window]) -> Tensor:
+def generate(g: nn.Module, scene: Scene, windows: Sequence[Window]) -> Tensor:
     """What a generator draws."""
     return g(scene, windows)
 
 
-def present(g: nn.Module, params: Train, accelerator: Accelerator, draw: Draw, part: Part) -> list[Judged]:
+def make_fakes(g: nn.Module, params: Train, accelerator: Accelerator, draw: Draw, part: MicroBatch) -> list[RealFakeBatch]:
     """Draw the fakes of a part; of each size, what the discriminator sees: pictures as they are, or mixed into each other."""
     with accelerator.autocast():
         styled = mix_styles(g, part.scene, params.loss.style_mixing)
@@ -85,10 +85,10 @@ def present(g: nn.Module, params: Train, accelerator: Accelerator, draw: Draw, p
     seen = [reals, fakes]
     if part.mixes is not None:
         seen = [list(mix(small, large)) for mix, (small, large) in zip(part.mixes, seen, strict=True)]
-    return [Judged(*each) for each in zip(reals, fakes, *seen, heights, strict=True)]
+    return [RealFakeBatch(*each) for each in zip(reals, fakes, *seen, heights, strict=True)]
 
 
-def shown(judged: list[Judged]) -> Show:
+def cached(judged: list[RealFakeBatch]) -> Show:
     """Show what has been drawn, whatever the part."""
     return lambda part: judged
 
@@ -134,7 +134,7 @@ def d_step(step: Step) -> tuple[dict[str, Tensor], list[list[Tensor]]]:
     return _means(measured), logits_real
 
 
-def d_losses(step: Step, pictures: Judged) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+def d_losses(step: Step, pictures: RealFakeBatch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
     """The discriminator's loss, what was measured on the way, and the logits of the real pictures (b,), detached.
 
     Penalties act on pictures that are not mixed.
@@ -142,9 +142,9 @@ def d_losses(step: Step, pictures: Judged) -> tuple[Tensor, dict[str, Tensor], T
     d, loss, autocast = step.state.d, step.params.loss, step.accelerator.autocast
     penalize = step.due(loss.penalty_every)
     plain = [part.detach().requires_grad_(penalize) for part in (pictures.real, pictures.fake)]
-    seen = [pictures.shown_real.detach(), pictures.shown_fake.detach()] if pictures.mixed else plain
+    seen = [pictures.d_input_real.detach(), pictures.d_input_fake.detach()] if pictures.mixed else plain
     with autocast():
-        found = d.judge_parts(seen, twice_differentiable=penalize and not pictures.mixed)  # type: ignore[operator]
+        found = d.forward_pairs(seen, twice_differentiable=penalize and not pictures.mixed)  # type: ignore[operator]
     logits = [logit for logit, _ in found]
     total = LOSSES[loss.name][0](*logits)
     values = {"loss/d": total, "logits/real": logits[0].mean(), "logits/fake": logits[1].mean()}
@@ -156,7 +156,7 @@ def d_losses(step: Step, pictures: Judged) -> tuple[Tensor, dict[str, Tensor], T
     if penalize and any(weighed.values()):
         if pictures.mixed:
             with autocast():
-                found = d.judge_parts(plain, twice_differentiable=True)  # type: ignore[operator]
+                found = d.forward_pairs(plain, twice_differentiable=True)  # type: ignore[operator]
         penalties = gradient_penalties(plain, [logit for logit, _ in found])
         for (name, gamma), penalty in zip(weighed.items(), penalties, strict=True):
             if gamma:
@@ -176,23 +176,25 @@ def g_step(step: Step, logits_real: Sequence[Sequence[Tensor]], teacher: Teacher
     """
     state, loss, count = step.state, step.params.loss, len(step.parts)
     path = loss.path_length > 0 and step.due(loss.path_every)
-    pace = state.path_mean
+    path_length_mean = state.path_mean
 
     def losses(index: int, mean: Mean) -> dict[str, Tensor]:
         part = step.parts[index]
         judged = step.show(part)
-        found = against(step, judged, logits_real[index], mean)
+        found = adversarial_losses(step, judged, logits_real[index], mean)
         if teacher is not None:
             taught = mix_styles(teacher.generator, part.scene, loss.style_mixing)
             lessons = [teacher(each.fake, taught, windows, mean) for each, (_, windows) in zip(judged, part.sizes, strict=True)]
             found["loss/teacher"] = step.params.stages.teacher_weight * torch.stack(lessons).mean()
         if loss.consistency:
             styled = mix_styles(state.g, part.scene, loss.style_mixing)
-            found["loss/consistency"] = loss.consistency * inconsistency(step, judged[0].fake, styled, part.windows, mean)
+            found["loss/consistency"] = loss.consistency * scale_consistency_loss(
+                step, judged[0].fake, styled, part.windows, mean
+            )
         if loss.diversity:
             found["loss/diversity"] = loss.diversity * state.g.diversity(*part.half(step.params.batch), mean)  # type: ignore[operator]
         if path:
-            found["penalty/path"] = path_penalty(step, part, pace, mean)
+            found["penalty/path"] = path_penalty(step, part, path_length_mean, mean)
         return found
 
     state.d.requires_grad_(False)
@@ -200,7 +202,7 @@ def g_step(step: Step, logits_real: Sequence[Sequence[Tensor]], teacher: Teacher
     # What only the whole batch can tell must be known before the first of several passes.
     whole = loss.diversity or loss.feature_matching or loss.consistency
     rehearsed = count > 1 and (teacher is not None or path or whole)
-    means = over_passes(losses, count, step.accelerator) if rehearsed else [over_processes(step.accelerator)] * count
+    means = two_pass_mean(losses, count, step.accelerator) if rehearsed else [process_mean(step.accelerator)] * count
     measured = []
     for index, mean in enumerate(means):
         found = losses(index, mean)
@@ -211,11 +213,13 @@ def g_step(step: Step, logits_real: Sequence[Sequence[Tensor]], teacher: Teacher
     return _means(measured)
 
 
-def against(step: Step, judged: Sequence[Judged], logits_real: Sequence[Tensor], mean: Mean) -> dict[str, Tensor]:
+def adversarial_losses(
+    step: Step, judged: Sequence[RealFakeBatch], logits_real: Sequence[Tensor], mean: Mean
+) -> dict[str, Tensor]:
     """The generator's losses in the eyes of the discriminator, means over sizes."""
     d, loss = step.state.d, step.params.loss
     with step.accelerator.autocast():
-        seen = [d.judge(pictures.shown_fake) for pictures in judged]  # type: ignore[operator]
+        seen = [d.forward_heads(pictures.d_input_fake) for pictures in judged]  # type: ignore[operator]
         played = [LOSSES[loss.name][1](real, fake) for real, (fake, _) in zip(logits_real, seen, strict=True)]
         losses = {"loss/g": torch.stack(played).mean()}
         if loss.vertical:
@@ -227,7 +231,7 @@ def against(step: Step, judged: Sequence[Judged], logits_real: Sequence[Tensor],
     return losses
 
 
-def inconsistency(step: Step, fake: Tensor, scene: Scene, windows: Sequence[Window], mean: Mean) -> Tensor:
+def scale_consistency_loss(step: Step, fake: Tensor, scene: Scene, windows: Sequence[Window], mean: Mean) -> Tensor:
     """Mean L1 distance of pictures at half the resolution to `fake` (b, 3, h, w), the same windows, brought down.
 
     Of the windows that lie an octave or more below the coarsest scale. A scene that looks alike at neighbouring scales does so,
@@ -246,11 +250,11 @@ def inconsistency(step: Step, fake: Tensor, scene: Scene, windows: Sequence[Wind
     return mean(((brought - drawn.float()).abs() * mask).sum()) / mean(3 * mask.sum()).clamp_min(1.0)
 
 
-def path_penalty(step: Step, part: Part, pace: Tensor, mean: Mean) -> Tensor:
+def path_penalty(step: Step, part: MicroBatch, path_length_mean: Tensor, mean: Mean) -> Tensor:
     """Path length regularisation of half of the pictures, weighed and made up for its laziness.
 
     Karras et al., CVPR 2020, section 3.2: the picture should change with the style at one pace. Its running mean, `path_mean` of
-    the state, goes on from `pace`.
+    the state, goes on from `path_length_mean`.
     """
     state, loss = step.state, step.params.loss
     scene, windows = part.half(step.params.batch)
@@ -260,7 +264,7 @@ def path_penalty(step: Step, part: Part, pace: Tensor, mean: Mean) -> Tensor:
     noise = noise.view_as(pictures).to(pictures) / math.sqrt(pictures[0, 0].numel())
     (gradient,) = torch.autograd.grad((pictures * noise).sum(), w, create_graph=True)
     lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()
-    state.path_mean = pace.lerp(mean(lengths.detach().mean()).to(pace), PATH_DECAY)
+    state.path_mean = path_length_mean.lerp(mean(lengths.detach().mean()).to(path_length_mean), PATH_DECAY)
     return (lengths - state.path_mean.to(lengths)).square().mean() * (loss.path_length * loss.path_every)
 
 

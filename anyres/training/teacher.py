@@ -16,7 +16,7 @@ from anyres.networks.perceptual import perceptual, perceptual_features
 from anyres.networks.scene import Scene
 from anyres.networks.warp import warp
 from anyres.plane.window import Window
-from anyres.training.reduce import Mean, own
+from anyres.training.reduce import Mean, identity
 
 
 class Teacher(nn.Module):
@@ -29,7 +29,7 @@ class Teacher(nn.Module):
         self.direction = direction
         self.features = perceptual_features(perceptual)
 
-    def forward(self, fake: Tensor, scene: Scene, windows: Sequence[Window], mean: Mean = own) -> Tensor:
+    def forward(self, fake: Tensor, scene: Scene, windows: Sequence[Window], mean: Mean = identity) -> Tensor:
         """Mean distance of `fake` (b, 3, h, w) in [-1, 1] at `windows` to the teacher's pictures, scalar.
 
         L1 and, in the inverse direction with features, the distance of their channel-normalised maps, outside of the patch

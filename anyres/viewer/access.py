@@ -53,7 +53,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-class Guard:
+class AuthMiddleware:
     """Lets through who knows the `token`, or without one who asks for this machine by its own name; counts every answer.
 
     The name is asked for since pages of others may lead their name to this address (DNS rebinding); neither may they have
@@ -125,7 +125,7 @@ class Guard:
         return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token.encode())
 
 
-class Bodies:
+class BodyLimitMiddleware:
     """Takes in the whole of what a request brings before anyone hears of it: nothing too large (413), nothing too slow (408)."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -25,15 +25,15 @@ from starlette.exceptions import HTTPException
 from anyres.export.bundle import PSI
 from anyres.networks.generator import SEED_LIMIT
 from anyres.viewer import metrics as counted
-from anyres.viewer.access import BODIES, PHOTOGRAPHS, Bodies, Guard
+from anyres.viewer.access import BODIES, PHOTOGRAPHS, AuthMiddleware, BodyLimitMiddleware
 from anyres.viewer.cache import Folder, Memory
-from anyres.viewer.drawing import Address, Exhibit
+from anyres.viewer.drawing import Address, ServedModel
 from anyres.viewer.metrics import Metrics
 from anyres.viewer.models import Gallery, Registry
 from anyres.viewer.photographs import STEP_LIMIT, STEPS, Job, Photographs
 from anyres.viewer.pictures import Format
 from anyres.viewer.scenes import ID, Latents, Recipe, Scenes, Subject
-from anyres.viewer.scheduler import BATCH_LIMIT, QUEUE_LIMIT, Busy, Painter
+from anyres.viewer.scheduler import BATCH_LIMIT, QUEUE_LIMIT, Busy, TileScheduler
 from anyres.viewer.tilegrid import INDEX_LIMIT, LEVEL_LIMIT, NoSuchTile
 from anyres.viewer.views import GONE, PIXEL_LIMIT, VIEW_LIMIT, View, answer
 
@@ -72,7 +72,7 @@ Side = Annotated[Whole, Query(ge=1, le=PIXEL_LIMIT)]
 
 
 def create_app(
-    exhibits: Sequence[Exhibit],
+    served_models: Sequence[ServedModel],
     cache: Path,
     cache_bytes: int,
     token: str | None = None,
@@ -83,39 +83,39 @@ def create_app(
     """The application for the models on show. It draws on one thread and fits on another, from its start to its shutdown."""
     metrics = Metrics()
     folder, memory = Folder(cache, cache_bytes), Memory(MEMORY_LIMIT)
-    painter = Painter(folder.put, metrics, queue, batch)
-    gallery = Gallery(exhibits, registry)
+    scheduler = TileScheduler(folder.put, metrics, queue, batch)
+    gallery = Gallery(served_models, registry)
     latents = Latents(cache / "photographs")
     scenes = Scenes(latents)
-    photographs = Photographs(latents, painter.idle)
+    photographs = Photographs(latents, scheduler.idle)
     static = _static()
     views = asyncio.Semaphore(VIEW_LIMIT)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        painter.start()
+        scheduler.start()
         yield
         await to_thread.run_sync(photographs.close)
-        await to_thread.run_sync(painter.close)
+        await to_thread.run_sync(scheduler.close)
 
     app = FastAPI(title="anyres", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url="/api/openapi.json")
     # The last one is asked first: nobody's body is taken in before it is known who brings it.
-    app.add_middleware(Bodies)
-    app.add_middleware(Guard, token=token, metrics=metrics)
+    app.add_middleware(BodyLimitMiddleware)
+    app.add_middleware(AuthMiddleware, token=token, metrics=metrics)
 
-    def exhibit_of(name: str) -> Exhibit:
+    def exhibit_of(name: str) -> ServedModel:
         found = gallery.get(name)
         if found is None:
             raise HTTPException(404, "no such model; /api/models lists them")
         return found
 
-    def scene_of(exhibit: Exhibit, name: str) -> int | Subject:
+    def scene_of(served: ServedModel, name: str) -> int | Subject:
         if not ID.fullmatch(name):
             # Its pattern holds no more than digits.
             if int(name) >= SEED_LIMIT:
                 raise ValueError(f"scene: a seed is a whole number below {SEED_LIMIT}")
             return int(name)
-        found = scenes.get(exhibit.digest, name)
+        found = scenes.get(served.digest, name)
         if found is None:
             raise HTTPException(404, "no such scene here (any more); POST it to /api/scenes")
         return found
@@ -178,7 +178,7 @@ def create_app(
             "psi_default": PSI,
             "photograph_bytes": BODIES[PHOTOGRAPHS][0],
         }
-        facts = {"models": [exhibit.facts() for exhibit in gallery.exhibits], "limits": limits, "registry": gallery.registry}
+        facts = {"models": [served.facts() for served in gallery.served_models], "limits": limits, "registry": gallery.registry}
         return JSONResponse(facts, headers={"Cache-Control": "no-cache"})
 
     @app.get("/api/registry")
@@ -189,14 +189,14 @@ def create_app(
     @app.post("/api/registry/{version}")
     async def put_on_show(version: Annotated[Whole, InPath(ge=1, lt=1 << 31)]) -> Response:
         """Load a version of the registered model; its facts, as /api/models tells them."""
-        exhibit = await to_thread.run_sync(gallery.open, str(version))
-        return JSONResponse(exhibit.facts())
+        served = await to_thread.run_sync(gallery.open, str(version))
+        return JSONResponse(served.facts())
 
     @app.post("/api/scenes/{model}")
     async def tell(model: Name, recipe: Recipe) -> Response:
         """Tell of a scene that is more than a seed; its name takes the place of one in tiles and views."""
-        exhibit = exhibit_of(model)
-        subject = scenes.put(exhibit.model, exhibit.digest, recipe)
+        served = exhibit_of(model)
+        subject = scenes.put(served.model, served.digest, recipe)
         return JSONResponse({"id": str(subject)})
 
     @app.post("/api/photographs/{model}", status_code=202, openapi_extra=PICTURE_FILE)
@@ -220,11 +220,11 @@ def create_app(
     @app.get("/api/tile/{model}/{scene}/{level}/{x}_{y}.png", response_class=Response)
     async def tile(request: Request, model: Name, scene: SceneName, level: Level, x: Index, y: Index, psi: Psi = PSI) -> Response:
         """Tile (x, y) of a level, PNG, of a seed or a name of /api/scenes; `anyres.viewer.tilegrid` says where it lies."""
-        exhibit = exhibit_of(model)
+        served = exhibit_of(model)
         # Refused before anything is looked for: what is kept is what there is.
-        address = Address(scene_of(exhibit, scene), level, *exhibit.pyramid.place(level, x, y))
-        exhibit.pyramid.part(level, x, y)
-        key = exhibit.key(address, psi)
+        address = Address(scene_of(served, scene), level, *served.pyramid.place(level, x, y))
+        served.pyramid.part(level, x, y)
+        key = served.key(address, psi)
         headers = {"ETag": f'"{key[:32]}"', "Cache-Control": FOR_EVER}
         if _matches(request, headers["ETag"]):
             return Response(status_code=304, headers=headers)
@@ -236,12 +236,12 @@ def create_app(
             if data is not None:
                 metrics.hits.labels("disk").inc()
         if data is None:
-            order = painter.ask(key, exhibit, address, psi)
+            order = scheduler.submit(key, served, address, psi)
             try:
                 # Shielded: others may wait for the same tile.
                 data = await _while_there(request, asyncio.shield(asyncio.wrap_future(order.drawn)))
             finally:
-                painter.leave(order)
+                scheduler.release(order)
             if data is None:
                 return Response(status_code=GONE)
         memory.put(key, data)
@@ -261,12 +261,12 @@ def create_app(
         format: Format = "png",
     ) -> Response:
         """A window of any size as a file, PNG streamed as it is drawn; what it shows is written inside."""
-        exhibit = exhibit_of(model)
-        view = View.of(exhibit, scene_of(exhibit, scene), (center_x, center_y), period, (height, width), psi, format)
+        served = exhibit_of(model)
+        view = View.of(served, scene_of(served, scene), (center_x, center_y), period, (height, width), psi, format)
         if views.locked():
             raise Busy
         await views.acquire()
-        return await answer(view, painter, views.release, lambda drawn: _while_there(request, drawn))
+        return await answer(view, scheduler, views.release, lambda drawn: _while_there(request, drawn))
 
     return app
 

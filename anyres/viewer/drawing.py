@@ -39,7 +39,7 @@ class Address:
     y: int
 
 
-class Exhibit:
+class ServedModel:
     """A model on show: its name, its pyramid, and an `id` that changes with anything that changes its pictures."""
 
     def __init__(self, name: str, model: Model) -> None:
@@ -87,14 +87,14 @@ class Exhibit:
 
 
 @torch.inference_mode()
-def draw_tiles(exhibit: Exhibit, addresses: Sequence[Address], psi: float) -> list[bytes]:
+def draw_tiles(served: ServedModel, addresses: Sequence[Address], psi: float) -> list[bytes]:
     """PNG files of tiles, those of one size drawn in one pass; what lies beyond a frame is transparent.
 
     Of an exact generator a tile is what a picture of any size shows there. Others look `halo_px` further and are cut.
     """
-    generator, geometry = exhibit.model.generator, exhibit.model.geometry
+    generator, geometry = served.model.generator, served.model.geometry
     halo = 0 if geometry.exact else geometry.halo_px
-    parts = [exhibit.pyramid.part(address.level, address.x, address.y) for address in addresses]
+    parts = [served.pyramid.part(address.level, address.x, address.y) for address in addresses]
     grown = []
     for part in parts:
         height, width = part.window.size
@@ -129,13 +129,13 @@ def _pixels(generator: Any, scenes: Sequence[int | Subject], windows: Sequence[W
     return to_uint8(generator(Scene.of(scenes, generator.z_dim, device_of(generator)), windows, psi=psi))  # type: ignore[arg-type]
 
 
-def draw_bands(exhibit: Exhibit, shown: int | Subject, window: Window, psi: float) -> Iterator[np.ndarray | None]:
+def draw_bands(served: ServedModel, shown: int | Subject, window: Window, psi: float) -> Iterator[np.ndarray | None]:
     """Rows of a view from the top down, uint8 (rows, w, 3), as they are complete; None after each pass that completes none."""
     band: np.ndarray | None = None
     top = 0
     scene, edit = (shown.scene, shown.edit) if isinstance(shown, Subject) else (shown, None)
     psi = psi if not isinstance(shown, Subject) or shown.psi is None else shown.psi
-    for at, pixels in render_tiles(exhibit.model.generator, scene, window, psi, edit=edit):
+    for at, pixels in render_tiles(served.model.generator, scene, window, psi, edit=edit):
         if band is not None and at.top != top:
             yield band
             band = None

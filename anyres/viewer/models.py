@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anyres.export.bundle import Model
-from anyres.viewer.drawing import Exhibit
+from anyres.viewer.drawing import ServedModel
 
 # Versions of the registry that are in memory at once, beside the models of the start.
 VERSIONS_LIMIT = 4
@@ -26,14 +26,14 @@ class Registry:
 class Gallery:
     """Models by id. For any thread; what blocks is to be called on one of its own."""
 
-    def __init__(self, exhibits: Sequence[Exhibit], registry: Registry | None = None) -> None:
-        self._first = list(exhibits)
-        self._versions: dict[str, Exhibit] = {}
+    def __init__(self, served_models: Sequence[ServedModel], registry: Registry | None = None) -> None:
+        self._first = list(served_models)
+        self._versions: dict[str, ServedModel] = {}
         self._registry = registry
         self._lock = threading.Lock()
 
     @property
-    def exhibits(self) -> list[Exhibit]:
+    def served_models(self) -> list[ServedModel]:
         return [*self._first, *self._versions.values()]
 
     @property
@@ -41,15 +41,15 @@ class Gallery:
         """Name of the registered model whose versions may be asked for."""
         return None if self._registry is None else self._registry.name
 
-    def get(self, name: str) -> Exhibit | None:
+    def get(self, name: str) -> ServedModel | None:
         """The model of that id, or None where it is not on show (any more)."""
-        return next((exhibit for exhibit in self.exhibits if exhibit.id == name), None)
+        return next((served for served in self.served_models if served.id == name), None)
 
     def versions(self) -> list[dict[str, Any]]:
         """What the registry holds. Raises ValueError, one line, where it cannot be asked."""
         return [] if self._registry is None else self._registry.versions()
 
-    def open(self, version: str) -> Exhibit:
+    def open(self, version: str) -> ServedModel:
         """Put a version on show; the one that came first goes where there are too many. Raises ValueError for none."""
         if self._registry is None:
             raise ValueError("no registry is on show; start the viewer with --registry NAME")
@@ -58,7 +58,7 @@ class Gallery:
                 # Only what the registry tells of is asked for: a version is no path and no address.
                 if version not in [str(known["version"]) for known in self._registry.versions()]:
                     raise ValueError(f"{self._registry.name} has no version {version}")
-                exhibit = Exhibit(f"{self._registry.name} {version}", self._registry.load(version))
+                served = ServedModel(f"{self._registry.name} {version}", self._registry.load(version))
                 kept = list(self._versions.items())[1 - VERSIONS_LIMIT :]
-                self._versions = {**dict(kept), version: exhibit}
+                self._versions = {**dict(kept), version: served}
             return self._versions[version]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from anyres.viewer.drawing import Address, Exhibit, draw_tiles
+from anyres.viewer.drawing import Address, ServedModel, draw_tiles
 from anyres.viewer.metrics import Metrics
 
 # Orders for tiles that may wait.
@@ -24,30 +24,30 @@ class Busy(Exception):  # noqa: N818 - a state, not a fault
     """More is waiting than will be drawn in time."""
 
 
-class Order:
+class TileJob:
     """A tile that somebody waits for."""
 
-    def __init__(self, key: str, exhibit: Exhibit, address: Address, psi: float) -> None:
-        self.key, self.exhibit, self.address, self.psi = key, exhibit, address, psi
+    def __init__(self, key: str, served: ServedModel, address: Address, psi: float) -> None:
+        self.key, self.served, self.address, self.psi = key, served, address, psi
         self.drawn: Future[bytes] = Future()
         self.waiting = 0
         self.since = time.monotonic()
 
 
-class Painter:
+class TileScheduler:
     """Draws on a thread of its own from `start` to `close`. `keep` is told of each tile, on that thread."""
 
     def __init__(
         self, keep: Callable[[str, bytes], None], metrics: Metrics, queue: int = QUEUE_LIMIT, batch: int = BATCH_LIMIT
     ) -> None:
         self._keep, self._metrics, self._queue, self._batch = keep, metrics, queue, batch
-        self._orders: dict[str, Order] = {}  # not begun, oldest first
-        self._begun: dict[str, Order] = {}
+        self._jobs: dict[str, TileJob] = {}  # not begun, oldest first
+        self._begun: dict[str, TileJob] = {}
         self._steps: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._wake = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="painter", daemon=True)
-        metrics.waiting.set_function(lambda: len(self._orders))
+        self._thread = threading.Thread(target=self._work, name="scheduler", daemon=True)
+        metrics.waiting.set_function(lambda: len(self._jobs))
 
     def start(self) -> None:
         self._thread.start()
@@ -56,35 +56,35 @@ class Painter:
         """Give up what waits, and wait for what is being drawn."""
         with self._wake:
             self._closed = True
-            for order in self._orders.values():
-                order.drawn.cancel()
+            for job in self._jobs.values():
+                job.drawn.cancel()
             for future, _ in self._steps:
                 future.cancel()
-            self._orders.clear()
+            self._jobs.clear()
             self._steps.clear()
             self._wake.notify_all()
         if self._thread.is_alive():
             self._thread.join()
 
-    def ask(self, key: str, exhibit: Exhibit, address: Address, psi: float) -> Order:
-        """Wait for a tile, together with whoever waits for it already; `leave` must follow. Raises Busy."""
+    def submit(self, key: str, served: ServedModel, address: Address, psi: float) -> TileJob:
+        """Wait for a tile, together with whoever waits for it already; `release` must follow. Raises Busy."""
         with self._wake:
-            order = self._orders.get(key) or self._begun.get(key)
-            if order is None:
-                if self._closed or len(self._orders) >= self._queue:
+            job = self._jobs.get(key) or self._begun.get(key)
+            if job is None:
+                if self._closed or len(self._jobs) >= self._queue:
                     raise Busy
-                order = self._orders[key] = Order(key, exhibit, address, psi)
+                job = self._jobs[key] = TileJob(key, served, address, psi)
                 self._wake.notify_all()
-            order.waiting += 1
-            return order
+            job.waiting += 1
+            return job
 
-    def leave(self, order: Order) -> None:
+    def release(self, job: TileJob) -> None:
         """Wait no longer. What nobody waits for is not drawn."""
         with self._wake:
-            order.waiting -= 1
-            if not order.waiting and self._orders.get(order.key) is order:
-                del self._orders[order.key]
-                order.drawn.cancel()
+            job.waiting -= 1
+            if not job.waiting and self._jobs.get(job.key) is job:
+                del self._jobs[job.key]
+                job.drawn.cancel()
                 self._metrics.dropped.inc()
                 self._wake.notify_all()
 
@@ -101,49 +101,49 @@ class Painter:
     def idle(self, seconds: float) -> None:
         """Wait until nothing waits to be drawn or is being drawn, so many seconds at most."""
         with self._wake:
-            self._wake.wait_for(lambda: self._closed or not (self._orders or self._begun), seconds)
+            self._wake.wait_for(lambda: self._closed or not (self._jobs or self._begun), seconds)
 
     def _work(self) -> None:
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._closed or self._orders or self._steps)
+                self._wake.wait_for(lambda: self._closed or self._jobs or self._steps)
                 if self._closed:
                     return
-                orders = self._together()
-                step = None if orders else self._steps.popleft()
-            if orders:
-                self._draw(orders)
+                jobs = self._together()
+                step = None if jobs else self._steps.popleft()
+            if jobs:
+                self._draw(jobs)
             elif step is not None and step[0].set_running_or_notify_cancel():
                 _settle(step[0], step[1])
 
-    def _together(self) -> list[Order]:
-        """The newest order, or the oldest where that has waited too long, and others of its model and truncation."""
-        orders = list(self._orders.values())
-        if orders and time.monotonic() - orders[0].since < PATIENCE_S:
-            orders.reverse()
-        group = [o for o in orders if (o.exhibit, o.psi) == (orders[0].exhibit, orders[0].psi)][: self._batch]
-        for order in group:
-            self._begun[order.key] = self._orders.pop(order.key)
+    def _together(self) -> list[TileJob]:
+        """The newest job, or the oldest where that has waited too long, and others of its model and truncation."""
+        jobs = list(self._jobs.values())
+        if jobs and time.monotonic() - jobs[0].since < PATIENCE_S:
+            jobs.reverse()
+        group = [o for o in jobs if (o.served, o.psi) == (jobs[0].served, jobs[0].psi)][: self._batch]
+        for job in group:
+            self._begun[job.key] = self._jobs.pop(job.key)
         return group
 
-    def _draw(self, orders: list[Order]) -> None:
-        for order in orders:
-            order.drawn.set_running_or_notify_cancel()
+    def _draw(self, jobs: list[TileJob]) -> None:
+        for job in jobs:
+            job.drawn.set_running_or_notify_cancel()
         try:
-            tiles = draw_tiles(orders[0].exhibit, [order.address for order in orders], orders[0].psi)
+            tiles = draw_tiles(jobs[0].served, [job.address for job in jobs], jobs[0].psi)
         except Exception as error:  # noqa: BLE001 - told to those who wait, and the thread goes on
-            for order in orders:
-                order.drawn.set_exception(error)
+            for job in jobs:
+                job.drawn.set_exception(error)
         else:
             self._metrics.passes.inc()
             self._metrics.drawn.inc(len(tiles))
-            for order, tile in zip(orders, tiles, strict=True):
-                order.drawn.set_result(tile)
-            for order, tile in zip(orders, tiles, strict=True):
-                self._keep(order.key, tile)
+            for job, tile in zip(jobs, tiles, strict=True):
+                job.drawn.set_result(tile)
+            for job, tile in zip(jobs, tiles, strict=True):
+                self._keep(job.key, tile)
         with self._wake:
-            for order in orders:
-                del self._begun[order.key]
+            for job in jobs:
+                del self._begun[job.key]
             self._wake.notify_all()
 
 

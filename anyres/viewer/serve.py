@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from anyres.viewer.access import is_loopback
 from anyres.viewer.app import create_app
-from anyres.viewer.drawing import Exhibit
+from anyres.viewer.drawing import ServedModel
 from anyres.viewer.models import Registry
 
 # Connections that are still open at the end are given so long.
@@ -25,7 +25,7 @@ TOKEN = re.compile(r"[A-Za-z0-9._~-]{8,}")
 
 
 def serve(
-    exhibits: Sequence[Exhibit],
+    served_models: Sequence[ServedModel],
     host: str,
     port: int,
     token: str | None,
@@ -40,7 +40,7 @@ def serve(
     the address cannot be had, and ValueError for a token that could be guessed.
     """
     token = with_token(token, host)
-    app = create_app(exhibits, cache, cache_bytes, token, registry=registry)
+    app = create_app(served_models, cache, cache_bytes, token, registry=registry)
     with listening_at(host, port) as listening:
         shown = f"[{host}]" if ":" in host else host
         suffix = "" if token is None else f"?token={token}"

@@ -16,10 +16,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from anyres.plane.window import Window
-from anyres.viewer.drawing import Exhibit, draw_bands
+from anyres.viewer.drawing import ServedModel, draw_bands
 from anyres.viewer.pictures import MEDIA, SIDE_LIMIT, Format, PngStream, encode, texts_of
 from anyres.viewer.scenes import Subject
-from anyres.viewer.scheduler import Painter
+from anyres.viewer.scheduler import TileScheduler
 
 PIXEL_LIMIT = 64_000_000
 # Views under way at once: the rows of each, or all of it, are in memory.
@@ -34,7 +34,7 @@ END = object()
 class View:
     """What a file shall show."""
 
-    exhibit: Exhibit
+    served: ServedModel
     scene: int | Subject
     window: Window
     psi: float
@@ -43,7 +43,7 @@ class View:
     @classmethod
     def of(
         cls,
-        exhibit: Exhibit,
+        served: ServedModel,
         scene: int | Subject,
         center: tuple[float, float],
         period: float,
@@ -56,20 +56,20 @@ class View:
             raise HTTPException(
                 413, f"{size[0]} x {size[1]} pixels are too many: {PIXEL_LIMIT} in all, {SIDE_LIMIT[format]} a side of {format}"
             )
-        finest, coarsest = exhibit.pyramid.periods
+        finest, coarsest = served.pyramid.periods
         if not finest * (1 - 1e-9) <= period <= coarsest * (1 + 1e-9):
             raise ValueError(f"period must be from {finest:g} to {coarsest:g} for this model, found {period:g}")
         window = Window(center, period, size)
-        exhibit.model.geometry.chart.check(window)
-        return cls(exhibit, scene, window, psi, format)
+        served.model.geometry.chart.check(window)
+        return cls(served, scene, window, psi, format)
 
     @property
     def texts(self) -> dict[str, str]:
         window = self.window
         about: dict[str, Any] = {
-            "Model": self.exhibit.name,
-            "Weights": self.exhibit.weights,
-            "Data": self.exhibit.model.meta["data_hash"],
+            "Model": self.served.name,
+            "Weights": self.served.weights,
+            "Data": self.served.model.meta["data_hash"],
             **(self.scene.about() if isinstance(self.scene, Subject) else {"Seed": self.scene}),
             "Psi": self.psi,
             "Window": {"center": window.center, "period": window.period, "size": window.size},
@@ -81,7 +81,7 @@ class View:
         """In ASCII, of the model's id and the scene."""
         height, width = self.window.size
         scene = str(self.scene)[:9] if isinstance(self.scene, Subject) else self.scene
-        return f"{self.exhibit.id.rsplit('-', 1)[0]}-{scene}-{width}x{height}.{self.format}"
+        return f"{self.served.id.rsplit('-', 1)[0]}-{scene}-{width}x{height}.{self.format}"
 
 
 class Streamed(StreamingResponse):
@@ -99,12 +99,12 @@ class Streamed(StreamingResponse):
 
 
 async def answer(
-    view: View, painter: Painter, done: Callable[[], None], patiently: Callable[[Awaitable[Any]], Awaitable[Any]]
+    view: View, scheduler: TileScheduler, done: Callable[[], None], patiently: Callable[[Awaitable[Any]], Awaitable[Any]]
 ) -> Response:
     """Draw and send a view; `done` is called at its end, however it ends. `patiently` gives None once the client has gone."""
     headers = {"Content-Disposition": f'attachment; filename="{view.filename}"', "Cache-Control": "private, no-cache"}
     media = MEDIA[view.format]
-    bands = _bands(view, painter)
+    bands = _bands(view, scheduler)
     try:
         # What the generator refuses is refused before anything is sent.
         first = await patiently(anext(bands))
@@ -122,19 +122,19 @@ async def answer(
     return Response(status_code=GONE) if data is None else Response(data, media_type=media, headers=headers)
 
 
-async def _bands(view: View, painter: Painter) -> AsyncIterator[np.ndarray]:
+async def _bands(view: View, scheduler: TileScheduler) -> AsyncIterator[np.ndarray]:
     """Rows of the view, each drawn when it is asked for."""
-    drawing = draw_bands(view.exhibit, view.scene, view.window, view.psi)
+    drawing = draw_bands(view.served, view.scene, view.window, view.psi)
     while True:
-        band = await asyncio.wrap_future(_next(drawing, painter))
+        band = await asyncio.wrap_future(_next(drawing, scheduler))
         if band is END:
             return
         if band is not None:
             yield band
 
 
-def _next(drawing: Iterator[np.ndarray | None], painter: Painter) -> Future[Any]:
-    return painter.step(lambda: next(drawing, END))
+def _next(drawing: Iterator[np.ndarray | None], scheduler: TileScheduler) -> Future[Any]:
+    return scheduler.step(lambda: next(drawing, END))
 
 
 async def _all(first: np.ndarray, bands: AsyncIterator[np.ndarray]) -> np.ndarray:

@@ -28,7 +28,7 @@ from pipelines.deployment.overrides import override
 from pipelines.environment import Environment, EnvironmentVariableError, silence_telemetry
 from pipelines.flow import check_source, in_order, read_needs, register, reproduce
 from pipelines.process.locks import locked
-from pipelines.process.outcome import told
+from pipelines.process.outcome import read_outcome
 from pipelines.process.supervise import is_ending, releasing
 from pipelines.services import dvc_remote
 from pipelines.stage import StageError
@@ -45,7 +45,7 @@ def may_pass(_task: object, _run: TaskRun, state: State[Any]) -> bool:
     Not where the whole run was told to end: that ended the task's process too.
     """
     error = state.result(raise_on_failure=False)
-    return not is_ending() and bool(getattr(error, "passing", False))
+    return not is_ending() and bool(getattr(error, "retryable", False))
 
 
 # Prefect's cache would skip writing files that DVC has just deleted.
@@ -72,8 +72,8 @@ def make(name: str, timeout_s: float) -> bool:
     try:
         ran = reproduce(name, *options, timeout_s=timeout_s)
     except StageError as error:
-        line = told(name)[0].removeprefix(f"{name}: ")
-        raise StageError(f"{name}: {line}" if line else str(error), error.code, error.passing) from error
+        line = read_outcome(name)[0].removeprefix(f"{name}: ")
+        raise StageError(f"{name}: {line}" if line else str(error), error.code, error.retryable) from error
     run_page.show(name)
     return ran
 

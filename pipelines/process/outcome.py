@@ -10,22 +10,22 @@ from anyres.files import write_atomic
 
 FOLDER = Path(".anyres/outcomes")
 # Exit code of an error that a person has to cure: running again changes nothing.
-LASTING = 2
+EXIT_PERMANENT = 2
 
 
-def begin(stage: str) -> None:
+def clear(stage: str) -> None:
     """Forget how `stage` ended before; a process that is killed leaves nothing."""
     (FOLDER / f"{stage}.json").unlink(missing_ok=True)
 
 
-def end(stage: str, line: str, passing: bool) -> None:
+def write(stage: str, line: str, retryable: bool) -> None:
     """Keep the one line that says why `stage` failed, and whether another attempt may go well."""
-    write_atomic(FOLDER / f"{stage}.json", json.dumps({"line": line, "passing": passing}).encode())
+    write_atomic(FOLDER / f"{stage}.json", json.dumps({"line": line, "retryable": retryable}).encode())
 
 
-def told(stage: str) -> tuple[str, bool]:
+def read_outcome(stage: str) -> tuple[str, bool]:
     """The line and whether it may pass; of a process that could say nothing: an empty line, and it may."""
     with contextlib.suppress(OSError, ValueError):
         found = json.loads((FOLDER / f"{stage}.json").read_text(encoding="utf-8"))
-        return str(found["line"]), bool(found["passing"])
+        return str(found["line"]), bool(found["retryable"])
     return "", True

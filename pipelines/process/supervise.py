@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO
 
 GRACE_S = 20.0
-# From a signal, with every leashed command ended, to the end of this process: Prefect waits long for an API that died.
+# From a signal, with every supervised_process command ended, to the end of this process: Prefect waits long for an API that died.
 LAST_WORDS_S = 5.0
 
 _held: set[subprocess.Popen[bytes]] = set()
@@ -50,7 +50,7 @@ def leash(
 
 
 @contextlib.contextmanager
-def leashed(
+def supervised_process(
     command: Sequence[str],
     env: Mapping[str, str] | None = None,
     grace_s: float = GRACE_S,
@@ -72,7 +72,7 @@ def leashed(
         _held.discard(process)
 
 
-class Overheard:
+class StderrTee:
     """Passes on what a command says on its standard error, and remembers the last line of it.
 
     On a terminal it does not listen: progress bars want one. Start the command with `stderr`, then `listen`.
@@ -104,14 +104,14 @@ class Overheard:
 
 
 def release(process: subprocess.Popen[bytes]) -> None:
-    """Tell a leashed command to end, without waiting for it."""
+    """Tell a supervised_process command to end, without waiting for it."""
     assert process.stdin is not None
     with contextlib.suppress(OSError):
         process.stdin.close()
 
 
 def release_all() -> None:
-    """Tell every leashed command of this process to end: for signal handlers, since threads may be waiting."""
+    """Tell every supervised_process command of this process to end: for signal handlers, since threads may be waiting."""
     for process in list(_held):
         release(process)
 
@@ -123,7 +123,7 @@ def is_ending() -> bool:
 
 @contextlib.contextmanager
 def releasing() -> Iterator[None]:
-    """Release every leashed command when a signal ends this block: those that other threads wait for too.
+    """Release every supervised_process command when a signal ends this block: those that other threads wait for too.
 
     For flows that Prefect's own handler of SIGTERM interrupts: where another one stands, a cancelled run passes for a
     crashed one.
@@ -139,7 +139,7 @@ def releasing() -> Iterator[None]:
 
 
 def end_on_signals() -> None:
-    """Make SIGTERM exit with 143 and Ctrl-C with KeyboardInterrupt, each releasing every leashed command first.
+    """Make SIGTERM exit with 143 and Ctrl-C with KeyboardInterrupt, each releasing every supervised_process command first.
 
     For the main thread. Prefect sets handlers of its own around a flow: call this inside the flow again.
     """

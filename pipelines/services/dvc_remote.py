@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.environment import Environment, EnvironmentVariableError, interpreter_path, silence_telemetry
-from pipelines.process.supervise import end_on_signals, leashed
+from pipelines.process.supervise import end_on_signals, supervised_process
 
 NAME = "anyres"
 # A server that is away is found out in seconds, twice.
@@ -21,14 +21,14 @@ ATTEMPTS = 2
 
 
 class RemoteError(RuntimeError):
-    """The remote cannot be used; the message is one line with the cure. `passing`: another attempt may go well."""
+    """The remote cannot be used; the message is one line with the cure. `retryable`: another attempt may go well."""
 
-    def __init__(self, message: str, passing: bool = False) -> None:
+    def __init__(self, message: str, retryable: bool = False) -> None:
         super().__init__(message)
-        self.passing = passing
+        self.retryable = retryable
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.passing)
+        return type(self), (str(self), self.retryable)
 
 
 def configure(environment: Environment) -> None:
@@ -80,11 +80,11 @@ def check(environment: Environment) -> None:
             403: "access refused; correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or their rights",
             404: f"no bucket {bucket}; create it, or correct ANYRES_DVC_REMOTE",
         }.get(status, " ".join(str(error).split()))
-        raise RemoteError(f"{where}: {reason}", passing=status >= 500) from error
+        raise RemoteError(f"{where}: {reason}", retryable=status >= 500) from error
     except (BotoCoreError, ValueError) as error:
         away = "Credentials" not in type(error).__name__
         cure = "start it, or correct AWS_ENDPOINT_URL" if away else "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        raise RemoteError(f"{where}: {' '.join(str(error).split())}; {cure}", passing=away) from error
+        raise RemoteError(f"{where}: {' '.join(str(error).split())}; {cure}", retryable=away) from error
 
 
 def push(environment: Environment) -> str:
@@ -103,7 +103,9 @@ def _dvc(environment: Environment, *words: str) -> str:
     """Run DVC; return its last line, or raise RemoteError with what it says is wrong."""
     environ = {**os.environ, "PATH": interpreter_path()}
     with tempfile.TemporaryFile() as said:
-        with leashed([sys.executable, "-m", "dvc", *words], environ, stdout=said.fileno(), stderr=said.fileno()) as process:
+        with supervised_process(
+            [sys.executable, "-m", "dvc", *words], environ, stdout=said.fileno(), stderr=said.fileno()
+        ) as process:
             code = process.wait()
         said.seek(0)
         lines = [line.strip() for line in said.read().decode(errors="replace").replace("\r", "\n").splitlines() if line.strip()]
@@ -111,7 +113,7 @@ def _dvc(environment: Environment, *words: str) -> str:
         errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")] or lines[-1:]
         where = f"remote {environment.dvc_remote}" if environment.dvc_remote else "remote"
         kept = "; outputs stay in the cache, `make push` sends them later" if words[0] == "push" else ""
-        raise RemoteError(f"{where}: {' '.join(' '.join(errors).split())[:300]}{kept}", passing=True)
+        raise RemoteError(f"{where}: {' '.join(' '.join(errors).split())[:300]}{kept}", retryable=True)
     return lines[-1] if lines else "done"
 
 

@@ -54,7 +54,7 @@ def ensure_registered(params: Params, environment: Environment) -> str:
         version = registered(params, environment)
         if version is not None:
             return f"{name} {version} holds this bundle already"
-        with tracking.speaking_plainly(environment):
+        with tracking.translate_errors(environment):
             meta = json.loads((BUNDLE / "generator.json").read_text(encoding="utf-8"))
             run = complete_run(params, environment, meta)
             version = tracking.register(run, name, BUNDLE, model_tags(meta, params.export.metric))

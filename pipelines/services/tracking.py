@@ -58,7 +58,7 @@ class TrackingError(RuntimeError):
 
 
 @contextlib.contextmanager
-def speaking_plainly(environment: Environment) -> Iterator[None]:
+def translate_errors(environment: Environment) -> Iterator[None]:
     """Turn what SQLAlchemy, HTTP and MLflow raise inside into one TrackingError of one line."""
     try:
         yield
@@ -83,7 +83,7 @@ def connect(environment: Environment, name: str) -> str:
     mlflow.set_registry_uri(environment.tracking_uri)
     reach(environment)
     # Two processes that create one SQLite store at once corrupt its migration.
-    with speaking_plainly(environment), locked("mlflow", STORE_WAIT_S):
+    with translate_errors(environment), locked("mlflow", STORE_WAIT_S):
         create_store(environment)
         client = mlflow.MlflowClient()
         experiment = client.get_experiment_by_name(name)
@@ -104,7 +104,7 @@ def connect(environment: Environment, name: str) -> str:
 def reach(environment: Environment) -> None:
     """Raise TrackingError, within seconds, where a server or database does not answer: MLflow would try for minutes."""
     uri = environment.tracking_uri
-    with speaking_plainly(environment):
+    with translate_errors(environment):
         if uri.startswith(SERVERS):
             answer = http_request(
                 get_default_host_creds(uri), "/health", "GET", max_retries=0, timeout=ANSWER_S, raise_on_status=False
@@ -235,7 +235,7 @@ def run_tags(params: Params, dataset: Mapping[str, Any]) -> dict[str, str]:
 
 def registered_version(environment: Environment, name: str, digest: str) -> str | None:
     """Return the version of model `name` that holds the bundle of this hash, or None; raises TrackingError."""
-    with speaking_plainly(environment):
+    with translate_errors(environment):
         connect(environment, name)
         found = mlflow.MlflowClient().search_model_versions(f"name = '{name}' and tags.{BUNDLE_HASH} = '{digest}'")
     return str(found[0].version) if found else None
@@ -274,7 +274,7 @@ def addresses(environment: Environment, name: str, digest: str) -> dict[str, str
     registered = registered_version(environment, name, digest)
     if registered is None or not environment.tracking_uri.startswith(SERVERS):
         return {}
-    with speaking_plainly(environment):
+    with translate_errors(environment):
         client = mlflow.MlflowClient()
         run = client.get_run(str(client.get_model_version(name, registered).run_id)).info
     root = f"{environment.tracking_uri.rstrip('/')}/#"

@@ -250,7 +250,7 @@ def test_preparing_again_touches_nothing(build: Build, tmp_path: Path) -> None:
 def test_the_hash_follows_pixels_and_parameters(build: Build) -> None:
     pictures = {"a": photograph(61, 83), "b": photograph(40, 50, seed=1)}
     first = build(pictures, folder="first")
-    assert first.figures["hash"] == first.hash
+    assert first.stats["hash"] == first.hash
     assert build({"x": pictures["a"], "y": pictures["b"]}, folder="renamed").hash == first.hash
     assert build(pictures, folder="unused", jpeg_quality=80).hash == first.hash
     assert build(pictures, folder="tiles", tile_px=32).hash != first.hash
@@ -261,11 +261,11 @@ def test_the_hash_follows_pixels_and_parameters(build: Build) -> None:
 
 
 def test_figures_of_the_set(build: Build) -> None:
-    figures = build({"a": photograph(161, 283), "b": photograph(40, 50, seed=1), "c": photograph(90, 40, seed=2)}).figures
-    assert figures["pictures"] == 3
-    assert figures["refused"] == 0
-    assert figures["megapixels"] == pytest.approx((161 * 283 + 40 * 50 + 90 * 40) / 1e6, abs=5e-4)
-    assert figures["short_side"] == {"min": 40, "median": 40.0, "max": 161, "pictures": {"under_128": 2, "from_128": 1}}
+    stats = build({"a": photograph(161, 283), "b": photograph(40, 50, seed=1), "c": photograph(90, 40, seed=2)}).stats
+    assert stats["pictures"] == 3
+    assert stats["refused"] == 0
+    assert stats["megapixels"] == pytest.approx((161 * 283 + 40 * 50 + 90 * 40) / 1e6, abs=5e-4)
+    assert stats["short_side"] == {"min": 40, "median": 40.0, "max": 161, "pictures": {"under_128": 2, "from_128": 1}}
 
 
 def test_pictures_carry_their_figures_and_credits(build: Build) -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from anyres.cli import app
 from anyres.data.store import Store
-from anyres.evaluation.compare import open_rivals
+from anyres.evaluation.compare import open_candidates
 from anyres.networks import build_generator
 from anyres.params import Params, Train
 from anyres.training.best import write_generator
@@ -75,9 +75,12 @@ def test_the_table_and_the_page_show_all(compared: tuple[Path, str]) -> None:
 
 
 def test_the_same_name_twice_is_told_apart(models: list[Path]) -> None:
-    assert [rival.name for rival in open_rivals([models[0], models[0].parent / "endless" / "train"])] == ["sky", "endless"]
-    twice = open_rivals([models[0], models[0]])
-    assert [rival.name for rival in twice] == [f"{models[0]} (1)", f"{models[0]} (2)"]
+    assert [candidate.name for candidate in open_candidates([models[0], models[0].parent / "endless" / "train"])] == [
+        "sky",
+        "endless",
+    ]
+    twice = open_candidates([models[0], models[0]])
+    assert [candidate.name for candidate in twice] == [f"{models[0]} (1)", f"{models[0]} (2)"]
 
 
 def test_what_is_no_model_is_named_in_a_line(tmp_path: Path, store: Store) -> None:

@@ -133,7 +133,7 @@ def test_fakes_stand_at_the_windows_of_the_reals() -> None:
     seeds = samples.scene_seeds(5, "patches", 3)
     fakes = samples.fakes(generator, seeds, windows).pixels()
     # The baseline sees the same place of the same scene: stripes are smooth enough to survive 16 px.
-    fixed = samples.fixed(generator, seeds, windows, 16).pixels()
+    fixed = samples.upsampled_baseline(generator, seeds, windows, 16).pixels()
     assert fakes.shape == fixed.shape == (3, 16, 20, 3)
     inner = np.abs(fakes.astype(float) - fixed)[:, 2:-2, 2:-2]
     assert inner.max() < 6

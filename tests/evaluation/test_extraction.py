@@ -20,7 +20,7 @@ from anyres.data.store import Store
 from anyres.evaluation import samples
 from anyres.evaluation.extraction import Extractor, FeatureCache
 from anyres.evaluation.features import FeatureSpace
-from anyres.evaluation.parallel import Crew
+from anyres.evaluation.parallel import ProcessGroup
 from anyres.networks import build_generator
 from anyres.params import Params, Train
 from anyres.plane.window import frame_window
@@ -50,8 +50,8 @@ def count(samples: samples.Samples, seen: list[int]) -> samples.Samples:
 
 
 def test_kept_features_are_taken_again_only_for_the_same_pictures(space: FeatureSpace, store: Store, tmp_path: Path) -> None:
-    kept = FeatureCache(tmp_path / "kept")
-    extractor = Extractor([space], kept=kept)
+    real_cache = FeatureCache(tmp_path / "kept")
+    extractor = Extractor([space], real_cache=real_cache)
     reals = samples.real_frames(store, range(9), 32)
     seen: list[int] = []
     (first,) = extractor(count(reals, seen))
@@ -71,14 +71,14 @@ def test_a_damaged_file_is_measured_again_and_what_nobody_asks_for_goes(
     space: FeatureSpace, store: Store, tmp_path: Path
 ) -> None:
     reals = samples.real_frames(store, range(5), 32)
-    (first,) = Extractor([space], kept=FeatureCache(tmp_path))(reals)
-    Extractor([space], kept=FeatureCache(tmp_path))(samples.real_frames(store, range(5), 40))
+    (first,) = Extractor([space], real_cache=FeatureCache(tmp_path))(reals)
+    Extractor([space], real_cache=FeatureCache(tmp_path))(samples.real_frames(store, range(5), 40))
     files = sorted(tmp_path.glob("*.npy"))
     assert len(files) == 2
     for file in files:
         file.write_bytes(file.read_bytes()[:-7])
     cache = FeatureCache(tmp_path)
-    (again,) = Extractor([space], kept=cache)(reals)
+    (again,) = Extractor([space], real_cache=cache)(reals)
     np.testing.assert_array_equal(first, again)
     cache.prune()
     assert len(list(tmp_path.glob("*.npy"))) == 1
@@ -86,15 +86,15 @@ def test_a_damaged_file_is_measured_again_and_what_nobody_asks_for_goes(
 
 def test_fakes_are_never_kept_with_reals(space: FeatureSpace, tmp_path: Path) -> None:
     fakes = samples.fakes(Ripples(1.0), [1, 2, 3], [frame_window(1.0, 16)] * 3)
-    Extractor([space], kept=FeatureCache(tmp_path / "kept"), passing=FeatureCache(tmp_path / "passing"))(fakes)
+    Extractor([space], real_cache=FeatureCache(tmp_path / "kept"), fake_cache=FeatureCache(tmp_path / "fake_cache"))(fakes)
     assert not list((tmp_path / "kept").glob("*"))
-    assert len(list((tmp_path / "passing").glob("*.npy"))) == 1
+    assert len(list((tmp_path / "fake_cache").glob("*.npy"))) == 1
     assert samples.fakes(Ripples(1.1), [1, 2, 3], [frame_window(1.0, 16)] * 3).key != fakes.key
 
 
 def test_shares_of_a_crew_are_all_parts_once() -> None:
     parts = list(range(7))
-    shares = [Crew(rank, 3).share(parts) for rank in range(3)]
+    shares = [ProcessGroup(rank, 3).share(parts) for rank in range(3)]
     assert sorted(part for share in shares for part in share) == parts
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -121,7 +121,7 @@ def work(params: Params, store: Store, tmp_path_factory: pytest.TempPathFactory)
 
 def command(work: Path, store: Store, out: str, launch: str = "") -> list[str]:
     names = {"params": work / "params.yaml", "store": store.path, "trained": work / "train", "out": work / out}
-    names |= {"reals": work / f"{out}-reals", "passing": work / f"{out}-passing"}
+    names |= {"reals": work / f"{out}-reals", "fake_cache": work / f"{out}-fake_cache"}
     options = [str(word) for key, value in names.items() for word in (f"--{key}", value)]
     return [sys.executable, *launch.split(), "-m", "anyres", "evaluate", *options]
 
@@ -147,17 +147,17 @@ def test_two_processes_give_the_numbers_of_one(work: Path, store: Store, alone: 
 def test_an_evaluation_that_was_killed_goes_on_and_ends_alike(work: Path, store: Store, alone: dict[str, Any]) -> None:
     process = subprocess.Popen(command(work, store, "killed"), env=ENVIRON, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while len(list((work / "killed-passing").glob("*.npy"))) < 2 and time.monotonic() < deadline:
+    while len(list((work / "killed-fake_cache").glob("*.npy"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (work / "killed").exists()
-    stamps = {path: path.stat().st_mtime_ns for path in (work / "killed-passing").glob("*.npy")}
+    stamps = {path: path.stat().st_mtime_ns for path in (work / "killed-fake_cache").glob("*.npy")}
     assert len(stamps) >= 2
     done = subprocess.run(command(work, store, "killed"), check=True, env=ENVIRON, capture_output=True, text=True)
     assert metrics(work, "killed") == alone
-    # What was measured before stays with the reals; what was passing has passed.
-    assert not (work / "killed-passing").exists()
+    # What was measured before stays with the reals; what was fake_cache has passed.
+    assert not (work / "killed-fake_cache").exists()
     assert "evaluate patches" in done.stderr
 
 

@@ -311,9 +311,9 @@ def test_the_discriminator_reads_heights(section) -> None:
     torch.manual_seed(3)
     loss = section(SMALL).loss.model_dump() | {"vertical": 1.0, "diversity": 1.0}
     judge = build_discriminator(section(SMALL, loss=loss))
-    logits, heights = judge.judge(torch.randn(8, 3, 101, 101))
+    logits, heights = judge.forward_heads(torch.randn(8, 3, 101, 101))
     assert logits.shape == heights.shape == (8,)
-    assert build_discriminator(section(SMALL)).judge(torch.randn(8, 3, 32, 32))[1] is None
+    assert build_discriminator(section(SMALL)).forward_heads(torch.randn(8, 3, 32, 32))[1] is None
 
 
 def test_params_that_do_not_fit_are_refused(section, params) -> None:

@@ -109,7 +109,7 @@ def test_object_store(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.raises(RemoteError, match=f"^remote s3://bucket/prefix at http://{where}: .*correct AWS_ENDPOINT_URL") as problem,
     ):
         dvc_remote.check(Environment(dvc_remote="s3://bucket/prefix"))
-    assert problem.value.passing
+    assert problem.value.retryable
     assert "\n" not in str(problem.value)
 
 
@@ -151,7 +151,7 @@ def test_missing_bucket_then_pushed_later_then_nothing_is_made_again(
     dvc("repro")
     with promptly(), pytest.raises(RemoteError, match="no bucket bucket; create it, or correct ANYRES_DVC_REMOTE") as problem:
         dvc_remote.push(environment)
-    assert not problem.value.passing
+    assert not problem.value.retryable
     assert (copy / "drawn").read_text() == "1"
 
     boto3.client("s3", endpoint_url=f"http://{store}").create_bucket(Bucket="bucket")

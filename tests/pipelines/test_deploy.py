@@ -154,16 +154,16 @@ def test_what_may_pass_is_told_from_what_may_not(tmp_path: Path, monkeypatch: py
 
     monkeypatch.chdir(tmp_path)
     # A process that was killed could say nothing.
-    outcome.begin("train")
-    assert outcome.told("train") == ("", True)
-    outcome.end("train", "params.yaml: no", passing=False)
-    assert outcome.told("train") == ("params.yaml: no", False)
-    outcome.begin("train")
-    assert outcome.told("train") == ("", True)
+    outcome.clear("train")
+    assert outcome.read_outcome("train") == ("", True)
+    outcome.write("train", "params.yaml: no", retryable=False)
+    assert outcome.read_outcome("train") == ("params.yaml: no", False)
+    outcome.clear("train")
+    assert outcome.read_outcome("train") == ("", True)
     for error, passes in [
         (StageError("no", 2), False),
-        (StageError("killed", 137, passing=True), True),
-        (RemoteError("away", passing=True), True),
+        (StageError("killed", 137, retryable=True), True),
+        (RemoteError("away", retryable=True), True),
         (RemoteError("refused"), False),
         (ValueError("ours"), False),
     ]:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from pipelines.process.locks import LockedError, locked
-from pipelines.process.supervise import Overheard, leashed
+from pipelines.process.supervise import StderrTee, supervised_process
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,9 +28,9 @@ time.sleep(60)
 """
 OWNER = """
 import sys
-from pipelines.process.supervise import end_on_signals, leashed
+from pipelines.process.supervise import end_on_signals, supervised_process
 end_on_signals()
-with leashed([sys.executable, "-c", sys.argv[1], sys.argv[2]], grace_s=1.0) as process:
+with supervised_process([sys.executable, "-c", sys.argv[1], sys.argv[2]], grace_s=1.0) as process:
     process.wait()
 """
 
@@ -67,14 +67,14 @@ def test_no_process_outlives_a_signalled_owner(tmp_path: Path, number: signal.Si
 def test_what_a_command_leaves_behind_ends_with_it(tmp_path: Path) -> None:
     said = tmp_path / "pids"
     leave = "import subprocess, sys; p = subprocess.Popen(['sleep', '60']); open(sys.argv[1], 'w').write(str(p.pid))"
-    with leashed([sys.executable, "-c", leave, str(said)], grace_s=1.0) as process:
+    with supervised_process([sys.executable, "-c", leave, str(said)], grace_s=1.0) as process:
         assert process.wait(timeout=10) == 0
     assert alive(wait_for(said)) == []
 
 
 @pytest.mark.parametrize(("code", "seen"), [("raise SystemExit(7)", 7), ("import os; os.kill(os.getpid(), 9)", 137)])
 def test_return_codes_pass_through(code: str, seen: int) -> None:
-    with leashed([sys.executable, "-c", code]) as process:
+    with supervised_process([sys.executable, "-c", code]) as process:
         assert process.wait(timeout=10) == seen
 
 
@@ -97,9 +97,9 @@ def test_lock_is_for_one_and_names_its_holder(tmp_path: Path, monkeypatch: pytes
 
 
 def test_last_words_are_passed_on_and_remembered(capfd: pytest.CaptureFixture[str]) -> None:
-    overheard = Overheard()
+    overheard = StderrTee()
     say = "import sys; print('first', file=sys.stderr); print('half\\rtrain: wrong', file=sys.stderr); raise SystemExit(2)"
-    with leashed([sys.executable, "-c", say], stderr=overheard.stderr) as process:
+    with supervised_process([sys.executable, "-c", say], stderr=overheard.stderr) as process:
         overheard.listen(process)
         assert process.wait(timeout=10) == 2
     assert overheard.last() == "train: wrong"

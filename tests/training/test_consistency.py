@@ -14,9 +14,9 @@ from anyres.networks import Scene
 from anyres.params import Train
 from anyres.plane.window import Window
 from anyres.training.loop import training_loop
-from anyres.training.reduce import own
 from anyres.training.state import TrainState
-from anyres.training.steps import Step, inconsistency
+from anyres.training.reduce import identity
+from anyres.training.steps import Step, scale_consistency_loss
 
 COARSEST = 2 / 16
 
@@ -43,7 +43,7 @@ def measured(false: float, periods: list[float]) -> Tensor:
     windows = [Window((0.1, -0.2), period, (16, 24)) for period in periods]
     scene = Scene.of(range(len(windows)), 4)
     step = Step(SimpleNamespace(g=g), None, Accelerator(cpu=True), [], None)  # type: ignore[arg-type]
-    return inconsistency(step, g(scene, windows), scene, windows, own)
+    return scale_consistency_loss(step, g(scene, windows), scene, windows, identity)
 
 
 def test_a_scene_that_looks_alike_at_all_scales_costs_nothing() -> None:
@@ -81,7 +81,7 @@ def test_training_with_it_brings_scales_together(tiny: Train) -> None:
         scene = Scene.of(range(8), state.g.z_dim)
         step = Step(state, params, accelerator, [], None)  # type: ignore[arg-type]
         with torch.no_grad():
-            found.append(inconsistency(step, state.g(scene, windows), scene, windows, own).item())
+            found.append(scale_consistency_loss(step, state.g(scene, windows), scene, windows, identity).item())
     assert found[1] < 0.7 * found[0]
 
 

@@ -52,16 +52,16 @@ def test_one_pass_over_real_and_fake_pictures_judges_as_two_do(tiny: Train, mixe
     torch.manual_seed(0)
     d = build_discriminator(tiny)
     parts = [torch.rand(8, 3, 16, 24), torch.rand(8, 3, 16, 24)]
-    found = d.judge_parts(parts, twice_differentiable=mixed)
+    found = d.forward_pairs(parts, twice_differentiable=mixed)
     for part, (logits, _) in zip(parts, found, strict=True):
-        torch.testing.assert_close(logits, d.judge(part, twice_differentiable=mixed)[0])
+        torch.testing.assert_close(logits, d.forward_heads(part, twice_differentiable=mixed)[0])
     # To the last bit: Adam makes a step of whatever is left.
     LOSSES["relativistic"][0](found[0][0], found[1][0]).backward()
     assert d.logit.bias.grad.item() == 0
     # Groups of four would reach over the border of parts of six.
     uneven = [part[:6] for part in parts]
-    for part, (logits, _) in zip(uneven, d.judge_parts(uneven, twice_differentiable=mixed), strict=True):
-        torch.testing.assert_close(logits, d.judge(part)[0])
+    for part, (logits, _) in zip(uneven, d.forward_pairs(uneven, twice_differentiable=mixed), strict=True):
+        torch.testing.assert_close(logits, d.forward_heads(part)[0])
 
 
 def test_feature_matching_is_the_distance_of_mean_features(tiny: Train) -> None:
@@ -72,7 +72,7 @@ def test_feature_matching_is_the_distance_of_mean_features(tiny: Train) -> None:
     d.requires_grad_(False)
     fake = (0.5 * real).requires_grad_()
     distance = feature_matching(d, real, fake)
-    by_hand = [(a.mean(0) - b.mean(0)).abs().mean() for a, b in zip(d.maps(real), d.maps(fake), strict=True)]
+    by_hand = [(a.mean(0) - b.mean(0)).abs().mean() for a, b in zip(d.features(real), d.features(fake), strict=True)]
     torch.testing.assert_close(distance, sum(by_hand) / len(by_hand))
     distance.backward()
     assert fake.grad is not None

@@ -194,7 +194,7 @@ def test_a_mean_over_passes_has_the_gradient_of_the_whole() -> None:
     """A ratio of means and an L1 distance of means, over three passes: value and gradient of the loss over all."""
     from accelerate import Accelerator
 
-    from anyres.training.reduce import over_passes, own
+    from anyres.training.reduce import identity, two_pass_mean
 
     torch.manual_seed(0)
     x = torch.randn(12, 5, dtype=torch.float64, requires_grad=True)
@@ -202,10 +202,10 @@ def test_a_mean_over_passes_has_the_gradient_of_the_whole() -> None:
     def loss(rows: torch.Tensor, mean: Any) -> torch.Tensor:
         return mean(rows[:, 0].square().mean()) / mean(rows[:, 1].abs().mean()) + mean(rows.mean(dim=0)).abs().sum()
 
-    wanted = loss(x, own)
+    wanted = loss(x, identity)
     (gradient,) = torch.autograd.grad(wanted, x)
     parts = x.split(4)
-    means = over_passes(lambda number, mean: loss(parts[number], mean), 3, Accelerator(cpu=True))
+    means = two_pass_mean(lambda number, mean: loss(parts[number], mean), 3, Accelerator(cpu=True))
     values = [loss(part, mean) for part, mean in zip(parts, means, strict=True)]
     for value in values:
         torch.testing.assert_close(value, wanted)

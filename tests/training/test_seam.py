@@ -13,7 +13,7 @@ from anyres.networks import Scene, build_generator
 from anyres.params import Train
 from anyres.plane.window import Window
 from anyres.training import loop
-from anyres.training.seam import draw_across
+from anyres.training.seam import draw_seam_patches
 from anyres.training.state import TrainState
 
 
@@ -31,7 +31,7 @@ def test_a_window_across_two_frames_shows_what_it_should() -> None:
     g = Waves()
     scene = Scene.of(range(40), 4)
     windows = [Window((0.01 * n, -0.2), 0.01 / (1 + n % 3), (16, 24)) for n in range(40)]
-    across = draw_across(g, scene, windows)
+    across = draw_seam_patches(g, scene, windows)
     frames = g.asked
     torch.testing.assert_close(across, g(scene, windows), atol=1e-4, rtol=0)
     cuts = []
@@ -42,7 +42,7 @@ def test_a_window_across_two_frames_shows_what_it_should() -> None:
     assert 20 <= max(cuts) < 24
     assert len(set(cuts)) > 10
     # The border's place belongs to the scene.
-    torch.testing.assert_close(draw_across(g, scene, windows), across, atol=0, rtol=0)
+    torch.testing.assert_close(draw_seam_patches(g, scene, windows), across, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(("chart", "exact", "frames"), [("cylinder", True, 1), ("frame", False, 1), ("cylinder", False, 2)])

@@ -52,7 +52,7 @@ def test_heights_are_learned_on_real_and_fake_pictures_alike(tiny: Train) -> Non
     state, reports = run(params, [batch(params, 0.7)] * 60)
     real, _ = batch(params, 0.7)
     with torch.no_grad():
-        heights = state.d.judge(real)[1]
+        heights = state.d.forward_heads(real)[1]
     assert (heights - 0.7).abs().mean() < 0.2
     assert reports[-1]["loss/d_height"] < 0.5 * reports[0]["loss/d_height"]
 

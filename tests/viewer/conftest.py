@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from anyres.viewer.drawing import Exhibit
+from anyres.viewer.drawing import ServedModel
 from tests.export.bundles import ANYRES_GAN, INFINITY_GAN, make_bundle
-from tests.viewer.servers import chromium, exhibit, serving
+from tests.viewer.servers import chromium, served, serving
 
 
 @pytest.fixture(scope="session")
@@ -20,33 +20,33 @@ def frame_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def frame(frame_bundle: Path) -> Exhibit:
+def frame(frame_bundle: Path) -> ServedModel:
     """Exact, 3:2."""
-    return exhibit("frame", frame_bundle)
+    return served("frame", frame_bundle)
 
 
 @pytest.fixture(scope="session")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Exhibit:
+def plane(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     """Exact, without end, of one period."""
-    return exhibit("plane", make_bundle(tmp_path_factory.mktemp("plane") / "generator", 1, 0.25, **INFINITY_GAN))
+    return served("plane", make_bundle(tmp_path_factory.mktemp("plane") / "generator", 1, 0.25, **INFINITY_GAN))
 
 
 @pytest.fixture(scope="session")
-def ring(tmp_path_factory: pytest.TempPathFactory) -> Exhibit:
+def ring(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     """Exact, all round."""
     folder = tmp_path_factory.mktemp("ring") / "generator"
-    return exhibit("ring", make_bundle(folder, 2, 0.25, half_extent=(1.0, 0.5), chart="cylinder", fov=180.0))
+    return served("ring", make_bundle(folder, 2, 0.25, half_extent=(1.0, 0.5), chart="cylinder", fov=180.0))
 
 
 @pytest.fixture(scope="session")
-def inexact(tmp_path_factory: pytest.TempPathFactory) -> Exhibit:
+def inexact(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
     """Tiles that agree but for what their borders let in."""
-    return exhibit("inexact", make_bundle(tmp_path_factory.mktemp("inexact") / "generator", 3, 0.25, **ANYRES_GAN))
+    return served("inexact", make_bundle(tmp_path_factory.mktemp("inexact") / "generator", 3, 0.25, **ANYRES_GAN))
 
 
 @pytest.fixture(scope="module")
 def address(
-    frame: Exhibit, plane: Exhibit, ring: Exhibit, inexact: Exhibit, tmp_path_factory: pytest.TempPathFactory
+    frame: ServedModel, plane: ServedModel, ring: ServedModel, inexact: ServedModel, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """A viewer of all four."""
     with serving([frame, plane, ring, inexact], tmp_path_factory.mktemp("cache")) as found:

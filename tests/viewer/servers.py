@@ -21,17 +21,17 @@ from PIL import Image
 
 import anyres
 from anyres.viewer.app import create_app
-from anyres.viewer.drawing import Exhibit
+from anyres.viewer.drawing import ServedModel
 from anyres.viewer.serve import listening_at, server
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @contextmanager
-def serving(exhibits: list[Exhibit], cache: Path, cache_bytes: int = 1 << 26, **settings: Any) -> Iterator[str]:
+def serving(served_models: list[ServedModel], cache: Path, cache_bytes: int = 1 << 26, **settings: Any) -> Iterator[str]:
     """The address of a viewer that runs until the block ends."""
     listening = listening_at("127.0.0.1", 0)
-    running = server(create_app(exhibits, cache, cache_bytes, **settings))
+    running = server(create_app(served_models, cache, cache_bytes, **settings))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
@@ -46,8 +46,8 @@ def serving(exhibits: list[Exhibit], cache: Path, cache_bytes: int = 1 << 26, **
         assert not thread.is_alive()
 
 
-def exhibit(name: str, folder: Path) -> Exhibit:
-    return Exhibit(name, anyres.load(folder))
+def served(name: str, folder: Path) -> ServedModel:
+    return ServedModel(name, anyres.load(folder))
 
 
 def ask(address: str, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from anyres.cli import app
 from anyres.cli.view import names_of
 from anyres.viewer.access import is_loopback
-from anyres.viewer.drawing import Exhibit
+from anyres.viewer.drawing import ServedModel
 from anyres.viewer.serve import with_token
 from tests.viewer.servers import ask, counted, serving
 
@@ -108,7 +108,7 @@ FILES = [
 
 
 @pytest.mark.parametrize("path", [*TILES, *FILES], ids=lambda path: path[:60])
-def test_paths_that_do_not_fit_are_refused(address: str, frame: Exhibit, path: str):
+def test_paths_that_do_not_fit_are_refused(address: str, frame: ServedModel, path: str):
     status, headers, body = ask(address, path.replace("{m}", frame.id))
     assert 400 <= status < 500, body
     assert b"Traceback" not in body
@@ -118,7 +118,7 @@ def test_paths_that_do_not_fit_are_refused(address: str, frame: Exhibit, path: s
 
 
 @pytest.mark.parametrize("change", VIEWS, ids=lambda change: str(change)[:50])
-def test_views_that_do_not_fit_are_refused(address: str, frame: Exhibit, change: dict[str, str | None]):
+def test_views_that_do_not_fit_are_refused(address: str, frame: ServedModel, change: dict[str, str | None]):
     given = {name: value for name, value in (VIEW | change).items() if value is not None}
     query = str(httpx.QueryParams({name: value.replace("{m}", frame.id) for name, value in given.items()}))
     status, _, body = ask(address, f"/api/render?{query}")
@@ -126,10 +126,12 @@ def test_views_that_do_not_fit_are_refused(address: str, frame: Exhibit, change:
     assert len(json.loads(body)["error"]) < 500
 
 
-def test_every_period_that_is_let_through_is_drawn(address: str, frame: Exhibit, plane: Exhibit, ring: Exhibit, inexact: Exhibit):
-    for exhibit in (frame, plane, ring, inexact):
-        for period in exhibit.pyramid.periods:
-            status, _, body = ask(address, f"/api/render?model={exhibit.id}&scene=0&period={period!r}&height=1&width=2")
+def test_every_period_that_is_let_through_is_drawn(
+    address: str, frame: ServedModel, plane: ServedModel, ring: ServedModel, inexact: ServedModel
+):
+    for served in (frame, plane, ring, inexact):
+        for period in served.pyramid.periods:
+            status, _, body = ask(address, f"/api/render?model={served.id}&scene=0&period={period!r}&height=1&width=2")
             # As coarse as that only, a frame may be smaller than the view.
             assert status in (200, 422), body
             assert status == 200 or b"outside the" in body
@@ -140,7 +142,7 @@ def test_nothing_can_be_written(address: str, method: str):
     assert ask(address, "/api/models", method)[0] in (404, 405)
 
 
-def test_every_answer_is_guarded(address: str, frame: Exhibit):
+def test_every_answer_is_guarded(address: str, frame: ServedModel):
     for path in ("/", "/static/main.js", "/api/models", f"/api/tile/{frame.id}/0/0/0_0.png", "/nothing", "/metrics"):
         headers = ask(address, path)[1]
         policy = headers["content-security-policy"]
@@ -155,7 +157,7 @@ def test_every_answer_is_guarded(address: str, frame: Exhibit):
     assert "://" not in page
 
 
-def test_views_wait_for_their_turn_and_give_it_back(plane: Exhibit, tmp_path: Path):
+def test_views_wait_for_their_turn_and_give_it_back(plane: ServedModel, tmp_path: Path):
     path = f"/api/render?model={plane.id}&scene=5&period={plane.pyramid.period!r}&height=6000&width=4000"
     with serving([plane], tmp_path) as address:
         unread = [http.client.HTTPConnection(address.removeprefix("http://"), timeout=60) for _ in range(2)]
@@ -173,7 +175,7 @@ def test_views_wait_for_their_turn_and_give_it_back(plane: Exhibit, tmp_path: Pa
         assert ask(address, small)[0] == 200
 
 
-def test_pages_of_others_have_nothing_drawn(address: str, frame: Exhibit):
+def test_pages_of_others_have_nothing_drawn(address: str, frame: ServedModel):
     path = f"/api/tile/{frame.id}/0/0/0_0.png"
     assert ask(address, path, Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="no-cors")[0] == 403
     assert ask(address, "/", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate")[0] == 200
@@ -186,7 +188,7 @@ def test_others_names_for_this_machine_are_refused(address: str):
     assert ask(address, "/api/models", Host="localhost:1")[0] == 200
 
 
-def test_a_token_is_asked_for_and_remembered(frame: Exhibit, tmp_path: Path):
+def test_a_token_is_asked_for_and_remembered(frame: ServedModel, tmp_path: Path):
     token = "päss".encode().hex() + "-long-enough"
     with serving([frame], tmp_path, token=token) as address:
         assert ask(address, "/healthz")[0] == 200
@@ -221,7 +223,7 @@ async def _tiles(address: str, model: str, count: int, patience: float, distinct
         return list(await asyncio.gather(*(one(client, index) for index in range(count))))
 
 
-def test_too_much_at_once_is_told_to_come_again(frame: Exhibit, tmp_path: Path):
+def test_too_much_at_once_is_told_to_come_again(frame: ServedModel, tmp_path: Path):
     with serving([frame], tmp_path, queue=3, batch=1) as address:
         statuses = asyncio.run(_tiles(address, frame.id, 100, 60.0, True))
         assert set(statuses) == {200, 503}
@@ -230,7 +232,7 @@ def test_too_much_at_once_is_told_to_come_again(frame: Exhibit, tmp_path: Path):
         assert ask(address, f"/api/tile/{frame.id}/1000/4/0_0.png")[0] == 200
 
 
-def test_what_waits_together_is_drawn_together(frame: Exhibit, tmp_path: Path):
+def test_what_waits_together_is_drawn_together(frame: ServedModel, tmp_path: Path):
     with serving([frame], tmp_path) as address:
         assert set(asyncio.run(_tiles(address, frame.id, 32, 60.0, False))) == {200}
         assert counted(address, "anyres_tiles_drawn_total") == 32
@@ -238,7 +240,7 @@ def test_what_waits_together_is_drawn_together(frame: Exhibit, tmp_path: Path):
         assert counted(address, "anyres_request_seconds_count") >= 32
 
 
-def test_what_nobody_waits_for_is_not_drawn(frame: Exhibit, tmp_path: Path):
+def test_what_nobody_waits_for_is_not_drawn(frame: ServedModel, tmp_path: Path):
     count = 200
     with serving([frame], tmp_path, batch=1) as address:
         statuses = asyncio.run(_tiles(address, frame.id, count, 0.3, True))

@@ -10,12 +10,12 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from anyres.plane.window import Window
-from anyres.viewer.drawing import Exhibit
+from anyres.viewer.drawing import ServedModel
 from tests.viewer.browsing import PATIENCE_MS, keep, link, parsed, picture, settle, until
 from tests.viewer.servers import counted, pixels, serving
 
 
-def test_looking_around(page: Page, address: str, frame: Exhibit):
+def test_looking_around(page: Page, address: str, frame: ServedModel):
     page.goto(address)
     settle(page)
     start = link(page)
@@ -75,23 +75,23 @@ def test_looking_around(page: Page, address: str, frame: Exhibit):
 def test_what_is_seen_is_what_the_library_draws(
     page: Page, address: str, request: pytest.FixtureRequest, kind: str, steps: tuple[int, int]
 ):
-    exhibit = request.getfixturevalue(kind)
-    period = exhibit.pyramid.period / 2 ** (exhibit.pyramid.levels - 1)
-    page.goto(f"{address}/#model={exhibit.id}&x=0&y=0&period={period!r}")
+    served = request.getfixturevalue(kind)
+    period = served.pyramid.period / 2 ** (served.pyramid.levels - 1)
+    page.goto(f"{address}/#model={served.id}&x=0&y=0&period={period!r}")
     settle(page)
     height, width = picture(page).shape[:2]
     # Pixels of the screen on pixels of the finest level, wherever the middle of the pane is.
     x, y = (period * (step + side % 2 / 2) for step, side in zip(steps, (width, height), strict=True))
-    page.goto(f"{address}/?again#model={exhibit.id}&seed=6&psi=0.9&x={x!r}&y={y!r}&period={period!r}")
+    page.goto(f"{address}/?again#model={served.id}&seed=6&psi=0.9&x={x!r}&y={y!r}&period={period!r}")
     settle(page)
     seen = picture(page).astype(int)
-    drawn = exhibit.model.render(6, Window((x, y), period, (height, width)), psi=0.9)
+    drawn = served.model.render(6, Window((x, y), period, (height, width)), psi=0.9)
     # Within the line about a pane that has the focus, and right of nothing: the name is shown for two models alone.
     inner = (slice(4, -4), slice(4, -4))
     assert np.abs(seen - drawn)[inner].max() <= 2
 
 
-def test_a_view_is_saved_as_it_is_seen(page: Page, address: str, frame: Exhibit, tmp_path: Path):
+def test_a_view_is_saved_as_it_is_seen(page: Page, address: str, frame: ServedModel, tmp_path: Path):
     page.goto(f"{address}/#model={frame.id}&seed=3&psi=0.6&x=0.2&y=-0.1&period=0.002")
     settle(page)
     page.keyboard.press("d")
@@ -119,7 +119,7 @@ def test_a_view_is_saved_as_it_is_seen(page: Page, address: str, frame: Exhibit,
     expect(page.locator("#save-dialog")).to_be_hidden()
 
 
-def test_two_models_move_together(page: Page, address: str, frame: Exhibit, plane: Exhibit):
+def test_two_models_move_together(page: Page, address: str, frame: ServedModel, plane: ServedModel):
     page.goto(address)
     settle(page)
     page.locator("#compare").click()
@@ -149,7 +149,7 @@ def test_two_models_move_together(page: Page, address: str, frame: Exhibit, plan
     assert picture(page).std() > 3
 
 
-def test_a_narrow_page_with_keys_alone(browser: Browser, frame: Exhibit, tmp_path: Path):
+def test_a_narrow_page_with_keys_alone(browser: Browser, frame: ServedModel, tmp_path: Path):
     token = "a-token-that-is-long"
     with serving([frame], tmp_path / "tiles", token=token) as address:
         page = browser.new_page(viewport={"width": 400, "height": 700}, reduced_motion="reduce")

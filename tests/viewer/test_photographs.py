@@ -16,7 +16,7 @@ from anyres.plane.chart import Chart
 from anyres.plane.window import Window
 from anyres.synthesis.latent import Latent
 from anyres.synthesis.render import render
-from anyres.viewer.drawing import Exhibit
+from anyres.viewer.drawing import ServedModel
 from anyres.viewer.photographs import WAITING_LIMIT, within
 from tests.viewer.servers import ask, pixels, send, serving
 from tests.viewer.test_scenes import told
@@ -30,8 +30,8 @@ def photograph(height: int = 90, width: int = 120, form: str = "JPEG") -> bytes:
     return stream.getvalue()
 
 
-def brought(address: str, exhibit: Exhibit, data: bytes, steps: int) -> dict[str, Any]:
-    status, headers, body = send(address, f"/api/photographs/{exhibit.id}?steps={steps}", data, content_type="image/jpeg")
+def brought(address: str, served: ServedModel, data: bytes, steps: int) -> dict[str, Any]:
+    status, headers, body = send(address, f"/api/photographs/{served.id}?steps={steps}", data, content_type="image/jpeg")
     assert status == 202, body
     job = json.loads(body)
     assert headers["location"] == f"/api/photographs/jobs/{job['id']}"
@@ -52,27 +52,27 @@ def outcome(address: str, job: dict[str, Any], seconds: float = 90) -> dict[str,
 
 @pytest.mark.parametrize("kind", ["frame", "plane", "ring"])
 def test_a_photograph_becomes_a_scene(request: pytest.FixtureRequest, kind: str, tmp_path: Path):
-    exhibit = request.getfixturevalue(kind)
-    with serving([exhibit], tmp_path) as address:
-        job = outcome(address, brought(address, exhibit, photograph(), 6))
+    served = request.getfixturevalue(kind)
+    with serving([served], tmp_path) as address:
+        job = outcome(address, brought(address, served, photograph(), 6))
         assert (job["state"], job["step"], job["steps"]) == ("done", 6, 6), job
         assert " dB" in job["said"]
-        scene = told(address, exhibit, {"latent": job["latent"]})
-        period = exhibit.pyramid.period
+        scene = told(address, served, {"latent": job["latent"]})
+        period = served.pyramid.period
         status, _, body = ask(
-            address, f"/api/render?model={exhibit.id}&scene={scene}&period={period!r}&height=64&width=80&psi=0.2"
+            address, f"/api/render?model={served.id}&scene={scene}&period={period!r}&height=64&width=80&psi=0.2"
         )
         assert status == 200, body
         latent = Latent.load(tmp_path / "photographs" / f"{job['latent']}.safetensors")
         # Whatever the truncation: a photograph is what it is.
-        assert np.array_equal(pixels(body), render(exhibit.model.generator, latent, Window((0.0, 0.0), period, (64, 80))))
-        assert ask(address, f"/api/tile/{exhibit.id}/{scene}/0/0_0.png")[0] == 200
+        assert np.array_equal(pixels(body), render(served.model.generator, latent, Window((0.0, 0.0), period, (64, 80))))
+        assert ask(address, f"/api/tile/{served.id}/{scene}/0/0_0.png")[0] == 200
     # It outlives the server.
-    with serving([exhibit], tmp_path) as address:
-        assert told(address, exhibit, {"latent": job["latent"], "edits": [{"kind": "turn", "degrees": 5}]})
+    with serving([served], tmp_path) as address:
+        assert told(address, served, {"latent": job["latent"], "edits": [{"kind": "turn", "degrees": 5}]})
 
 
-def test_tiles_go_first_and_a_fit_can_be_given_up(frame: Exhibit, tmp_path: Path):
+def test_tiles_go_first_and_a_fit_can_be_given_up(frame: ServedModel, tmp_path: Path):
     with serving([frame], tmp_path) as address:
         job = brought(address, frame, photograph(), 2000)
         until = time.monotonic() + 60
@@ -92,7 +92,7 @@ def test_tiles_go_first_and_a_fit_can_be_given_up(frame: Exhibit, tmp_path: Path
         assert outcome(address, brought(address, frame, photograph(), 2))["state"] == "done"
 
 
-def test_too_many_photographs_are_told_to_come_again(frame: Exhibit, tmp_path: Path):
+def test_too_many_photographs_are_told_to_come_again(frame: ServedModel, tmp_path: Path):
     with serving([frame], tmp_path) as address:
         found = [send(address, f"/api/photographs/{frame.id}?steps=2000", photograph()) for _ in range(WAITING_LIMIT + 2)]
         assert [status for status, _, _ in found].count(202) in (WAITING_LIMIT, WAITING_LIMIT + 1)
@@ -112,7 +112,7 @@ def test_too_many_photographs_are_told_to_come_again(frame: Exhibit, tmp_path: P
     ],
     ids=["empty", "text", "cut", "small", "vast"],
 )
-def test_what_is_no_picture_fails_in_one_line(address: str, frame: Exhibit, data: bytes, said: str):
+def test_what_is_no_picture_fails_in_one_line(address: str, frame: ServedModel, data: bytes, said: str):
     job = outcome(address, brought(address, frame, data, 2))
     assert job["state"] == "failed"
     assert said in job["said"]
@@ -120,7 +120,7 @@ def test_what_is_no_picture_fails_in_one_line(address: str, frame: Exhibit, data
     assert ask(address, "/healthz")[0] == 200
 
 
-def test_uploads_that_do_not_fit_are_refused(address: str, frame: Exhibit, monkeypatch: pytest.MonkeyPatch):
+def test_uploads_that_do_not_fit_are_refused(address: str, frame: ServedModel, monkeypatch: pytest.MonkeyPatch):
     path = f"/api/photographs/{frame.id}"
     assert send(address, f"{path}?steps=0", b"x")[0] == 422
     assert send(address, f"{path}?steps=1e9", b"x")[0] == 422

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import anyres
 from anyres.cli import app
 from anyres.registry.client import versions
-from anyres.viewer.drawing import Exhibit
+from anyres.viewer.drawing import ServedModel
 from anyres.viewer.models import VERSIONS_LIMIT, Gallery, Registry
 from tests.export.bundles import make_bundle
 from tests.viewer.browsing import keep, link, settle, until
@@ -49,7 +49,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Regist
     mlflow.set_tracking_uri(before)
 
 
-def test_a_version_is_chosen_in_the_page(page: Page, frame: Exhibit, registry: Registry, tmp_path: Path):
+def test_a_version_is_chosen_in_the_page(page: Page, frame: ServedModel, registry: Registry, tmp_path: Path):
     with serving([frame], tmp_path / "cache", registry=registry) as address:
         page.goto(address)
         settle(page)
@@ -74,7 +74,7 @@ def test_a_version_is_chosen_in_the_page(page: Page, frame: Exhibit, registry: R
         assert page.title() == f"{NAME} 2, seed 0 · anyres"
 
 
-def test_only_what_the_registry_tells_of_is_opened(frame: Exhibit, registry: Registry, tmp_path: Path):
+def test_only_what_the_registry_tells_of_is_opened(frame: ServedModel, registry: Registry, tmp_path: Path):
     with serving([frame], tmp_path / "cache", registry=registry) as address:
         status, _, body = ask(address, "/api/registry")
         assert (status, [version["version"] for version in json.loads(body)["versions"]]) == (200, ["3", "2", "1"])
@@ -89,12 +89,12 @@ def test_only_what_the_registry_tells_of_is_opened(frame: Exhibit, registry: Reg
         assert send(address, "/api/registry/1", b"")[0] == 422
 
 
-def test_few_versions_are_in_memory_at_once(frame: Exhibit):
+def test_few_versions_are_in_memory_at_once(frame: ServedModel):
     known = [{"version": str(number)} for number in range(1, 9)]
     gallery = Gallery([frame], Registry("many", lambda: known, lambda version: frame.model))
     names = [gallery.open(str(number)).name for number in range(1, 9)]
     assert names == [f"many {number}" for number in range(1, 9)]
-    assert [exhibit.name for exhibit in gallery.exhibits] == ["frame", *names[-VERSIONS_LIMIT:]]
+    assert [served.name for served in gallery.served_models] == ["frame", *names[-VERSIONS_LIMIT:]]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from anyres.plane.window import Window
 from anyres.synthesis import edit, fuse
 from anyres.synthesis.render import render
-from anyres.viewer.drawing import Exhibit
+from anyres.viewer.drawing import ServedModel
 from anyres.viewer.tilegrid import TILE_PX
 from tests.viewer.servers import ask, pixels, send
 
@@ -26,23 +26,23 @@ EDITS = [
 ]
 
 
-def told(address: str, exhibit: Exhibit, recipe: Any) -> str:
-    status, _, body = send(address, f"/api/scenes/{exhibit.id}", json.dumps(recipe).encode(), content_type="application/json")
+def told(address: str, served: ServedModel, recipe: Any) -> str:
+    status, _, body = send(address, f"/api/scenes/{served.id}", json.dumps(recipe).encode(), content_type="application/json")
     assert status == 200, body
     return json.loads(body)["id"]
 
 
-def view(address: str, exhibit: Exhibit, scene: str, window: Window, psi: float = 0.7) -> tuple[np.ndarray, dict[str, str]]:
+def view(address: str, served: ServedModel, scene: str, window: Window, psi: float = 0.7) -> tuple[np.ndarray, dict[str, str]]:
     x, y = window.center
     (height, width), place = window.size, f"center_x={x!r}&center_y={y!r}&period={window.period!r}"
     status, headers, body = ask(
-        address, f"/api/render?model={exhibit.id}&scene={scene}&{place}&height={height}&width={width}&psi={psi}"
+        address, f"/api/render?model={served.id}&scene={scene}&{place}&height={height}&width={width}&psi={psi}"
     )
     assert status == 200, body
     return pixels(body), headers
 
 
-def test_edits_are_those_of_the_library_in_their_order(address: str, frame: Exhibit):
+def test_edits_are_those_of_the_library_in_their_order(address: str, frame: ServedModel):
     scene = told(address, frame, {"seed": 5, "edits": EDITS})
     window = Window((0.1, 0.05), 2 / 500, (211, 307))
     composed = edit.compose(
@@ -66,7 +66,7 @@ def test_edits_are_those_of_the_library_in_their_order(address: str, frame: Exhi
         )
 
 
-def test_tiles_of_an_edited_scene_are_one_picture(address: str, frame: Exhibit):
+def test_tiles_of_an_edited_scene_are_one_picture(address: str, frame: ServedModel):
     scene = told(address, frame, {"seed": 7, "edits": EDITS})
     rows = []
     for y in (-1, 0):
@@ -78,7 +78,7 @@ def test_tiles_of_an_edited_scene_are_one_picture(address: str, frame: Exhibit):
     assert np.abs(np.concatenate(rows).astype(int) - whole).max() <= 1
 
 
-def test_strokes_are_styles_over_the_canvas(address: str, plane: Exhibit):
+def test_strokes_are_styles_over_the_canvas(address: str, plane: ServedModel):
     period = plane.pyramid.period
     window = Window((0.0, 0.0), period, (96, 128))
     left, top, right, _ = window.bounds
@@ -96,7 +96,7 @@ def test_strokes_are_styles_over_the_canvas(address: str, plane: Exhibit):
     assert changed[-8:].max() == 0
 
 
-def test_a_scene_has_one_name_and_a_file_says_how_it_was_made(address: str, frame: Exhibit):
+def test_a_scene_has_one_name_and_a_file_says_how_it_was_made(address: str, frame: ServedModel):
     recipe = {"seed": 5, "edits": [{"kind": "turn", "degrees": 30.0}]}
     scene = told(address, frame, recipe)
     assert told(address, frame, {"edits": [{"degrees": 30, "kind": "turn", "center": [0, 0]}], "seed": 5}) == scene
@@ -131,7 +131,7 @@ def test_a_scene_has_one_name_and_a_file_says_how_it_was_made(address: str, fram
         (None, ""),
     ],
 )
-def test_recipes_that_do_not_fit_are_refused(address: str, frame: Exhibit, recipe: Any, said: str):
+def test_recipes_that_do_not_fit_are_refused(address: str, frame: ServedModel, recipe: Any, said: str):
     status, _, body = send(address, f"/api/scenes/{frame.id}", json.dumps(recipe).encode(), content_type="application/json")
     assert status == 422, body
     assert said in json.loads(body)["error"]
@@ -140,20 +140,20 @@ def test_recipes_that_do_not_fit_are_refused(address: str, frame: Exhibit, recip
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"\xff\xfe", b'{"seed": NaN}', b'{"seed": 1', b"[" * 100_000, b'{"seed": 1' + b"0" * 5000 + b"}"]
 )
-def test_words_that_are_no_json_are_refused(address: str, frame: Exhibit, body: bytes):
+def test_words_that_are_no_json_are_refused(address: str, frame: ServedModel, body: bytes):
     status, _, answer = send(address, f"/api/scenes/{frame.id}", body, content_type="application/json")
     assert status in (400, 422), answer
     assert len(answer) < 1000
 
 
-def test_a_scene_that_was_never_told_of_is_not_there(address: str, frame: Exhibit):
+def test_a_scene_that_was_never_told_of_is_not_there(address: str, frame: ServedModel):
     status, _, body = ask(address, f"/api/tile/{frame.id}/s{'0' * 32}/0/0_0.png")
     assert (status, b"/api/scenes" in body) == (404, True)
     assert ask(address, f"/api/tile/{frame.id}/s{'0' * 31}/0/0_0.png")[0] == 422
     assert send(address, "/api/scenes/nobody", b"{}", content_type="application/json")[0] == 404
 
 
-def test_too_much_and_too_slow_bodies_are_refused(address: str, frame: Exhibit, monkeypatch: pytest.MonkeyPatch):
+def test_too_much_and_too_slow_bodies_are_refused(address: str, frame: ServedModel, monkeypatch: pytest.MonkeyPatch):
     path = f"/api/scenes/{frame.id}"
     assert send(address, path, b" " * (300 << 10), content_type="application/json")[0] == 413
     connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
@@ -172,7 +172,7 @@ def test_too_much_and_too_slow_bodies_are_refused(address: str, frame: Exhibit, 
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1", "http://[", ""])
-def test_pages_of_others_may_not_tell_of_scenes(address: str, frame: Exhibit, origin: str):
+def test_pages_of_others_may_not_tell_of_scenes(address: str, frame: ServedModel, origin: str):
     path = f"/api/scenes/{frame.id}"
     assert send(address, path, b"{}", content_type="application/json", origin=origin)[0] == 403
     assert send(address, path, b"{}", content_type="application/json", origin=address)[0] == 200

@@ -7,40 +7,40 @@ import time
 import pytest
 
 from anyres.viewer import scheduler as painting
-from anyres.viewer.drawing import Address, Exhibit
+from anyres.viewer.drawing import Address, ServedModel
 from anyres.viewer.metrics import Metrics
-from anyres.viewer.scheduler import Painter
+from anyres.viewer.scheduler import TileScheduler
 
 
 @pytest.fixture
-def painter():
+def scheduler():
     drawn: list[str] = []
-    found = Painter(lambda key, tile: drawn.append(key), Metrics(), queue=64, batch=1)
+    found = TileScheduler(lambda key, tile: drawn.append(key), Metrics(), queue=64, batch=1)
     found.drawn = drawn  # type: ignore[attr-defined]
     yield found
     found.close()
 
 
-def test_the_newest_goes_first(painter: Painter, frame: Exhibit) -> None:
-    orders = [painter.ask(str(number), frame, Address(number, 0, 0, 0), 0.7) for number in range(4)]
-    painter.start()
-    for order in orders:
-        assert order.drawn.result(timeout=30).startswith(b"\x89PNG")
-    assert painter.drawn == ["3", "2", "1", "0"]  # type: ignore[attr-defined]
+def test_the_newest_goes_first(scheduler: TileScheduler, frame: ServedModel) -> None:
+    jobs = [scheduler.submit(str(number), frame, Address(number, 0, 0, 0), 0.7) for number in range(4)]
+    scheduler.start()
+    for job in jobs:
+        assert job.drawn.result(timeout=30).startswith(b"\x89PNG")
+    assert scheduler.drawn == ["3", "2", "1", "0"]  # type: ignore[attr-defined]
 
 
-def test_an_order_among_ever_newer_ones_is_not_forgotten(painter: Painter, frame: Exhibit) -> None:
-    old = painter.ask("old", frame, Address(0, 0, 0, 0), 0.7)
-    fresh = [painter.ask(f"new {number}", frame, Address(number, 0, 0, 0), 0.7) for number in range(1, 9)]
-    painter.start()
+def test_an_order_among_ever_newer_ones_is_not_forgotten(scheduler: TileScheduler, frame: ServedModel) -> None:
+    old = scheduler.submit("old", frame, Address(0, 0, 0, 0), 0.7)
+    fresh = [scheduler.submit(f"new {number}", frame, Address(number, 0, 0, 0), 0.7) for number in range(1, 9)]
+    scheduler.start()
     start, number = time.monotonic(), 8
     while not old.drawn.done():
         assert time.monotonic() - start < painting.PATIENCE_S + 20
-        fresh = [order for order in fresh if not order.drawn.done()]
+        fresh = [job for job in fresh if not job.drawn.done()]
         while len(fresh) < 8:
             number += 1
-            fresh.append(painter.ask(f"new {number}", frame, Address(number, 0, 0, 0), 0.7))
+            fresh.append(scheduler.submit(f"new {number}", frame, Address(number, 0, 0, 0), 0.7))
         time.sleep(0.001)
     # It was passed by until its patience ended, and no longer.
     assert time.monotonic() - start >= painting.PATIENCE_S
-    assert "old" in painter.drawn  # type: ignore[attr-defined]
+    assert "old" in scheduler.drawn  # type: ignore[attr-defined]

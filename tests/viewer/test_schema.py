@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.generation import GenerationMode
 
-from anyres.viewer.drawing import Exhibit
+from anyres.viewer.drawing import ServedModel
 from tests.viewer.servers import ask
 
 EXAMPLES = 20
@@ -44,7 +44,7 @@ CASES = [(label, GenerationMode.POSITIVE) for label in SILENT + TOLD] + [(label,
 
 @pytest.mark.parametrize(("label", "mode"), CASES, ids=lambda part: str(part))
 def test_nothing_that_is_asked_breaks_the_server(
-    address: str, operations: dict[str, Any], frame: Exhibit, label: str, mode: GenerationMode
+    address: str, operations: dict[str, Any], frame: ServedModel, label: str, mode: GenerationMode
 ):
     operation = operations[label]
 

@@ -12,15 +12,15 @@ import pytest
 from PIL import Image
 
 from anyres.plane.window import Window
-from anyres.viewer.drawing import Address, Exhibit, draw_tiles
+from anyres.viewer.drawing import Address, ServedModel, draw_tiles
 from anyres.viewer.tilegrid import TILE_PX, NoSuchTile, Pyramid
 from tests.viewer.servers import ask, counted, pixels, serving
 
 ROUNDING = 1
 
 
-def tile(address: str, exhibit: Exhibit, level: int, x: int, y: int, seed: int = 7, psi: float = 0.7) -> np.ndarray:
-    status, headers, body = ask(address, f"/api/tile/{exhibit.id}/{seed}/{level}/{x}_{y}.png?psi={psi}")
+def tile(address: str, served: ServedModel, level: int, x: int, y: int, seed: int = 7, psi: float = 0.7) -> np.ndarray:
+    status, headers, body = ask(address, f"/api/tile/{served.id}/{seed}/{level}/{x}_{y}.png?psi={psi}")
     assert (status, headers["content-type"]) == (200, "image/png"), body
     found = pixels(body)
     assert found.shape[:2] == (TILE_PX, TILE_PX)
@@ -32,9 +32,9 @@ def difference(a: np.ndarray, b: np.ndarray) -> int:
     return int(np.abs(a.astype(int) - b.astype(int)).max())
 
 
-def mosaic(address: str, exhibit: Exhibit, level: int, columns: range, rows: range) -> np.ndarray:
+def mosaic(address: str, served: ServedModel, level: int, columns: range, rows: range) -> np.ndarray:
     """Tiles side by side, uint8 (h, w, 4)."""
-    lines = [[_opaque(tile(address, exhibit, level, x, y)) for x in columns] for y in rows]
+    lines = [[_opaque(tile(address, served, level, x, y)) for x in columns] for y in rows]
     return np.concatenate([np.concatenate(line, 1) for line in lines])
 
 
@@ -44,7 +44,7 @@ def _opaque(found: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("level", [0, 1])
-def test_tiles_of_a_frame_are_one_picture_and_nothing_beyond_it(address: str, frame: Exhibit, level: int):
+def test_tiles_of_a_frame_are_one_picture_and_nothing_beyond_it(address: str, frame: ServedModel, level: int):
     # 3:2, 256 px high on level 0.
     height, width = 256 << level, 384 << level
     across, down = (-(-(side // 2) // TILE_PX) for side in (width, height))
@@ -59,7 +59,7 @@ def test_tiles_of_a_frame_are_one_picture_and_nothing_beyond_it(address: str, fr
     assert difference(found[top : top + height, left : left + width, :3], whole) <= ROUNDING
 
 
-def test_levels_go_beyond_training_and_say_so(address: str, frame: Exhibit):
+def test_levels_go_beyond_training_and_say_so(address: str, frame: ServedModel):
     facts = json.loads(ask(address, "/api/models")[2])["models"][0]
     levels, trained = facts["pyramid"]["levels"], facts["trained_levels"]
     assert (facts["id"], facts["name"], facts["chart"]) == (frame.id, "frame", "frame")
@@ -74,7 +74,7 @@ def test_levels_go_beyond_training_and_say_so(address: str, frame: Exhibit):
 
 
 @pytest.mark.parametrize(("x", "y"), [(-1, -1), (1_000_000, -3)])
-def test_tiles_of_a_plane_are_one_picture_anywhere(address: str, plane: Exhibit, x: int, y: int):
+def test_tiles_of_a_plane_are_one_picture_anywhere(address: str, plane: ServedModel, x: int, y: int):
     found = mosaic(address, plane, 0, range(x, x + 2), range(y, y + 2))
     period = plane.pyramid.period
     window = Window(((x + 1) * TILE_PX * period, (y + 1) * TILE_PX * period), period, (2 * TILE_PX, 2 * TILE_PX))
@@ -84,7 +84,7 @@ def test_tiles_of_a_plane_are_one_picture_anywhere(address: str, plane: Exhibit,
     assert difference(found[..., :3], whole) <= ROUNDING
 
 
-def test_a_ring_closes(address: str, ring: Exhibit):
+def test_a_ring_closes(address: str, ring: ServedModel):
     pyramid = ring.pyramid
     assert pyramid.wraps
     count = pyramid.columns << 1
@@ -97,7 +97,7 @@ def test_a_ring_closes(address: str, ring: Exhibit):
     assert difference(found[..., :3], whole) <= ROUNDING
 
 
-def test_inexact_tiles_look_around_them(address: str, inexact: Exhibit):
+def test_inexact_tiles_look_around_them(address: str, inexact: ServedModel):
     # Level 1: the inner border of two tiles against both drawn at once.
     found = mosaic(address, inexact, 1, range(-1, 1), range(-1, 0))[..., :3]
     period = inexact.pyramid.period / 2
@@ -110,14 +110,14 @@ def test_inexact_tiles_look_around_them(address: str, inexact: Exhibit):
     assert np.abs(found - whole).mean() < 4
 
 
-def test_tiles_drawn_together_are_the_same(frame: Exhibit):
+def test_tiles_drawn_together_are_the_same(frame: ServedModel):
     addresses = [Address(seed, 2, x, -1) for seed in (7, 8) for x in (-2, 0, 1)]
     together = draw_tiles(frame, addresses, 0.7)
     for address, drawn in zip(addresses, together, strict=True):
         assert difference(pixels(drawn), pixels(draw_tiles(frame, [address], 0.7)[0])) <= ROUNDING
 
 
-def test_what_was_drawn_is_kept_and_outlives_the_server(frame: Exhibit, tmp_path):
+def test_what_was_drawn_is_kept_and_outlives_the_server(frame: ServedModel, tmp_path):
     path = f"/api/tile/{frame.id}/3/2/0_0.png?psi=0.5"
     with serving([frame], tmp_path) as address:
         status, headers, first = ask(address, path)
@@ -136,7 +136,7 @@ def test_what_was_drawn_is_kept_and_outlives_the_server(frame: Exhibit, tmp_path
         assert ask(address, path.replace("0.5", "0.55"))[2] != first
 
 
-def test_kept_tiles_stay_within_their_bound(frame: Exhibit, tmp_path):
+def test_kept_tiles_stay_within_their_bound(frame: ServedModel, tmp_path):
     limit = 600_000
     stray = tmp_path / "notes.txt"
     stray.write_text("mine")
@@ -150,7 +150,7 @@ def test_kept_tiles_stay_within_their_bound(frame: Exhibit, tmp_path):
 
 
 @pytest.mark.parametrize(("form", "kind"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
-def test_a_view_is_what_the_library_draws_and_says_what_it_is(address: str, frame: Exhibit, form: str, kind: str):
+def test_a_view_is_what_the_library_draws_and_says_what_it_is(address: str, frame: ServedModel, form: str, kind: str):
     window = Window((0.13, -0.11), 2 / 733, (611, 517))
     query = f"model={frame.id}&scene=5&center_x=0.13&center_y=-0.11&period={2 / 733!r}&height=611&width=517&psi=0.8&format={form}"
     status, headers, body = ask(address, f"/api/render?{query}")
@@ -169,7 +169,7 @@ def test_a_view_is_what_the_library_draws_and_says_what_it_is(address: str, fram
     assert json.loads(about["Window"]) == {"center": [0.13, -0.11], "period": 2 / 733, "size": [611, 517]}
 
 
-def test_a_large_view_arrives_in_pieces_while_tiles_are_drawn(address: str, plane: Exhibit, frame: Exhibit):
+def test_a_large_view_arrives_in_pieces_while_tiles_are_drawn(address: str, plane: ServedModel, frame: ServedModel):
     period = plane.pyramid.period
     connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
     connection.request("GET", f"/api/render?model={plane.id}&scene=5&period={period!r}&height=1500&width=1000")
@@ -182,7 +182,7 @@ def test_a_large_view_arrives_in_pieces_while_tiles_are_drawn(address: str, plan
     assert np.array_equal(found, plane.model.render(5, Window((0.0, 0.0), period, (1500, 1000)), psi=0.7))
 
 
-def test_a_pyramid_has_one_name_for_each_tile(frame: Exhibit, plane: Exhibit, ring: Exhibit):
+def test_a_pyramid_has_one_name_for_each_tile(frame: ServedModel, plane: ServedModel, ring: ServedModel):
     assert (plane.pyramid.levels, plane.pyramid.wraps) == (1, False)
     count = ring.pyramid.columns << 2
     assert ring.pyramid.place(2, count // 2, 1) == (-count // 2, 1)

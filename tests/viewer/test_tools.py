@@ -15,7 +15,7 @@ from anyres.plane.chart import ring_window
 from anyres.plane.window import Window
 from anyres.synthesis import edit
 from anyres.synthesis.render import render
-from anyres.viewer.drawing import Exhibit
+from anyres.viewer.drawing import ServedModel
 from tests.viewer.browsing import PATIENCE_MS, keep, link, picture, settle, until
 from tests.viewer.servers import counted, pixels
 from tests.viewer.test_photographs import photograph
@@ -46,7 +46,7 @@ def roomy(page: Page) -> Page:
     return page
 
 
-def test_a_picture_is_stretched_and_warped_by_its_handles(roomy: Page, address: str, frame: Exhibit):
+def test_a_picture_is_stretched_and_warped_by_its_handles(roomy: Page, address: str, frame: ServedModel):
     page = roomy
     period = frame.pyramid.period / 4
     page.goto(f"{address}/#model={frame.id}")
@@ -106,7 +106,7 @@ def test_a_picture_is_stretched_and_warped_by_its_handles(roomy: Page, address: 
     assert np.abs(picture(page).astype(int) - before)[inner].mean() < 0.5
 
 
-def test_styles_are_painted_where_the_brush_goes(roomy: Page, address: str, plane: Exhibit, frame: Exhibit):
+def test_styles_are_painted_where_the_brush_goes(roomy: Page, address: str, plane: ServedModel, frame: ServedModel):
     page = roomy
     page.goto(f"{address}/#model={plane.id}&seed=2&psi=0.7&x=0&y=0&period={plane.pyramid.period / 2!r}")
     settle(page)
@@ -147,7 +147,7 @@ def test_styles_are_painted_where_the_brush_goes(roomy: Page, address: str, plan
     assert "scene" not in link(page)
 
 
-def test_a_photograph_is_brought_shown_and_taken_away(roomy: Page, address: str, frame: Exhibit, tmp_path: Path):
+def test_a_photograph_is_brought_shown_and_taken_away(roomy: Page, address: str, frame: ServedModel, tmp_path: Path):
     page = roomy
     (tmp_path / "photo.jpg").write_bytes(photograph())
     (tmp_path / "broken.jpg").write_bytes(photograph()[:300])
@@ -190,7 +190,7 @@ def test_a_photograph_is_brought_shown_and_taken_away(roomy: Page, address: str,
     assert np.abs(picture(page).astype(int) - before)[8:-8, 8:-8].mean() < 0.5
 
 
-def test_a_panorama_is_looked_at_from_inside(roomy: Page, address: str, ring: Exhibit, frame: Exhibit, tmp_path: Path):
+def test_a_panorama_is_looked_at_from_inside(roomy: Page, address: str, ring: ServedModel, frame: ServedModel, tmp_path: Path):
     page = roomy
     page.goto(f"{address}/#model={frame.id}")
     settle(page)
@@ -239,10 +239,12 @@ def _alike(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(*((part - part.mean(axis=(0, 1))).ravel() for part in small))[0, 1])
 
 
-def _inside(exhibit: Exhibit, seed: int, psi: float, yaw: float, pitch: float, fov: float, size: tuple[int, int]) -> np.ndarray:
+def _inside(
+    served: ServedModel, seed: int, psi: float, yaw: float, pitch: float, fov: float, size: tuple[int, int]
+) -> np.ndarray:
     """The panorama from inside, by rays, from the library's picture of the whole ring."""
-    window = ring_window(exhibit.model.geometry.chart, 1200, exhibit.model.geometry.lattice_px)
-    whole = exhibit.model.render(seed, window, psi)
+    window = ring_window(served.model.geometry.chart, 1200, served.model.geometry.lattice_px)
+    whole = served.model.render(seed, window, psi)
     height, width = size
     half = np.tan(np.deg2rad(fov) / 2) / min(size)
     x = (2 * np.arange(width) + 1 - width) * half
@@ -259,7 +261,7 @@ def _inside(exhibit: Exhibit, seed: int, psi: float, yaw: float, pitch: float, f
     return whole[rows, columns].astype(int)
 
 
-def test_tools_fit_a_narrow_page(page: Page, address: str, frame: Exhibit):
+def test_tools_fit_a_narrow_page(page: Page, address: str, frame: ServedModel):
     page.set_viewport_size({"width": 400, "height": 700})
     page.goto(f"{address}/#model={frame.id}")
     settle(page)
