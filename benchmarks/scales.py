@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 
 from anyres import presets
 from anyres.data.store import Store
+from anyres.evaluation import samples as seeded
 from anyres.evaluation.consistency import self_ssim
 from anyres.evaluation.distances import frechet, kid, precision_recall
 from anyres.evaluation.features import FeatureSpace
@@ -101,16 +102,16 @@ def trained(folder: Path, params: Train) -> bool:
 def score(generator: torch.nn.Module, store: Store, sizes: list[int], samples: int) -> dict[str, Any]:
     """FD, KID, precision and recall at every size, and the matrix of SelfSSIM."""
     drawing, space = cast(Generator, generator), FeatureSpace("lite0")
-    seeds = samples.scene_seeds(SEED, "frames", samples)
+    seeds = seeded.scene_seeds(SEED, "frames", samples)
     found: dict[str, Any] = {}
     for size in sizes:
-        chosen = samples.chosen_frames(store, size, 4 * samples, SEED)
-        real = space(samples.real_frames(store, chosen, size).pixels())
-        windows = [samples.frame_of(drawing, size)] * samples
-        fake = space(samples.fakes(drawing, seeds, windows).pixels())
+        chosen = seeded.chosen_frames(store, size, 4 * samples, SEED)
+        real = space(seeded.real_frames(store, chosen, size).pixels())
+        windows = [seeded.frame_of(drawing, size)] * samples
+        fake = space(seeded.fakes(drawing, seeds, windows).pixels())
         precision, recall = precision_recall(fake, real)
         found[str(size)] = {"fd": frechet(fake, real), "kid": kid(fake, real), "precision": precision, "recall": recall}
-    scenes = [[render(drawing, seed, samples.frame_of(drawing, size)) for size in sizes] for seed in seeds[:100]]
+    scenes = [[render(drawing, seed, seeded.frame_of(drawing, size)) for size in sizes] for seed in seeds[:100]]
     matrix = self_ssim(scenes)
     others = ~np.eye(len(sizes), dtype=bool)
     return {"sizes": found, "self_ssim": matrix.tolist(), "self_ssim_mean": float(matrix[others].mean())}

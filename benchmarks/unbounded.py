@@ -28,7 +28,7 @@ from scales import trained
 
 from anyres import presets
 from anyres.data.store import Store
-from anyres.evaluation import samples
+from anyres.evaluation import samples as seeded
 from anyres.evaluation.distances import frechet, kid
 from anyres.evaluation.features import FeatureSpace
 from anyres.networks.generator import Generator
@@ -58,9 +58,9 @@ def main(
     """Train what is not trained, score, print a table, write table.json, table.md and pictures."""
     torch.set_num_threads(threads)
     pictures, space = Store.open(store), FeatureSpace("lite0")
-    chosen = samples.chosen_frames(pictures, FRAME_PX, 4 * samples, SEED)
-    real = space(samples.real_frames(pictures, chosen, FRAME_PX).pixels())
-    seeds = samples.scene_seeds(SEED, "frames", samples)
+    chosen = seeded.chosen_frames(pictures, FRAME_PX, 4 * samples, SEED)
+    real = space(seeded.real_frames(pictures, chosen, FRAME_PX).pixels())
+    seeds = seeded.scene_seeds(SEED, "frames", samples)
     rows = []
     methods: list[tuple[str, str, Draw]] = [
         ("infinity_gan", "infinity_gan", on_a_canvas),
@@ -85,7 +85,7 @@ def main(
 
 def on_a_canvas(generator: Generator, seeds: list[int], times: int) -> np.ndarray:
     """One picture on the whole canvas."""
-    return samples.scale_inv(generator, seeds, Window((0.0, 0.0), 2 / FRAME_PX, (FRAME_PX, FRAME_PX)), times).pixels()
+    return seeded.scale_inv(generator, seeds, Window((0.0, 0.0), 2 / FRAME_PX, (FRAME_PX, FRAME_PX)), times).pixels()
 
 
 def in_a_grid(generator: Generator, seeds: list[int], times: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from anyres.evaluation import samples
 from anyres.evaluation.extraction import Extractor, FeatureCache
 from anyres.evaluation.features import FeatureSpace
 from anyres.evaluation.parallel import ProcessGroup
+from anyres.evaluation.samples import Samples
 from anyres.networks import build_generator
 from anyres.params import Params, Train
 from anyres.plane.window import frame_window
@@ -38,15 +39,15 @@ def space() -> FeatureSpace:
     return FeatureSpace("lite0")
 
 
-def count(samples: samples.Samples, seen: list[int]) -> samples.Samples:
+def count(plain: Samples, seen: list[int]) -> Samples:
     """The same, telling how many pictures were read."""
 
     def read(part: slice) -> np.ndarray:
-        pixels = samples.read(part)
+        pixels = plain.read(part)
         seen.append(len(pixels))
         return pixels
 
-    return samples.Samples(samples.count, samples.size, read, samples.key, samples.device, samples.lasting)
+    return Samples(plain.count, plain.size, read, plain.key, plain.device, plain.lasting)
 
 
 def test_kept_features_are_taken_again_only_for_the_same_pictures(space: FeatureSpace, store: Store, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import anyres
 from anyres import Window
 from anyres.cli import app
-from anyres.evaluation.compare import open_rivals
+from anyres.evaluation.compare import open_candidates
 from anyres.networks.shipped import located, shipped
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,4 +76,4 @@ def test_commands_know_the_names() -> None:
     assert json.loads(CliRunner().invoke(app, ["models", "--json"]).output).keys() == shipped().keys()
     told = json.loads(CliRunner().invoke(app, ["info", "continuum-deepsky", "--json"]).output)
     assert told["parameters"] > 100_000
-    assert open_rivals([Path("continuum-deepsky")])[0].name == "continuum-deepsky"
+    assert open_candidates([Path("continuum-deepsky")])[0].name == "continuum-deepsky"

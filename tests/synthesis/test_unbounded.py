@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from anyres.evaluation.evaluate import draw_tiled
+from anyres.evaluation.measures import draw_tiled
 from anyres.networks import InfinityGan, Scene, build_generator
 from anyres.networks.scene import Region
 from anyres.plane.window import Window

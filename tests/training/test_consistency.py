@@ -14,8 +14,8 @@ from anyres.networks import Scene
 from anyres.params import Train
 from anyres.plane.window import Window
 from anyres.training.loop import training_loop
-from anyres.training.state import TrainState
 from anyres.training.reduce import identity
+from anyres.training.state import TrainState
 from anyres.training.steps import Step, scale_consistency_loss
 
 COARSEST = 2 / 16
