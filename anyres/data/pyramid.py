@@ -272,7 +272,7 @@ def _pyramid_file(row: Row, originals: ShardReader, params: Prepare) -> tuple[Ro
     pixels = decode(data, row.background, "first_frame").pixels
     stream = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 - closed by whom it is handed to
     write_pyramid(stream, pyramid(pixels), params.tile_px, params.codec, params.jpeg_quality)  # type: ignore[arg-type]
-    return row, stream  # type: ignore[return-value]
+    return row, stream
 
 
 def _ahead(

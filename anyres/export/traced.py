@@ -64,7 +64,7 @@ class TracedWindow(Window):
     def parked(self, away: Any, period: float) -> TracedWindow:
         """See `Window.parked`; `away` is a scalar tensor."""
         x, y = (torch.where(away, 0.0, center) for center in self.center)
-        return replace(self, center=(x, y), period=torch.where(away, period, self.period))  # type: ignore[arg-type]
+        return replace(self, center=(x, y), period=torch.where(away, period, self.period))
 
     def phase(self) -> Any:
         """See `Window.phase`: scalar tensors, int64 and float64."""

@@ -199,7 +199,7 @@ def filtered_lrelu(x: Tensor, layer: Plan, slope: float = LEAK) -> Tensor:
     if torch.compiler.is_exporting():
         return _in_graph(x, layer, slope)
     x = x.contiguous(memory_format=CHANNELS_LAST)
-    return _Filtered.apply(x, x.detach(), layer, slope)  # type: ignore[return-value]
+    return _Filtered.apply(x, x.detach(), layer, slope)
 
 
 def _in_graph(x: Tensor, layer: Plan, slope: float) -> Tensor:
@@ -238,7 +238,7 @@ class _Filtered(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         (x,) = ctx.saved_tensors
-        return _Adjoint.apply(gradients[0], x, ctx.layer, ctx.slope), None, None, None  # type: ignore[return-value]
+        return _Adjoint.apply(gradients[0], x, ctx.layer, ctx.slope), None, None, None
 
 
 class _Adjoint(torch.autograd.Function):
@@ -255,7 +255,7 @@ class _Adjoint(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         (x,) = ctx.saved_tensors
         v = gradients[0].contiguous(memory_format=CHANNELS_LAST)
-        return _Filtered.apply(v, x, ctx.layer, ctx.slope), None, None, None  # type: ignore[return-value]
+        return _Filtered.apply(v, x, ctx.layer, ctx.slope), None, None, None
 
 
 def _raise(x: Tensor, layer: Plan) -> list[Tensor]:

@@ -90,6 +90,10 @@ class StyleGenerator(nn.Module):
         """Draw styles w, (b, w_dim) or (b, num_ws, w_dim), with the fields of `scene` at windows of one size."""
         raise NotImplementedError
 
+    def diversity(self, scene: Scene, windows: Sequence[Window], mean: Callable[[Tensor], Tensor]) -> Tensor:
+        """How little other local latents change the structure, scalar; only infinity_gan has local latents."""
+        raise ValueError(f"{type(self).__name__} has no local latents; set train.loss.diversity to 0")
+
     def standardize(self, pictures: Tensor) -> None:
         """Set up what depends on the colours of real pictures (n, 3, h, w) in [-1, 1]; by default nothing does."""
 

@@ -79,7 +79,7 @@ class _Crew:
         self.name, self.number = uuid.uuid4().hex, 0
         self.threads, self.seen, self.looked = 0, time.monotonic(), -float("inf")
         self.ready: dict[str, Future] = {}
-        weights = {name: value.detach().cpu().contiguous() for name, value in generator.state_dict().items()}  # type: ignore[attr-defined]
+        weights = {name: value.detach().cpu().contiguous() for name, value in generator.state_dict().items()}
         self.bundle = self._kept(
             {
                 "weights": save(weights),

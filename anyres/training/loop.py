@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from anyres.networks.generator import StyleGenerator
 from anyres.networks.scene import Scene
 from anyres.params import Train
 from anyres.plane.geometry import Geometry
@@ -53,7 +54,7 @@ def training_loop(
     if state.nimg >= total:
         return
     size = pass_size(params.batch, accelerator.num_processes, micro_batch)
-    geometry: Geometry = state.g.geometry  # type: ignore[assignment]
+    geometry: Geometry = state.g.geometry
     # A ring is generate in frames side by side: where they do not agree exactly, they must learn to.
     draw = draw_seam_patches if geometry.chart.name == "cylinder" and not geometry.exact else generate
     show = partial(make_fakes, state.g, params, accelerator, draw)
@@ -82,12 +83,12 @@ def training_loop(
             return
 
 
-def fake_scene(params: Train, nimg: int, accelerator: Accelerator, g: nn.Module) -> Scene:
+def fake_scene(params: Train, nimg: int, accelerator: Accelerator, g: StyleGenerator) -> Scene:
     """This process's scenes of the global batch that starts at image `nimg`."""
     local = params.batch // accelerator.num_processes
     first = nimg + accelerator.process_index * local
     seeds = torch.arange(first, first + local) + SCENE_STREAM * (params.seed + 1)
-    return Scene.of(seeds, g.z_dim, accelerator.device)  # type: ignore[arg-type]
+    return Scene.of(seeds, g.z_dim, accelerator.device)
 
 
 def set_learning_rates(state: TrainState, params: Train) -> None:
@@ -113,8 +114,8 @@ def ema_update(target: nn.Module, source: nn.Module, beta: float) -> None:
         kept.copy_(new)
 
 
-def update_w_mean(g: nn.Module, scene: Scene, accelerator: Accelerator) -> None:
+def update_w_mean(g: StyleGenerator, scene: Scene, accelerator: Accelerator) -> None:
     """Follow the mean style that truncation draws towards, and what layers note of themselves, over all processes."""
     mean = process_mean(accelerator)
-    g.w_mean.lerp_(mean(g.mapping(scene.z).mean(dim=0)), 1 - W_MEAN_BETA)  # type: ignore[operator, union-attr]
-    g.update_magnitude_ema(mean)  # type: ignore[operator]
+    g.w_mean.lerp_(mean(g.mapping(scene.z).mean(dim=0)), 1 - W_MEAN_BETA)
+    g.update_magnitude_ema(mean)

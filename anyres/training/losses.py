@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from anyres.networks.discriminator import Discriminator
 from anyres.training.reduce import Mean, identity
 
 # (logits of real, logits of fake), both (b,) -> the loss of one player, scalar.
@@ -51,13 +52,13 @@ def gradient_penalties(pictures: Sequence[Tensor], logits: Sequence[Tensor]) -> 
     return [gradient.square().flatten(1).sum(dim=1).mean() for gradient in gradients]
 
 
-def feature_matching(d: nn.Module, real: Tensor, fake: Tensor, mean: Mean = identity) -> Tensor:
+def feature_matching(d: Discriminator, real: Tensor, fake: Tensor, mean: Mean = identity) -> Tensor:
     """Mean L1 distance between the mean features of real and fake pictures (b, 3, h, w) at the same windows, over `d`'s blocks.
 
     Salimans et al., NeurIPS 2016, section 3.1, on every block. Gradients reach `fake` alone where `d`'s parameters are frozen.
     """
     with torch.no_grad():
-        wanted = d.features(real)  # type: ignore[operator]
-    found = d.features(fake)  # type: ignore[operator]
+        wanted = d.features(real)
+    found = d.features(fake)
     gaps = [a.float().mean(dim=0) - b.float().mean(dim=0) for a, b in zip(found, wanted, strict=True)]
     return torch.stack([mean(gap).abs().mean() for gap in gaps]).mean()

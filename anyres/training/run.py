@@ -195,7 +195,7 @@ class Run:
         record = {
             "method": self.params.method,
             "params": self.params.model_dump(mode="json"),
-            "geometry": self.state.g_ema.geometry.to_json(),  # type: ignore[union-attr]
+            "geometry": self.state.g_ema.geometry.to_json(),
             "half_extent": self._half_extent,
             "data_hash": self.store.hash,
             "fingerprint": self.folder.name,
@@ -219,7 +219,7 @@ class Run:
 
     @property
     def _half_extent(self) -> tuple[float, float]:
-        return self.state.g.geometry.chart.half_extent  # type: ignore[union-attr]
+        return self.state.g.geometry.chart.half_extent
 
     def _batches(self, reader: Prefetch) -> Iterator[Batch | BatchPair]:
         device = self.accelerator.device

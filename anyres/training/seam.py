@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from anyres.networks.generator import StyleGenerator
 from anyres.networks.scene import Scene
 from anyres.plane import fields
 from anyres.plane.window import Window
@@ -18,7 +19,7 @@ from anyres.plane.window import Window
 CUT_STREAM = -3
 
 
-def draw_seam_patches(g: nn.Module, scene: Scene, windows: Sequence[Window]) -> Tensor:
+def draw_seam_patches(g: StyleGenerator, scene: Scene, windows: Sequence[Window]) -> Tensor:
     """Draw windows of one size (b, 3, h, w), each cut from two frames side by side that meet at a random column of it.
 
     The column is a function of the scene's seed. Costs two frames a window.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from anyres.files import write_atomic
-from anyres.networks import build_discriminator, build_generator
+from anyres.networks import Discriminator, StyleGenerator, build_discriminator, build_generator
 from anyres.params import Train
 
 FORMAT = "anyres-train-state-1"
@@ -26,13 +26,13 @@ FORMAT = "anyres-train-state-1"
 class TrainState:
     """Everything that training changes. `nimg` is the clock: images seen, over all processes together."""
 
-    g: nn.Module
-    d: nn.Module
-    g_ema: nn.Module
+    g: StyleGenerator
+    d: Discriminator
+    g_ema: StyleGenerator
     g_opt: Optimizer
     d_opt: Optimizer
     nimg: int = 0
-    teacher: nn.Module | None = None  # of the second stage: a generator, frozen
+    teacher: StyleGenerator | None = None  # of the second stage: a generator, frozen
     path_mean: Tensor = field(default_factory=lambda: torch.zeros(()))  # of path lengths, running
 
     @classmethod
@@ -42,7 +42,7 @@ class TrainState:
         half_extent: tuple[float, float],
         device: torch.device,
         reals: Tensor | None = None,
-        first: nn.Module | None = None,
+        first: StyleGenerator | None = None,
     ) -> TrainState:
         """Build networks from `params.seed` alone, the same on every process and whatever was drawn before.
 

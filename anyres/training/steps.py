@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from anyres.networks.generator import StyleGenerator
 from anyres.networks.scene import Scene
 from anyres.networks.warp import warp
 from anyres.params import Train
@@ -46,7 +47,7 @@ class RealFakeBatch:
 
 
 # Draws windows of one size, (b, 3, h, w).
-Draw = Callable[[nn.Module, Scene, Sequence[Window]], Tensor]
+Draw = Callable[[StyleGenerator, Scene, Sequence[Window]], Tensor]
 # Draws the fakes of a part and puts them beside its real pictures, for each size.
 Show = Callable[[MicroBatch], list[RealFakeBatch]]
 
@@ -69,18 +70,18 @@ class Step:
 # ---- what is shown
 
 
-def generate(g: nn.Module, scene: Scene, windows: Sequence[Window]) -> Tensor:
+def generate(g: StyleGenerator, scene: Scene, windows: Sequence[Window]) -> Tensor:
     """What a generator draws."""
     return g(scene, windows)
 
 
-def make_fakes(g: nn.Module, params: Train, accelerator: Accelerator, draw: Draw, part: MicroBatch) -> list[RealFakeBatch]:
+def make_fakes(g: StyleGenerator, params: Train, accelerator: Accelerator, draw: Draw, part: MicroBatch) -> list[RealFakeBatch]:
     """Draw the fakes of a part; of each size, what the discriminator sees: pictures as they are, or mixed into each other."""
     with accelerator.autocast():
         styled = mix_styles(g, part.scene, params.loss.style_mixing)
         fakes = [draw(g, styled, windows) for _, windows in part.sizes]
     reals = [real for real, _ in part.sizes]
-    unit = g.geometry.chart.short_side / 2  # type: ignore[union-attr]
+    unit = g.geometry.chart.short_side / 2
     heights = [torch.tensor([v.center[1] / unit for v in windows], device=accelerator.device) for _, windows in part.sizes]
     seen = [reals, fakes]
     if part.mixes is not None:
@@ -93,19 +94,19 @@ def cached(judged: list[RealFakeBatch]) -> Show:
     return lambda part: judged
 
 
-def mix_styles(g: nn.Module, scene: Scene, probability: float) -> Scene:
+def mix_styles(g: StyleGenerator, scene: Scene, probability: float) -> Scene:
     """The scene with styles of a second z from a random layer on, for a share `probability` of its pictures.
 
     Karras et al., CVPR 2019, section 3.1. Second z and layer are functions of the scene's seed: windows of one scene agree.
     """
     if probability == 0:
         return scene
-    num_ws: int = g.num_ws  # type: ignore[assignment]
+    num_ws: int = g.num_ws
     bits = fields.mix(fields.key(scene.seeds, STYLE_STREAM)) & 0x7FFFFFFFFFFFFFFF
     chosen = (bits & 0xFFFFFF).double() / 2**24 < probability
     cut = torch.where(chosen, 1 + (bits >> 24) % (num_ws - 1), num_ws)
     other = fields.latent(fields.mix(fields.key(scene.seeds, OTHER_STREAM)), scene.z.shape[1])
-    first, second = g.mapping(scene.z), g.mapping(other)  # type: ignore[operator]
+    first, second = g.mapping(scene.z), g.mapping(other)
     layers = torch.arange(num_ws, device=scene.z.device)
     w = torch.where((layers[None, :] < cut[:, None])[:, :, None], first[:, None], second[:, None])
     return replace(scene, w=w)
@@ -144,7 +145,7 @@ def d_losses(step: Step, pictures: RealFakeBatch) -> tuple[Tensor, dict[str, Ten
     plain = [part.detach().requires_grad_(penalize) for part in (pictures.real, pictures.fake)]
     seen = [pictures.d_input_real.detach(), pictures.d_input_fake.detach()] if pictures.mixed else plain
     with autocast():
-        found = d.forward_pairs(seen, twice_differentiable=penalize and not pictures.mixed)  # type: ignore[operator]
+        found = d.forward_pairs(seen, twice_differentiable=penalize and not pictures.mixed)
     logits = [logit for logit, _ in found]
     total = LOSSES[loss.name][0](*logits)
     values = {"loss/d": total, "logits/real": logits[0].mean(), "logits/fake": logits[1].mean()}
@@ -156,7 +157,7 @@ def d_losses(step: Step, pictures: RealFakeBatch) -> tuple[Tensor, dict[str, Ten
     if penalize and any(weighed.values()):
         if pictures.mixed:
             with autocast():
-                found = d.forward_pairs(plain, twice_differentiable=True)  # type: ignore[operator]
+                found = d.forward_pairs(plain, twice_differentiable=True)
         penalties = gradient_penalties(plain, [logit for logit, _ in found])
         for (name, gamma), penalty in zip(weighed.items(), penalties, strict=True):
             if gamma:
@@ -192,7 +193,7 @@ def g_step(step: Step, logits_real: Sequence[Sequence[Tensor]], teacher: Teacher
                 step, judged[0].fake, styled, part.windows, mean
             )
         if loss.diversity:
-            found["loss/diversity"] = loss.diversity * state.g.diversity(*part.half(step.params.batch), mean)  # type: ignore[operator]
+            found["loss/diversity"] = loss.diversity * state.g.diversity(*part.half(step.params.batch), mean)
         if path:
             found["penalty/path"] = path_penalty(step, part, path_length_mean, mean)
         return found
@@ -219,11 +220,12 @@ def adversarial_losses(
     """The generator's losses in the eyes of the discriminator, means over sizes."""
     d, loss = step.state.d, step.params.loss
     with step.accelerator.autocast():
-        seen = [d.forward_heads(pictures.d_input_fake) for pictures in judged]  # type: ignore[operator]
+        seen = [d.forward_heads(pictures.d_input_fake) for pictures in judged]
         played = [LOSSES[loss.name][1](real, fake) for real, (fake, _) in zip(logits_real, seen, strict=True)]
         losses = {"loss/g": torch.stack(played).mean()}
         if loss.vertical:
-            misses = [(height - pictures.height).abs().mean() for (_, height), pictures in zip(seen, judged, strict=True)]
+            heights = [(height, pictures.height) for (_, height), pictures in zip(seen, judged, strict=True)]
+            misses = [(read - actual).abs().mean() for read, actual in heights if read is not None]
             losses["loss/height"] = loss.vertical * torch.stack(misses).mean()
         if loss.feature_matching:
             distances = [feature_matching(d, pictures.real, pictures.fake, mean) for pictures in judged]
@@ -238,7 +240,7 @@ def scale_consistency_loss(step: Step, fake: Tensor, scene: Scene, windows: Sequ
     octave by octave, at all of them; to the discriminator, which judges each scale by itself, it could be another one at each.
     """
     g = step.state.g
-    coarsest: float = g.geometry.periods[1]  # type: ignore[union-attr]
+    coarsest = g.geometry.periods[1]
     coarse = [window.resized((window.size[0] // 2, window.size[1] // 2)) for window in windows]
     # All are drawn, though some do not count: shapes that change with every step cost more than that.
     counts = torch.tensor([float(window.period <= coarsest * (1 + 1e-9)) for window in coarse], device=fake.device)
@@ -258,8 +260,8 @@ def path_penalty(step: Step, part: MicroBatch, path_length_mean: Tensor, mean: M
     """
     state, loss = step.state, step.params.loss
     scene, windows = part.half(step.params.batch)
-    w = state.g.mapping(scene.z)[:, None].repeat(1, state.g.num_ws, 1)  # type: ignore[operator]
-    pictures = state.g.synthesize(w, scene, windows)  # type: ignore[operator]
+    w = state.g.mapping(scene.z)[:, None].repeat(1, state.g.num_ws, 1)
+    pictures = state.g.synthesize(w, scene, windows)
     noise = fields.latent(fields.mix(fields.key(scene.seeds, PATH_STREAM)), pictures[0].numel())
     noise = noise.view_as(pictures).to(pictures) / math.sqrt(pictures[0, 0].numel())
     (gradient,) = torch.autograd.grad((pictures * noise).sum(), w, create_graph=True)

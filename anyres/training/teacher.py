@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anyres.networks.generator import StyleGenerator
 from anyres.networks.perceptual import perceptual, perceptual_features
 from anyres.networks.scene import Scene
 from anyres.networks.warp import warp
@@ -22,7 +23,9 @@ from anyres.training.reduce import Mean, identity
 class Teacher(nn.Module):
     """A frozen generator of whole frames and the distance of patches to what it draws."""
 
-    def __init__(self, generator: nn.Module, base: Window, direction: str, perceptual: str):
+    generator: StyleGenerator
+
+    def __init__(self, generator: StyleGenerator, base: Window, direction: str, perceptual: str):
         super().__init__()
         self.generator = generator.eval().requires_grad_(False)
         self.base = base

@@ -165,7 +165,7 @@ Futures = list[PrefectFuture[Any]]
 def here(name: str, before: list[Any], timeout_s: float, sends: bool) -> Futures:
     """Submit a stage to this working copy; what it made is sent before the next begins: DVC does one thing at a time."""
     made = make.submit(name, timeout_s, wait_for=before)  # type: ignore[call-overload]
-    return [made, push.submit(name, made)] if sends else [made]  # type: ignore[call-overload]
+    return [made, push.submit(name, made)] if sends else [made]
 
 
 def hand_out(name: str, before: list[Any], deployment: str, given: Mapping[str, Any]) -> Futures:
