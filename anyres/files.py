@@ -44,3 +44,9 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def write_process_id(descriptor: int) -> None:
+    """Write the id of this process into a lock file: `on_acquired` of filelock, which itself leaves the file empty."""
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())

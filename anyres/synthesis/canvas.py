@@ -8,7 +8,6 @@ counts only with its end.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -18,8 +17,10 @@ from pathlib import Path
 import numpy as np
 import tifffile
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
+from anyres.files import write_process_id
 from anyres.networks.pixels import to_uint8
 from anyres.plane.tiling import Tile
 
@@ -136,31 +137,18 @@ def _held(folder: Path, path: Path) -> Iterator[None]:
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            file = (folder / LOCK).open("a+", encoding="ascii")
+            held = FileLock(folder / LOCK, timeout=0.0, on_acquired=write_process_id).acquire()
         except FileNotFoundError:
-            continue  # A former holder removed the folder between the two calls.
-        with file:
+            continue  # A former holder removed the folder after it was made.
+        except Timeout:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                holder = file.read().strip() or "another"
-                raise ValueError(f"{path}: process {holder} is drawing it; wait for it, end it, or name another file") from None
-            if not _is_at(file.fileno(), folder / LOCK):
-                continue
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
+                holder = (folder / LOCK).read_text(encoding="ascii").strip() or "another"
+            except FileNotFoundError:
+                continue  # A former holder removed its lock during the attempt.
+            raise ValueError(f"{path}: process {holder} is drawing it; wait for it, end it, or name another file") from None
+        with held:
             yield
-            return
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file is still what a path leads to."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+        return
 
 
 def _check_room(path: Path, pixels: Path, size: tuple[int, int], output_share: float) -> None:

@@ -1,42 +1,35 @@
-"""Locks between processes of one checkout, or of all that share a folder, released by the system however their holder ends."""
+"""Locks between processes of one checkout, or of all that share a folder. The system releases them however their holder ends."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from anyres.files import write_process_id
 
 FOLDER = Path(".anyres/locks")
 
 
 class LockedError(RuntimeError):
-    """Another process holds the lock; the message names it."""
+    """Another process holds the lock; the message names that process."""
 
 
 @contextlib.contextmanager
 def locked(name: str, wait_s: float, folder: Path = FOLDER) -> Iterator[None]:
-    """Hold the lock `name`; raise LockedError, one line, where another process still holds it after `wait_s`.
+    """Hold the lock `name`; raise LockedError, one line, if another process still holds it after `wait_s` seconds.
 
-    `folder` is shared by all who are to exclude each other: those of one checkout, unless it says otherwise.
+    `folder` is shared by all processes that must exclude each other. The default is for those of one checkout.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + wait_s
-    with (folder / name).open("a+", encoding="utf-8") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    file.seek(0)
-                    raise LockedError(f"{name} is already running here (process {file.read().strip()}); wait or end it") from None
-                time.sleep(0.1)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    try:
+        held = FileLock(folder / name, timeout=wait_s, on_acquired=write_process_id).acquire()
+    except Timeout:
+        holder = (folder / name).read_text(encoding="ascii").strip()
+        raise LockedError(f"{name} is already running here (process {holder}); wait or end it") from None
+    with held:
         yield
 
 

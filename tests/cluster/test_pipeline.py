@@ -118,10 +118,10 @@ def test_models_are_registered_and_artifacts_lie_in_the_object_store(site: Site,
     assert {registry.get_run(version.run_id).data.params["train.seed"] for version in versions} == {"1", "2"}
     assert not any(version.tags["git_commit"].endswith("-dirty") for version in versions)
     store = site.servers.store()
-    names = [item["Key"] for item in store.list_objects_v2(Bucket="mlflow")["DatasetSummary"]]
+    names = [item["Key"] for item in store.list_objects_v2(Bucket="mlflow")["Contents"]]
     for ending in ("generator.safetensors", "code/anyres/plane/window.py", "report/index.html", "evaluation/tables/sweep.csv"):
         assert len([name for name in names if name.endswith(ending)]) == 2, ending
-    outputs = [item["Key"] for item in store.list_objects_v2(Bucket="dvc")["DatasetSummary"]]
+    outputs = [item["Key"] for item in store.list_objects_v2(Bucket="dvc")["Contents"]]
     assert any(name.startswith("anyres/files/md5/") for name in outputs)
     # Ingest and prepare are the same for both.
     assert len([name for name in outputs if name.startswith("anyres/runs/")]) == 2 + 2 * 3
