@@ -76,9 +76,6 @@ class ExactNetwork(Section):
     channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=8)]
     octaves: Annotated[int, Field(ge=1, le=24)]
     features_per_octave: Annotated[int, Field(ge=2, le=256, multiple_of=2)]
-    d_channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=10)]
-    d_attention_heads: Annotated[int, Field(ge=0, le=64)]
-    d_pooled_px: Annotated[int, Field(ge=1, le=16)]
 
     @property
     def cell_px(self) -> int:
@@ -97,9 +94,6 @@ class AliasFreeNetwork(Section):
     channel_max: Width
     input_octaves: Annotated[int, Field(ge=0, le=16)]
     output: Literal["linear", "tanh"]
-    d_channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=10)]
-    d_attention_heads: Annotated[int, Field(ge=0, le=64)]
-    d_pooled_px: Annotated[int, Field(ge=1, le=16)]
 
 
 class GridNetwork(Section):
@@ -111,9 +105,6 @@ class GridNetwork(Section):
     channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=8)]
     npad: Literal[3, 4]
     noise: Literal["grid_sample", "constant", "random"]
-    d_channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=10)]
-    d_attention_heads: Annotated[int, Field(ge=0, le=64)]
-    d_pooled_px: Annotated[int, Field(ge=1, le=16)]
 
     @property
     def cell_px(self) -> int:
@@ -132,9 +123,6 @@ class InfinityNetwork(Section):
     structure_layers: Annotated[int, Field(ge=1, le=8)]
     structure_kernel: Literal[3, 5, 7]
     channels: Annotated[tuple[Width, ...], Field(min_length=1, max_length=8)]
-    d_channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=10)]
-    d_attention_heads: Annotated[int, Field(ge=0, le=64)]
-    d_pooled_px: Annotated[int, Field(ge=1, le=16)]
 
     @property
     def cell_px(self) -> int:
@@ -170,6 +158,20 @@ Network = Annotated[
     | Annotated[InfinityNetwork, Tag("infinity_gan")],
     Discriminator(_kind),
 ]
+
+
+class DiscriminatorNetwork(Section):
+    """Of every method: the discriminator is the same."""
+
+    channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=10)]
+    attention_heads: Annotated[int, Field(ge=0, le=64)]
+    pooled_px: Annotated[int, Field(ge=1, le=16)]
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> DiscriminatorNetwork:
+        if self.attention_heads and self.channels[-1] % self.attention_heads:
+            raise ValueError(f"attention_heads {self.attention_heads} must divide the last of channels, {self.channels[-1]}")
+        return self
 
 
 class Loss(Section):
@@ -239,6 +241,7 @@ class Train(Section):
     period_law: Literal["log_uniform", "uniform_size", "uniform_extent", "fixed"]
     flip: Probability
     network: Network
+    discriminator: DiscriminatorNetwork
     stages: Stages
     pairs: Pairs
     loss: Loss
@@ -317,9 +320,6 @@ class Train(Section):
             )
         if self.monitor.patience and not self.monitor.every_kimg:
             raise ValueError("monitor.patience counts evaluations; set monitor.every_kimg above 0, or patience to 0")
-        heads, width = self.network.d_attention_heads, self.network.d_channels[-1]
-        if heads and width % heads:
-            raise ValueError(f"network.d_attention_heads {heads} must divide the last of network.d_channels, {width}")
         return self
 
 

@@ -152,13 +152,9 @@ def small(patch: int, batch: int, layers: int, width: int) -> AnyresGan:
     """A generator of `width` channels at most."""
     values = Params.load(PRESET).train.model_dump()
     network = {"z_dim": 64, "w_dim": 64, "mapping_layers": 2, "layers": layers, "channel_base": width * patch // 2}
-    discriminator = {name: values["network"][name] for name in ("d_channels", "d_attention_heads", "d_pooled_px")}
-    values |= {"method": "anyres_gan", "patch_px": (patch, patch), "batch": batch}
-    return AnyresGan(
-        Train.model_validate(
-            values | {"network": network | {"channel_max": width, "input_octaves": 0, "output": "linear"} | discriminator}
-        )
-    )
+    network |= {"channel_max": width, "input_octaves": 0, "output": "linear"}
+    values |= {"method": "anyres_gan", "patch_px": (patch, patch), "batch": batch, "network": network}
+    return AnyresGan(Train.model_validate(values))
 
 
 def plain(generator: AnyresGan, scene: Scene, windows: list[Window]) -> Tensor:

@@ -36,7 +36,7 @@ from anyres import presets
 from anyres.networks import AnyresGan, Scene
 from anyres.networks.discriminator import deviation
 from anyres.networks.layers import LEAK
-from anyres.params import Params, Train
+from anyres.params import DiscriminatorNetwork, Params, Train
 from anyres.plane.window import Window
 from anyres.training.loop import ema_beta, training_loop
 from anyres.training.losses import LOSSES, gradient_penalties
@@ -139,7 +139,7 @@ def continuum(consistent: bool, accelerator: Accelerator) -> Case:
     state, batch = begun(params, accelerator)
     network: Any = params.network
     generator = StyleGan2(network.z_dim, network.w_dim, network.mapping_layers, network.channels, params.patch_px)
-    plain = PlainStep(generator, PlainDiscriminator(network.d_channels, network.d_pooled_px), params, batch[0], accelerator)
+    plain = PlainStep(generator, PlainDiscriminator(params.discriminator), params, batch[0], accelerator)
     return Case(training_loop(state, params, itertools.repeat(batch), accelerator), plain, params, state)
 
 
@@ -152,9 +152,8 @@ def anyres_gan(accelerator: Accelerator) -> Case:
     stages = params.stages.model_copy(update={"global_kimg": 0.0, "teacher_weight": 0.0})
     params = params.model_copy(update={"stages": stages, "kimg": 1e9})
     state, batch = begun(params, accelerator)
-    network: Any = params.network
     generator = NaiveAnyresGan(params, batch[1])
-    plain = PlainStep(generator, PlainDiscriminator(network.d_channels, network.d_pooled_px), params, batch[0], accelerator)
+    plain = PlainStep(generator, PlainDiscriminator(params.discriminator), params, batch[0], accelerator)
     return Case(training_loop(state, params, itertools.repeat(batch), accelerator), plain, params, state)
 
 
@@ -315,8 +314,9 @@ def upsampled(x: Tensor) -> Tensor:
 class PlainDiscriminator(nn.Module):
     """The residual discriminator: pictures (b, 3, h, w) -> logits (b,). Karras et al., CVPR 2020, section 4.1."""
 
-    def __init__(self, channels: list[int], pooled: int):
+    def __init__(self, params: DiscriminatorNetwork):
         super().__init__()
+        channels, pooled = params.channels, params.pooled_px
         self.from_rgb = PlainConv(3, channels[0], 1)
         self.blocks = nn.ModuleList(PlainBlock(a, b) for a, b in itertools.pairwise(channels))
         last = channels[-1]

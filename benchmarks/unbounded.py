@@ -111,10 +111,10 @@ def section(method: str, kimg: float) -> Train:
     if method != "infinity_gan":
         values["loss"] = values["loss"] | {"diversity": 0.0, "vertical": 0.0}
     if method == "continuum":
-        values |= {"network": shipped["network"], "period_law": "log_uniform"}
+        values |= {"network": shipped["network"], "discriminator": shipped["discriminator"], "period_law": "log_uniform"}
     if method == "stylegan2":
-        network = yaml.load(presets.shipped()["scaleparty-small"].read_text(encoding="utf-8"))["train"]["network"]
-        values |= {"network": network}
+        scaleparty = yaml.load(presets.shipped()["scaleparty-small"].read_text(encoding="utf-8"))["train"]
+        values |= {"network": scaleparty["network"], "discriminator": scaleparty["discriminator"]}
     return Train.model_validate(values)
 
 

@@ -23,10 +23,8 @@ TINY_NETWORK = {
     "channels": (16, 12, 8),
     "octaves": 4,
     "features_per_octave": 6,
-    "d_channels": (8, 12, 16),
-    "d_attention_heads": 2,
-    "d_pooled_px": 2,
 }
+TINY_DISCRIMINATOR = {"channels": (8, 12, 16), "attention_heads": 2, "pooled_px": 2}
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +38,7 @@ def tiny(params: Params) -> Train:
     """A training section whose networks take milliseconds; patches are 16 x 24."""
     values = params.train.model_dump()
     values["network"] |= TINY_NETWORK
+    values["discriminator"] = TINY_DISCRIMINATOR
     values |= {"patch_px": (16, 24), "batch": 8, "kimg": 0.08, "zoom_max": 4.0}
     values |= {"report_every_kimg": 0.016, "sample_every_kimg": 0.04, "checkpoint_every_kimg": 0.032}
     values["loss"] |= {"penalty_every": 2, "consistency": 0.0}

@@ -26,7 +26,7 @@ from anyres.networks import build_generator
 from anyres.params import Params, Train
 from anyres.registry.champion import promote
 from anyres.training.best import write_generator
-from tests.conftest import TINY_NETWORK
+from tests.conftest import TINY_DISCRIMINATOR, TINY_NETWORK
 from tests.export.bundles import INFINITY_GAN, make_bundle
 
 # MLflow's store is read: what its libraries deprecate is theirs.
@@ -60,6 +60,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values = params.model_dump(mode="json")
     values["train"] |= {"patch_px": [16, 24], "batch": 8, "kimg": 0.032, "zoom_max": 4.0}
     values["train"]["network"] |= TINY_NETWORK
+    values["train"]["discriminator"] = TINY_DISCRIMINATOR
     values["train"]["monitor"]["samples"] = 20
     values["evaluate"] |= {"num_samples": 40, "num_sweep_samples": 24, "sizes": [24, 32], "num_scenes": 2, "bootstrap": 3}
     train = Train.model_validate(values["train"])

@@ -54,7 +54,7 @@ def test_sections_stages_and_files_carry_one_name():
         ("batch: 32", "batch: many", r"train\.batch: .*valid integer.*\(found 'many'\)"),
         ("flip: 0.5", "flip: 1.5", r"train\.flip: .*less than or equal to 1.*\(found 1\.5\)"),
         ("patch_px: [32, 32]", "patch_px: [32, 30]", r"train: patch_px \(32, 30\) must be multiples of 8"),
-        ("d_attention_heads: 4", "d_attention_heads: 3", r"train: network\.d_attention_heads 3 must divide"),
+        (" attention_heads: 4", " attention_heads: 3", r"train\.discriminator: attention_heads 3 must divide the last of .*128"),
         ("ingest:", "ingest: [", "not readable as YAML"),
     ],
 )

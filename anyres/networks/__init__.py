@@ -43,6 +43,6 @@ def build_generator(params: Train, half_extent: tuple[float, float] = (1.0, 1.0)
 
 def build_discriminator(params: Train) -> Discriminator:
     """Construct the discriminator that every method shares."""
-    network = params.network
+    network = params.discriminator
     reads_height = params.loss.vertical > 0
-    return Discriminator(network.d_channels, network.d_attention_heads, network.d_pooled_px, reads_height=reads_height)
+    return Discriminator(network.channels, network.attention_heads, network.pooled_px, reads_height=reads_height)

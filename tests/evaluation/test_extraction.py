@@ -26,7 +26,7 @@ from anyres.networks import build_generator
 from anyres.params import Params, Train
 from anyres.plane.window import frame_window
 from anyres.training.best import write_generator
-from tests.conftest import TINY_NETWORK
+from tests.conftest import TINY_DISCRIMINATOR, TINY_NETWORK
 
 from .ripples import Ripples
 
@@ -104,9 +104,10 @@ def test_shares_of_a_crew_are_all_parts_once() -> None:
 def work(params: Params, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder to evaluate in: params.yaml and a training that ended at once."""
     folder = tmp_path_factory.mktemp("work")
-    network = params.train.network.model_dump() | TINY_NETWORK
-    loss = params.train.loss.model_dump() | {"consistency": 0.0}
-    train = Train.model_validate(params.train.model_dump() | {"network": network, "loss": loss})
+    values = params.train.model_dump()
+    values["network"] |= TINY_NETWORK
+    values["loss"]["consistency"] = 0.0
+    train = Train.model_validate(values | {"discriminator": TINY_DISCRIMINATOR})
     values = params.model_copy(update={"train": train}).model_dump(mode="json")
     values["evaluate"] |= {"num_samples": 90, "num_sweep_samples": 60, "sizes": [24, 40], "num_scenes": 3, "bootstrap": 4}
     YAML(typ="safe", pure=True).dump(values, folder / "params.yaml")

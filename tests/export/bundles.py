@@ -14,7 +14,7 @@ from anyres.params import Params
 
 ROOT = Path(__file__).resolve().parents[2]
 HALF_EXTENT = (1.5, 1.0)
-
+TINY_DISCRIMINATOR = {"channels": (6, 8), "attention_heads": 0, "pooled_px": 2}
 
 # A small generator of AnyRes-GAN, as changes of the section train.
 ANYRES_GAN: dict[str, Any] = {
@@ -29,10 +29,8 @@ ANYRES_GAN: dict[str, Any] = {
         "channel_max": 10,
         "input_octaves": 1,
         "output": "tanh",
-        "d_channels": (6, 8),
-        "d_attention_heads": 0,
-        "d_pooled_px": 2,
     },
+    "discriminator": TINY_DISCRIMINATOR,
 }
 
 # A small one of InfinityGAN: cells of 8 pixels.
@@ -51,10 +49,8 @@ INFINITY_GAN: dict[str, Any] = {
         "structure_layers": 1,
         "structure_kernel": 3,
         "channels": (8, 6, 6),
-        "d_channels": (6, 8),
-        "d_attention_heads": 0,
-        "d_pooled_px": 2,
     },
+    "discriminator": TINY_DISCRIMINATOR,
 }
 
 # Levels of convolutions on a grid of pixels: scaleparty and its baselines, which share this section.
@@ -65,16 +61,13 @@ GRID_NETWORK: dict[str, Any] = {
     "channels": (10, 8, 6),
     "npad": 4,
     "noise": "grid_sample",
-    "d_channels": (6, 8),
-    "d_attention_heads": 0,
-    "d_pooled_px": 2,
 }
 
 
 def tiny_params(**train: Any) -> Params:
     values = Params.load(ROOT / "params.yaml").model_dump()
-    network = {"z_dim": 8, "w_dim": 12, "mapping_layers": 1, "channels": (10, 8, 6), "d_channels": (6, 8)}
-    values["train"]["network"] |= network
+    values["train"]["network"] |= {"z_dim": 8, "w_dim": 12, "mapping_layers": 1, "channels": (10, 8, 6)}
+    values["train"]["discriminator"]["channels"] = (6, 8)
     values["train"]["patch_px"] = (16, 24)
     values["train"] |= train
     values["export"]["samples"] = 3

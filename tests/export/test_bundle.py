@@ -118,6 +118,14 @@ def test_params_of_another_version_are_said_in_a_line(bundle: Path, tmp_path: Pa
         load(changed(bundle, tmp_path / "copy", params=params))
 
 
+def test_params_with_the_discriminator_in_the_network_are_of_another_version(bundle: Path, tmp_path: Path) -> None:
+    params = json.loads((bundle / "generator.json").read_text(encoding="utf-8"))["params"]
+    for key, value in params["train"].pop("discriminator").items():
+        params["train"]["network"][f"d_{key}"] = value
+    with pytest.raises(ValueError, match=r"written by another version of anyres \([^\n]*d_channels[^\n]*\); export it again$"):
+        load(changed(bundle, tmp_path / "copy", params=params))
+
+
 @pytest.mark.parametrize("chart", ["frame", "cylinder"])
 def test_any_method_and_chart_makes_a_bundle(tmp_path: Path, chart: str) -> None:
     half_extent = (1.0, 0.5) if chart == "cylinder" else (1.5, 1.0)

@@ -204,7 +204,7 @@ def test_another_suffix_and_a_graph_that_cannot_be_are_one_line(tmp_path: Path):
     assert (run.exit_code, run.stderr.count("\n")) == (2, 1)
     assert "end its name with .onnx or .pt2" in run.stderr
     network = {"channels": (10, 8, 6), "npad": 4, "noise": "random"}
-    grid = {"z_dim": 8, "w_dim": 12, "mapping_layers": 1, "d_channels": (6, 8), "d_attention_heads": 0, "d_pooled_px": 2}
+    grid = {"z_dim": 8, "w_dim": 12, "mapping_layers": 1}
     random = make_bundle(tmp_path / "random", 4, 0.25, method="scaleparty", network=network | grid)
     run = CliRunner().invoke(app, ["export", str(random), str(tmp_path / "generator.pt2")])
     assert (run.exit_code, run.stderr.count("\n")) == (2, 1)

@@ -31,14 +31,14 @@ SMALL = {
     "input_octaves": 0,
     "output": "linear",
 }
-D = {"d_channels": (128, 256, 512, 512, 512, 512, 512), "d_attention_heads": 0, "d_pooled_px": 4}
+D = {"channels": (128, 256, 512, 512, 512, 512, 512), "attention_heads": 0, "pooled_px": 4}
 
 
 @pytest.fixture(scope="session")
 def section(params):
     def make(network: dict, patch: tuple[int, int] = (32, 32), **changes) -> Train:
         values = params.train.model_dump() | {"method": "anyres_gan", "patch_px": patch, "zoom_max": 16.0, "batch": 8}
-        return Train.model_validate(values | {"network": network | D} | changes)
+        return Train.model_validate(values | {"network": network, "discriminator": D} | changes)
 
     return make
 

@@ -10,7 +10,7 @@ from anyres.params import Params, Train
 from anyres.plane.window import Window
 from tests.export.bundles import GRID_NETWORK
 
-NETWORK = GRID_NETWORK | {"w_dim": 10, "mapping_layers": 2, "channels": (12, 10, 8), "d_channels": (8, 12)}
+NETWORK = GRID_NETWORK | {"w_dim": 10, "mapping_layers": 2, "channels": (12, 10, 8)}
 METHODS = ("ms_pie", "ms_pe", "cips", "stylegan2")
 FRAME = Window((0.0, 0.0), 2 / 16, (16, 16))
 

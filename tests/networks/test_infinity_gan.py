@@ -19,7 +19,7 @@ from anyres.plane import fields
 from anyres.plane.tiling import plan
 from anyres.plane.window import Window
 
-D = {"d_channels": (8, 12), "d_attention_heads": 0, "d_pooled_px": 2}
+D = {"channels": (8, 12), "attention_heads": 0, "pooled_px": 2}
 SMALL = {
     "z_dim": 8,
     "w_dim": 10,
@@ -53,7 +53,8 @@ def section(params):
             "chart": "plane",
             "batch": 8,
         }
-        return Train.model_validate(values | {"network": network | D, "zoom_max": 197 / 101, "period_law": "fixed"} | changes)
+        values |= {"network": network, "discriminator": D, "zoom_max": 197 / 101, "period_law": "fixed"}
+        return Train.model_validate(values | changes)
 
     return make
 

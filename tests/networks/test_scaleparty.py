@@ -13,14 +13,13 @@ from anyres.params import Train
 from anyres.plane.window import Window
 
 SMALL = {"z_dim": 8, "w_dim": 10, "mapping_layers": 2, "npad": 4, "noise": "grid_sample"}
-D = {"d_channels": (8, 12), "d_attention_heads": 0, "d_pooled_px": 2}
 
 
 @pytest.fixture(scope="session")
 def section(params):
     def make(levels: int = 3, patch: tuple[int, int] | None = None, channels: tuple[int, ...] | None = None, **changes) -> Train:
         top = {key: changes.pop(key) for key in ("chart", "pairs", "fov", "zoom_max") if key in changes}
-        network = SMALL | D | {"channels": channels or (10,) * (levels + 1)} | changes
+        network = SMALL | {"channels": channels or (10,) * (levels + 1)} | changes
         values = params.train.model_dump()
         values["loss"]["consistency"] = 0.0
         values |= {"method": "scaleparty", "batch": 8, "patch_px": patch or (2 * 2**levels,) * 2}

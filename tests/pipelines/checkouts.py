@@ -29,7 +29,7 @@ TINY: dict[str, dict[str, Any]] = {
     "export": {"samples": 2},
 }
 NETWORK = {"z_dim": 12, "w_dim": 10, "stem_layers": 1, "channels": [16, 12, 8], "octaves": 4, "features_per_octave": 6}
-NETWORK_D = {"d_channels": [8, 12, 16], "d_attention_heads": 2, "d_pooled_px": 2}
+DISCRIMINATOR = {"channels": [8, 12, 16], "attention_heads": 2, "pooled_px": 2}
 
 
 def change(checkout: Path, section: str, **values: Any) -> None:
@@ -50,7 +50,7 @@ def hand_out(folder: Path) -> Path:
     subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
     for section, values in TINY.items():
         change(folder, section, **values)
-    change(folder, "train", network=NETWORK | NETWORK_D | {"mapping_layers": 2})
+    change(folder, "train", network=NETWORK | {"mapping_layers": 2}, discriminator=DISCRIMINATOR)
     return folder
 
 

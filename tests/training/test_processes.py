@@ -25,7 +25,7 @@ from anyres.params import Params, Train
 from anyres.training.microbatch import pass_size
 from pipelines.environment import Environment
 from pipelines.process.launch import launch_command
-from tests.export.bundles import ANYRES_GAN, GRID_NETWORK, INFINITY_GAN
+from tests.export.bundles import ANYRES_GAN, GRID_NETWORK, INFINITY_GAN, TINY_DISCRIMINATOR
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 50
@@ -51,6 +51,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "period_law": "uniform_extent",
         "pairs": PAIRED,
         "network": GRID_NETWORK | {"channels": (8, 6, 6)},
+        "discriminator": TINY_DISCRIMINATOR,
         "loss": {"style_mixing": 0.9},
     },
     # Large enough for two processes that take two passes each.
