@@ -30,6 +30,7 @@ from anyres.networks.pixels import to_uint8
 from anyres.params import ExactNetwork, Params
 from anyres.plane.window import frame_window
 from anyres.synthesis.render import render
+from anyres.synthesis.request import RenderRequest
 
 SEED = 1
 
@@ -121,7 +122,7 @@ def plain_of(generator: Any) -> StyleGan2:
 
 
 def drawn(generator: Generator, side: int, tile: int) -> object:
-    return render(generator, SEED, frame_window(1.0, side, generator.geometry.chart.short_side), tile=tile)
+    return render(generator, RenderRequest(SEED, frame_window(1.0, side, generator.geometry.chart.short_side), tile=tile))
 
 
 @torch.inference_mode()

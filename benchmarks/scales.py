@@ -30,6 +30,7 @@ from anyres.networks.generator import Generator
 from anyres.networks.saved import load_trained
 from anyres.params import Params, Train
 from anyres.synthesis.render import render
+from anyres.synthesis.request import RenderRequest
 from anyres.training.run import train
 
 ROOT = Path(__file__).parent.parent
@@ -111,7 +112,7 @@ def score(generator: torch.nn.Module, store: Store, sizes: list[int], samples: i
         fake = space(seeded.fakes(drawing, seeds, windows).pixels())
         precision, recall = precision_recall(fake, real)
         found[str(size)] = {"fd": frechet(fake, real), "kid": kid(fake, real), "precision": precision, "recall": recall}
-    scenes = [[render(drawing, seed, seeded.frame_of(drawing, size)) for size in sizes] for seed in seeds[:100]]
+    scenes = [[render(drawing, RenderRequest(seed, seeded.frame_of(drawing, size))) for size in sizes] for seed in seeds[:100]]
     matrix = self_ssim(scenes)
     others = ~np.eye(len(sizes), dtype=bool)
     return {"sizes": found, "self_ssim": matrix.tolist(), "self_ssim_mean": float(matrix[others].mean())}

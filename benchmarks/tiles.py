@@ -31,6 +31,7 @@ from rich.table import Table
 
 import anyres
 from anyres.synthesis.render import render
+from anyres.synthesis.request import RenderRequest
 from anyres.viewer.app import create_app
 from anyres.viewer.drawing import ServedModel
 from anyres.viewer.serve import listening_at, server
@@ -92,7 +93,7 @@ async def asked(address: str, pyramid: Pyramid, model: Any, clients: int, second
         direct, cold, cached = [], [], []
         for seed, where in enumerate(places):
             start = time.perf_counter()
-            pixels = render(model.generator, seed + 10**5, pyramid.part(*where).window, PSI)
+            pixels = render(model.generator, RenderRequest(seed + 10**5, pyramid.part(*where).window, PSI))
             Image.fromarray(pixels).save(io.BytesIO(), format="PNG")
             direct.append(1000 * (time.perf_counter() - start))
         for times in (cold, cached):
@@ -140,7 +141,7 @@ def agrees(png: bytes, pyramid: Pyramid, model: Any, seed: int, where: tuple[int
     part = pyramid.part(*where)
     height, width = part.window.size
     tile = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))[part.top : part.top + height, part.left : part.left + width]
-    return int(np.abs(tile.astype(int) - render(model.generator, seed, part.window, PSI)).max()) <= 1
+    return int(np.abs(tile.astype(int) - render(model.generator, RenderRequest(seed, part.window, PSI))).max()) <= 1
 
 
 def place(pyramid: Pyramid, chance: random.Random) -> tuple[int, int, int]:

@@ -63,6 +63,7 @@ def render(
     """
     from anyres.plane.window import Window
     from anyres.synthesis import edit
+    from anyres.synthesis.request import RenderRequest
 
     began = time.perf_counter()
     with one_line():
@@ -88,7 +89,7 @@ def render(
         if displace is not None:
             edits.append(edit.displace(displace, seed=seed))
         window = Window((x, y), period, window_size)
-        write(out, loaded, scene, window, psi, edit.compose(edits), dask)
+        write(out, loaded, RenderRequest(scene, window, psi, edit=edit.compose(edits)), dask)
         facts = _facts(window, seed, latent, psi)
         tell(as_json, drawn(out, window, named), out, loaded, began, **facts)
 
@@ -109,13 +110,14 @@ def panorama(
     Ends with 2 and one line where the model has no ring to draw.
     """
     from anyres.plane.chart import ring_window
+    from anyres.synthesis.request import RenderRequest
 
     began = time.perf_counter()
     with one_line():
         loaded = opened(model)
         window = ring_window(loaded.geometry.chart, height, loaded.geometry.lattice_px)
         scene, psi, named = _scene(loaded.generator, seed, latent, psi, [])
-        write(out, loaded, scene, window, psi, dask=dask)
+        write(out, loaded, RenderRequest(scene, window, psi), dask)
         facts = _facts(window, seed, latent, psi)
         tell(as_json, drawn(out, window, named), out, loaded, began, **facts)
 
@@ -145,6 +147,7 @@ def fuse(
 
     from anyres.plane.window import Window
     from anyres.synthesis import fuse as fusion
+    from anyres.synthesis.request import RenderRequest
 
     began = time.perf_counter()
     with one_line():
@@ -169,7 +172,7 @@ def fuse(
                 raise ValueError(f"--centers names {len(found)} places for {len(chosen)} seeds; give one each")
             shares = fusion.nearest(found, softness)  # type: ignore[arg-type]
         scene = fusion.fused(chosen, generator.z_dim, shares)
-        write(out, loaded, scene, window, psi, dask=dask)
+        write(out, loaded, RenderRequest(scene, window, psi), dask)
         facts = {"size": window.size, "seeds": chosen, "window": asdict(window), "psi": psi}
         tell(as_json, drawn(out, window, f"scenes {seeds}"), out, loaded, began, **facts)
 
@@ -186,7 +189,7 @@ def _scene(generator: Any, seed: int, latent: Path | None, psi: float, resample:
 
     from anyres.networks.scene import Region
     from anyres.synthesis.latent import Latent
-    from anyres.synthesis.render import scene_of
+    from anyres.synthesis.request import scene_of
 
     # Of a latent there is nothing to truncate: it is what it is.
     psi, named = (psi, f"scene {seed}") if latent is None else (1.0, str(latent))
@@ -199,5 +202,5 @@ def _scene(generator: Any, seed: int, latent: Path | None, psi: float, resample:
         left, top, right, bottom, other = numbers("--resample", place, ",", 5)
         regions.append(Region((left, top, right, bottom), int(other), part.strip()))  # type: ignore[arg-type]
     if regions:
-        scene = replace(scene_of(generator, scene, psi), regions=tuple(regions))
+        scene = replace(scene_of(generator, scene), regions=tuple(regions))
     return scene, psi, named

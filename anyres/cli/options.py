@@ -115,8 +115,8 @@ def check_output(out: Path) -> None:
         )
 
 
-def write(out: Path, model: Any, scene: Any, window: Any, psi: float, edit: Any = None, dask: str | None = None) -> None:
-    """Draw a window of a scene (seed, latent or scene) into a picture file."""
+def write(out: Path, model: Any, request: Any, dask: str | None = None) -> None:
+    """Draw a `RenderRequest` into a picture file."""
     from PIL import Image
 
     from anyres.files import replacing
@@ -124,17 +124,18 @@ def write(out: Path, model: Any, scene: Any, window: Any, psi: float, edit: Any 
     from anyres.synthesis.render import render
 
     check_output(out)
-    kind, megapixels = out.suffix.lower(), window.size[0] * window.size[1] / 1e6
+    kind, (height, width) = out.suffix.lower(), request.window.size
+    megapixels = height * width / 1e6
 
     def resumed(done: float) -> None:
         typer.echo(f"{out}: goes on at {done:.2f} of {megapixels:.2f} MP, which were drawn before", err=True)
 
     with progress_bar("draw", megapixels, "MP") as advance:
         if kind in STREAMED or (kind == ".png" and megapixels >= STREAMED_MP):
-            model.render_to(out, scene, window, psi, edit=edit, advance=advance, resumed=resumed, dask=dask)
+            model.write(out, request, advance, resumed, dask)
         else:
             with model.drawn_on(dask) as draw:
-                pixels = render(model.generator, scene, window, psi, edit=edit, advance=advance, draw=draw)
+                pixels = render(model.generator, request, advance, draw)
             with replacing(out) as stream:
                 Image.fromarray(pixels).save(stream, format=PICTURES[kind])
 

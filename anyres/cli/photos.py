@@ -88,6 +88,7 @@ def outpaint(
     """
     from anyres.synthesis import outpaint as beyond
     from anyres.synthesis.render import render
+    from anyres.synthesis.request import RenderRequest
 
     began = time.perf_counter()
     with one_line():
@@ -97,8 +98,9 @@ def outpaint(
         target = beyond.placed(photograph(photo), generator, size or _frame_px(generator))
         target, canvas = beyond.on_canvas(target, times, side)  # type: ignore[arg-type]
         found = _fitted(generator, target, steps, seed, out)
-        write(out, loaded, found, canvas, 1.0)
-        pixels = render(generator, found, canvas)
+        request = RenderRequest(found, canvas)
+        write(out, loaded, request)
+        pixels = render(generator, request)
         left = round((target.window.origin[0] - canvas.origin[0]) / canvas.period)
         right = left + target.window.size[1]
         seams = [beyond.seam_rank(pixels, edge) for edge in (left, right) if 0 < edge < canvas.size[1]]
@@ -124,6 +126,7 @@ def blend(
 ) -> None:
     """Draw two photographs on one canvas and what might lie between them; needs a model of infinity_gan."""
     from anyres.synthesis import outpaint as beyond
+    from anyres.synthesis.request import RenderRequest
 
     began = time.perf_counter()
     with one_line():
@@ -136,7 +139,7 @@ def blend(
         files = [out.with_name(f"{out.stem}.{name}{out.suffix}") for name in ("a", "b")]
         found = [_fitted(generator, part, steps, seed, file) for part, file in zip((a, b), files, strict=True)]
         span = (a.window.bounds[2], b.window.bounds[0])
-        write(out, loaded, beyond.between(found[0], found[1], span), canvas, 1.0)
+        write(out, loaded, RenderRequest(beyond.between(found[0], found[1], span), canvas))
     facts = {"size": canvas.size, "seed": seed, "photos": [str(first), str(second)]}
     facts |= {"latents": [str(file.with_suffix(".safetensors")) for file in files], "window": asdict(canvas), "psi": 1.0}
     tell(as_json, drawn(out, canvas, f"{first}, {second}"), out, loaded, began, **facts)

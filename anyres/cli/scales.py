@@ -34,6 +34,7 @@ def grid(
     from anyres.plane.window import frame_window
     from anyres.progress import progress_bar
     from anyres.synthesis.render import render
+    from anyres.synthesis.request import RenderRequest
 
     began = time.perf_counter()
     with one_line():
@@ -54,7 +55,7 @@ def grid(
         with progress_bar("draw", len(rows) * len(columns), "pictures") as advance:
             for row, seed in enumerate(rows):
                 for column, size in enumerate(columns):
-                    pixels = render(generator, seed, frame_window(aspect, size, chart.short_side), psi)
+                    pixels = render(generator, RenderRequest(seed, frame_window(aspect, size, chart.short_side), psi))
                     large = Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
                     top, left = row * (height + GAP_PX), column * (width + GAP_PX)
                     canvas[top : top + height, left : left + width] = np.asarray(large)
@@ -121,9 +122,10 @@ def _way(chart: Any, target: tuple[float, float], to: float, size: tuple[int, in
 
 def _drawn(generator: Any, seed: int, windows: Iterable[Any], psi: float, advance: Any) -> Iterator[Any]:
     from anyres.synthesis.render import render
+    from anyres.synthesis.request import RenderRequest
 
     for window in windows:
-        yield render(generator, seed, window, psi)
+        yield render(generator, RenderRequest(seed, window, psi))
         advance(1)
 
 

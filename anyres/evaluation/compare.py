@@ -27,6 +27,7 @@ from anyres.networks.shipped import shipped
 from anyres.params import Evaluate, Train
 from anyres.plane.resample import KERNEL
 from anyres.synthesis.render import render
+from anyres.synthesis.request import RenderRequest
 
 TEMPLATE = "compare.html"
 SCENES = 5
@@ -165,7 +166,7 @@ def _scored(
     frame = samples.frame_of(generator, TIMED_PX)
     start = time.monotonic()
     for seed in range(TIMED_SCENES):
-        render(generator, seed, frame)
+        render(generator, RenderRequest(seed, frame))
     return {
         "name": candidate.name,
         "method": candidate.train.method,
@@ -196,7 +197,7 @@ def _pictures(candidate: Candidate, settings: Evaluate) -> dict[str, list[plates
     seeds = samples.scene_seeds(settings.seed, "scenes", SCENES)
     frame = samples.frame_of(candidate.generator, SCENE_PX)
     scenes = [
-        plates.plate(render(candidate.generator, seed, frame), f"{candidate.name}, scene {seed}", lossless=False)
+        plates.plate(render(candidate.generator, RenderRequest(seed, frame)), f"{candidate.name}, scene {seed}", lossless=False)
         for seed in seeds
     ]
     return {

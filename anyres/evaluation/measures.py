@@ -17,7 +17,8 @@ from anyres.params import Evaluate
 from anyres.plane.chart import ring_window
 from anyres.plane.window import Window
 from anyres.progress import progress_bar
-from anyres.synthesis.render import Stitch, render, render_tiles
+from anyres.synthesis.render import render, render_tiles
+from anyres.synthesis.request import RenderRequest, Stitch
 
 # Rectangular, off the centre, its origin on no lattice; it fits every frame. In units of half a short side.
 SEAM_WINDOW = Window((0.0617, -0.2043), 2.0 / 256, (152, 232))
@@ -48,7 +49,7 @@ def score_scales(
     with progress_bar(title, len(seeds), "scenes", group.is_main) as advance:
 
         def compare(seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
-            scene = [render(generator, seed, samples.frame_of(generator, size)) for size in sizes]
+            scene = [render(generator, RenderRequest(seed, samples.frame_of(generator, size))) for size in sizes]
             apart = [np.zeros((len(sizes), len(sizes))) for _ in extractor.spaces]
             for i, reference in enumerate(sizes):
                 pictures = np.stack([_bytes(resized(picture, reference)) for picture in scene])
@@ -142,7 +143,7 @@ def draw_tiled(
     """Draw in tiles without rounding to bytes: float32 (h, w, 3), rows and columns where tiles begin beyond 0."""
     out = np.empty((*window.size, 3), np.float32)
     rows, columns = set(), set()
-    for at, pixels in render_tiles(generator, seed, window, tile=tile, stitch=stitch):
+    for at, pixels in render_tiles(generator, RenderRequest(seed, window, tile=tile, stitch=stitch)):
         out[at.top : at.top + at.size[0], at.left : at.left + at.size[1]] = pixels.permute(1, 2, 0).float().cpu().numpy()
         rows.add(at.top)
         columns.add(at.left)

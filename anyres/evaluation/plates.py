@@ -21,6 +21,7 @@ from anyres.params import Params
 from anyres.plane.chart import ring_window
 from anyres.plane.window import Window
 from anyres.synthesis.render import render, render_many
+from anyres.synthesis.request import RenderRequest
 
 HERO_PX = 512
 CANDIDATES = 24
@@ -72,17 +73,14 @@ def hero(params: Params, generator: Generator, store: Store) -> tuple[int, Plate
         seed = seeds[varied[int(np.argmin(np.sort(distance)[:, :NEIGHBOURS].mean(axis=1)))]]
     else:
         seed = seeds[varied[0]]
-    pixels = render(generator, seed, samples.frame_of(generator, HERO_PX))
+    pixels = _frame(generator, seed, HERO_PX)
     return seed, plate(pixels, f"Generated picture, scene {seed}, {HERO_PX} by {HERO_PX} pixels", lossless=False)
 
 
 def scenes(params: Params, generator: Generator) -> list[Plate]:
     """The first scenes of the evaluation seed, none left out."""
     seeds = samples.scene_seeds(params.evaluate.seed, "scenes", SCENES)
-    return [
-        plate(render(generator, seed, samples.frame_of(generator, SCENE_PX)), f"Generated picture, scene {seed}", lossless=False)
-        for seed in seeds
-    ]
+    return [plate(_frame(generator, seed, SCENE_PX), f"Generated picture, scene {seed}", lossless=False) for seed in seeds]
 
 
 def real_examples(params: Params, store: Store) -> list[Plate]:
@@ -99,10 +97,7 @@ def real_examples(params: Params, store: Store) -> list[Plate]:
 
 def over_scales(sizes: Sequence[int], generator: Generator, seed: int) -> list[Plate]:
     """One scene at every size of the sweep."""
-    return [
-        plate(render(generator, seed, samples.frame_of(generator, size)), f"The scene drawn at {size} pixels", f"{size} px")
-        for size in sizes
-    ]
+    return [plate(_frame(generator, seed, size), f"The scene drawn at {size} pixels", f"{size} px") for size in sizes]
 
 
 def zoom_in(generator: Generator, seed: int, zooms: Sequence[int]) -> list[Plate]:
@@ -110,7 +105,7 @@ def zoom_in(generator: Generator, seed: int, zooms: Sequence[int]) -> list[Plate
     finest, _ = generator.geometry.periods
     frame = samples.frame_of(generator, ZOOM_PX)
     unit = frame.extent[0] / 2
-    point = _detailed_point(render(generator, seed, samples.frame_of(generator, 128)))
+    point = _detailed_point(_frame(generator, seed, 128))
     out = []
     for zoom in zooms:
         slack = 1 - 1 / zoom
@@ -118,7 +113,9 @@ def zoom_in(generator: Generator, seed: int, zooms: Sequence[int]) -> list[Plate
         window = Window(center, frame.period / zoom, frame.size)
         beyond = window.period < finest * (1 - 1e-9)
         caption = f"×{zoom}" + (", beyond training" if beyond else "")
-        out.append(plate(render(generator, seed, window), f"Zoom {zoom} into scene {seed}", caption, lossless=False))
+        out.append(
+            plate(render(generator, RenderRequest(seed, window)), f"Zoom {zoom} into scene {seed}", caption, lossless=False)
+        )
     return out
 
 
@@ -182,7 +179,7 @@ def ring(generator: Generator, seed: int) -> Plate | None:
     if chart.name != "cylinder":
         return None
     window = ring_window(chart, RING_PX, generator.geometry.lattice_px)
-    pixels = np.roll(render(generator, seed, window), window.size[1] // 2, axis=1)
+    pixels = np.roll(render(generator, RenderRequest(seed, window)), window.size[1] // 2, axis=1)
     return plate(pixels, f"Scene {seed} all round, its two ends side by side in the middle", lossless=False)
 
 
@@ -203,6 +200,11 @@ def seam_plates(tiled: np.ndarray, whole: np.ndarray, rows: Sequence[int], colum
         plate(ruled, "The same with the tile borders ruled in white", "where the tiles meet"),
         plate(difference, f"Difference from one whole render, times {gain:g}", f"difference from a whole render, ×{gain:,.0f}"),
     ]
+
+
+def _frame(generator: Generator, seed: int, size: int) -> np.ndarray:
+    """The whole frame of a scene, uint8 (h, w, 3), `size` pixels along its short side."""
+    return render(generator, RenderRequest(seed, samples.frame_of(generator, size)))
 
 
 def _detailed_point(pixels: np.ndarray) -> tuple[float, float]:

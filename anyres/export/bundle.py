@@ -21,17 +21,20 @@ from torch import Tensor
 from anyres.files import write_atomic
 from anyres.networks.generator import Edit, Generator
 from anyres.networks.saved import BUNDLE_FORMAT, META, WEIGHTS, load_bundle
+from anyres.networks.scene import Scene
 from anyres.networks.tensorfile import read_safetensors
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window, frame_window
+from anyres.synthesis.latent import Latent
 from anyres.synthesis.render import Drawing, in_turn, render
+from anyres.synthesis.request import RenderRequest
 
 SAMPLES = "samples.png"
 CARD = "README.md"
 CREDITS = "CREDITS.md"
 
-# What files of pictures say of the model that drew them.
-TOLD = ("method", "weights_sha256", "data_hash", "git_commit")
+# Entries of generator.json that picture files record.
+RECORDED = ("method", "weights_sha256", "data_hash", "git_commit")
 PSI = 0.7
 SAMPLE_SHORT_PX = 128
 
@@ -47,33 +50,43 @@ class Model:
     def geometry(self) -> Geometry:
         return Geometry.from_json(self.meta["geometry"])
 
-    def render(self, seed: int, window: Window, psi: float = PSI) -> np.ndarray:
+    def render(self, seed: int | Latent | Scene, window: Window, psi: float = PSI) -> np.ndarray:
         """Draw `window` of the picture that `seed` names: uint8 (h, w, 3), sRGB. psi 0 is the average, 1 no truncation."""
-        return render(self.generator, seed, window, psi=psi)
+        return render(self.generator, RenderRequest(seed, window, psi))
 
     def render_to(
         self,
         path: str | Path,
-        seed: int,
+        seed: int | Latent | Scene,
         window: Window,
         psi: float = PSI,
         tile: int = 512,
         edit: Edit | None = None,
         advance: Callable[[float], None] | None = None,
+        dask: str | None = None,
+    ) -> None:
+        """Draw a window of any size into a .tif, .dzi, .png or .zarr; see `write`."""
+        self.write(path, RenderRequest(seed, window, psi, tile, edit=edit), advance, dask=dask)
+
+    def write(
+        self,
+        path: str | Path,
+        request: RenderRequest,
+        advance: Callable[[float], None] | None = None,
         resumed: Callable[[float], None] | None = None,
         dask: str | None = None,
     ) -> None:
-        """Draw a window of any size into a .tif, .dzi, .png or .zarr; see `anyres.synthesis.stream.render_to`.
+        """Draw a request into a .tif, .dzi, .png or .zarr; see `anyres.synthesis.stream.render_to`.
 
-        `dask` is the address of a scheduler, tcp://host:8786, whose workers draw the tiles: into the same file, which this
-        process writes. What is raised then: see `anyres.synthesis.dask_workers.drawing_on`.
+        `dask` is the address of a Dask scheduler, tcp://host:8786, whose workers draw the tiles; this process writes the file.
+        Errors of the workers: see `anyres.synthesis.dask_workers.drawing_on`.
         """
-        # Formats of files have libraries of their own, which whoever draws in memory need not have.
+        # Import here: the libraries of file formats are not needed to draw in memory.
         from anyres.synthesis.stream import render_to
 
-        about = {name: str(self.meta[name]) for name in TOLD if name in self.meta}
+        about = {name: str(self.meta[name]) for name in RECORDED if name in self.meta}
         with self.drawn_on(dask) as draw:
-            render_to(path, self.generator, seed, window, psi, tile, edit, advance, about, draw, resumed)
+            render_to(path, self.generator, request, about, advance, resumed, draw)
 
     def drawn_on(self, dask: str | None) -> AbstractContextManager[Drawing]:
         """What draws from this model: the workers of a Dask scheduler, or for None this process."""

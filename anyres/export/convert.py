@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from anyres.export.bundle import PSI, TOLD, Model
+from anyres.export.bundle import PSI, RECORDED, Model
 from anyres.export.onnx import OPSET, drawn_by_onnxruntime, onnx_file
 from anyres.export.torch_export import archive_file, drawn_by_archive
 from anyres.export.traced import INPUTS, OUTPUTS
@@ -17,6 +17,7 @@ from anyres.files import write_atomic
 from anyres.networks.generator import StyleGenerator
 from anyres.plane.window import Window
 from anyres.synthesis.render import render_tiles
+from anyres.synthesis.request import RenderRequest
 
 # A file whose pixels differ by more than this from the model's, in the range [-1, 1], is not written.
 TOLERANCE = 1e-4
@@ -89,7 +90,7 @@ def about(model: Model) -> dict[str, str]:
         "cylinder": f"x around the ring, from -1 to 1 and on, y within ±{half_height:g}",
         "plane": "without end",
     }
-    return {name: str(model.meta[name]) for name in TOLD if name in model.meta} | {
+    return {name: str(model.meta[name]) for name in RECORDED if name in model.meta} | {
         "inputs": "; ".join(f"{name} {what}" for name, what in INPUTS.items()),
         "outputs": "; ".join(f"{name} {what}" for name, what in OUTPUTS.items()),
         "plane": f"{chart.name}: {domain[chart.name]}; the short side of a picture is {chart.short_side:g} long",
@@ -110,5 +111,5 @@ def _difference(model: Model, draw: Callable[[Window], np.ndarray]) -> float | N
         if error.name != "onnxruntime":
             raise
         return None
-    ((_, pixels),) = render_tiles(model.generator, CHECK_SEED, window, PSI)
+    ((_, pixels),) = render_tiles(model.generator, RenderRequest(CHECK_SEED, window, PSI))
     return float(np.abs(values - pixels.cpu().numpy()).max())

@@ -22,6 +22,7 @@ from anyres.networks.pixels import to_uint8
 from anyres.networks.scene import Scene
 from anyres.plane.window import Window
 from anyres.synthesis.render import BATCH_PX, align, render_tiles
+from anyres.synthesis.request import RenderRequest
 from anyres.viewer.scenes import Subject, paints, takes
 from anyres.viewer.tilegrid import TILE_PX, Pyramid
 
@@ -135,7 +136,7 @@ def draw_bands(served: ServedModel, shown: int | Subject, window: Window, psi: f
     top = 0
     scene, edit = (shown.scene, shown.edit) if isinstance(shown, Subject) else (shown, None)
     psi = psi if not isinstance(shown, Subject) or shown.psi is None else shown.psi
-    for at, pixels in render_tiles(served.model.generator, scene, window, psi, edit=edit):
+    for at, pixels in render_tiles(served.model.generator, RenderRequest(scene, window, psi, edit=edit)):
         if band is not None and at.top != top:
             yield band
             band = None

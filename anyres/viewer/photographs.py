@@ -27,6 +27,7 @@ from anyres.plane.chart import Chart
 from anyres.synthesis import invert, outpaint
 from anyres.synthesis.latent import Latent
 from anyres.synthesis.render import render
+from anyres.synthesis.request import RenderRequest
 from anyres.viewer.scenes import Latents, Way, takes
 from anyres.viewer.scheduler import Busy
 
@@ -207,6 +208,6 @@ def _outpainted(
     target = outpaint.placed(photo, generator, short)
     with torch.enable_grad():
         found = outpaint.fit(generator, target, steps, advance=advance)
-    near = outpaint.fidelity(render(generator, found, target.window), target)
+    near = outpaint.fidelity(render(generator, RenderRequest(found, target.window)), target)
     height, width = target.window.size
     return found, {"x": 0.0, "y": 0.0, "period": period / 2}, f"{width} x {height} px of it at the middle, {near:.1f} dB"

@@ -18,7 +18,7 @@ from anyres.networks.generator import SEED_LIMIT, Edit, StyleGenerator, device_o
 from anyres.networks.scene import Scene
 from anyres.synthesis import edit, fuse
 from anyres.synthesis.latent import Latent
-from anyres.synthesis.render import scene_of
+from anyres.synthesis.request import scene_of
 
 # Scenes that are remembered; a page that comes back tells its own again.
 REMEMBERED = 512
@@ -222,7 +222,7 @@ def made(model: Model, recipe: Recipe, latents: Latents) -> Subject:
         if recipe.strokes:
             raise ValueError("a photograph's scene takes no painted styles; paint on a seed's")
         # Of a latent there is nothing to truncate: it is what it is.
-        psi, scene = 1.0, scene_of(generator, latents.get(recipe.latent), 1.0)
+        psi, scene = 1.0, scene_of(generator, latents.get(recipe.latent))
     elif recipe.strokes:
         scene = _painted(generator, recipe)
     else:

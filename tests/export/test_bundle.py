@@ -18,6 +18,7 @@ from anyres.networks import build_generator
 from anyres.params import Train
 from anyres.plane.window import Window
 from anyres.synthesis.render import render
+from anyres.synthesis.request import RenderRequest
 from tests.export.bundles import ANYRES_GAN, make_bundle
 
 WINDOW = Window((0.1, -0.2), 1 / 40, (20, 28))
@@ -42,7 +43,7 @@ def test_model_draws_what_its_generator_draws(bundle: Path) -> None:
     picture = model.render(seed=5, window=WINDOW, psi=0.4)
     assert picture.shape == (20, 28, 3)
     assert picture.dtype == np.uint8
-    assert np.array_equal(picture, render(generator.eval(), 5, WINDOW, psi=0.4))
+    assert np.array_equal(picture, render(generator.eval(), RenderRequest(5, WINDOW, psi=0.4)))
     assert model.geometry.chart.half_extent == (1.5, 1.0)
 
 
@@ -135,7 +136,7 @@ def test_any_method_and_chart_makes_a_bundle(tmp_path: Path, chart: str) -> None
     assert (model.geometry.chart.name, model.geometry.chart.fov, model.geometry.exact) == (chart, 180.0, False)
     again = build_generator(Train.model_validate(model.meta["params"]["train"]), half_extent)
     again.load_state_dict(load_file(folder / "generator.safetensors"))
-    assert np.array_equal(model.render(5, WINDOW, psi=0.4), render(again.eval(), 5, WINDOW, psi=0.4))
+    assert np.array_equal(model.render(5, WINDOW, psi=0.4), render(again.eval(), RenderRequest(5, WINDOW, psi=0.4)))
     with Image.open(folder / "samples.png") as samples:
         aspect = 2.0 if chart == "cylinder" else 1.5
         assert samples.size == (2 * round(128 * aspect), 2 * 128)

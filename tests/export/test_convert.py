@@ -27,6 +27,7 @@ from anyres.networks import build_generator
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
 from anyres.synthesis.render import render_tiles
+from anyres.synthesis.request import RenderRequest
 from tests.export.bundles import ANYRES_GAN, GRID_NETWORK, HALF_EXTENT, INFINITY_GAN, make_bundle, tiny_params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,7 +81,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def expected(generator: Any, seed: int, window: Window, psi: float) -> np.ndarray:
     """float32 (3, h, w) in about [-1, 1]."""
-    ((_, pixels),) = render_tiles(generator, seed, window, psi)
+    ((_, pixels),) = render_tiles(generator, RenderRequest(seed, window, psi))
     return pixels.numpy()
 
 

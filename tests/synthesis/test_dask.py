@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 import anyres
 from anyres.cli import app
-from anyres.export.bundle import Model
+from anyres.export.bundle import PSI, Model
 from anyres.networks import Scene
 from anyres.networks.pixels import from_uint8, to_uint8
 from anyres.networks.scene import Region
@@ -32,6 +32,7 @@ from anyres.synthesis import edit
 from anyres.synthesis.dask_workers import AHEAD, drawing_on
 from anyres.synthesis.fuse import fused, painted
 from anyres.synthesis.latent import Latent
+from anyres.synthesis.request import RenderRequest
 from tests.export.bundles import ANYRES_GAN, INFINITY_GAN, make_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -252,7 +253,7 @@ def test_a_drawing_that_lost_all_workers_is_gone_on_with(cluster: Cluster, exact
     assert time.monotonic() - began < WITHIN_S
     assert record(out) == before
     told: list[float] = []
-    exact.render_to(out, 5, LARGE, resumed=told.append)
+    exact.write(out, RenderRequest(5, LARGE, PSI), resumed=told.append)
     assert told == [int(before[-1].split()[1]) / 1e6]
     assert out.read_bytes() == whole
 

@@ -14,6 +14,7 @@ from anyres.plane.window import Window
 from anyres.synthesis import edit
 from anyres.synthesis.latent import Latent
 from anyres.synthesis.render import render, render_tiles
+from anyres.synthesis.request import RenderRequest
 
 PLACES = Window((0.0, 0.0), 2 / 64, (64, 64)).coords()
 
@@ -93,16 +94,16 @@ def test_an_edited_picture_is_exact_in_tiles_and_may_leave_the_frame(generator) 
 
     def drawn(tile: int) -> torch.Tensor:
         out = torch.empty(3, 64, 96)
-        for at, pixels in render_tiles(generator, 5, window, tile=tile, edit=change):
+        for at, pixels in render_tiles(generator, RenderRequest(5, window, tile=tile, edit=change)):
             out[:, at.top : at.top + at.size[0], at.left : at.left + at.size[1]] = pixels
         return out
 
     whole = drawn(512)
     torch.testing.assert_close(drawn(16), whole, atol=1e-5, rtol=0)
-    plain = render(generator, 5, window)
-    edited = render(generator, 5, window, edit=change)
+    plain = render(generator, RenderRequest(5, window))
+    edited = render(generator, RenderRequest(5, window, edit=change))
     assert np.abs(edited.astype(int) - plain).mean() > 1
-    np.testing.assert_array_equal(render(generator, 5, window, edit=lambda places: places), plain)
+    np.testing.assert_array_equal(render(generator, RenderRequest(5, window, edit=lambda places: places)), plain)
 
 
 def test_a_latent_is_a_scene_in_a_file(generator, tmp_path: Path) -> None:
@@ -112,10 +113,15 @@ def test_a_latent_is_a_scene_in_a_file(generator, tmp_path: Path) -> None:
     latent.save(tmp_path / "scene.safetensors")
     again = Latent.load(tmp_path / "scene.safetensors")
     assert again.seed == 7
-    np.testing.assert_array_equal(render(generator, again, window), render(generator, latent, window))
-    assert np.abs(render(generator, again, window).astype(int) - render(generator, 7, window)).max() > 1
+    np.testing.assert_array_equal(
+        render(generator, RenderRequest(again, window)), render(generator, RenderRequest(latent, window))
+    )
+    assert (
+        np.abs(render(generator, RenderRequest(again, window)).astype(int) - render(generator, RenderRequest(7, window))).max()
+        > 1
+    )
     with pytest.raises(ValueError, match=r"styles \(2, 10\), this generator takes .*: it is another one's"):
-        render(generator, Latent(torch.zeros(2, 10)), window)
+        render(generator, RenderRequest(Latent(torch.zeros(2, 10)), window))
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     for name in ("broken.safetensors", "none.safetensors"):
         with pytest.raises(ValueError, match=r"no latent .*make one with `anyres invert`"):

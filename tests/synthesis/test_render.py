@@ -17,6 +17,7 @@ from anyres.plane.chart import Chart
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
 from anyres.synthesis.render import align, render, render_many, render_tiles
+from anyres.synthesis.request import RenderRequest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,7 +35,7 @@ def generator(tiny: Train) -> torch.nn.Module:
 
 def pixels(generator, window: Window, tile: int) -> np.ndarray:
     out = np.full((3, *window.size), np.nan, np.float32)
-    for part, values in render_tiles(generator, 5, window, tile=tile):
+    for part, values in render_tiles(generator, RenderRequest(5, window, tile=tile)):
         out[:, part.top : part.top + part.size[0], part.left : part.left + part.size[1]] = values
     assert not np.isnan(out).any()
     return out
@@ -70,8 +71,10 @@ def test_two_processes_draw_the_same_pixels(tiny: Train, tmp_path):
         "import hashlib, sys, torch; torch.set_num_threads(1); torch.manual_seed(4)\n"
         "from anyres.networks import build_generator; from anyres.params import Train\n"
         "from anyres.plane.window import Window; from anyres.synthesis.render import render\n"
+        "from anyres.synthesis.request import RenderRequest\n"
         f"generator = build_generator(Train.model_validate_json({tiny.model_dump_json()!r}))\n"
-        "tile = int(sys.argv[1]); picture = render(generator.eval(), 3, Window((0.1, 0.05), 2 / 80, (40, 56)), tile=tile)\n"
+        "request = RenderRequest(3, Window((0.1, 0.05), 2 / 80, (40, 56)), tile=int(sys.argv[1]))\n"
+        "picture = render(generator.eval(), request)\n"
         "print(hashlib.sha256(picture.tobytes()).hexdigest())\n"
     )
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -81,7 +84,7 @@ def test_two_processes_draw_the_same_pixels(tiny: Train, tmp_path):
     ]
     assert run[0] == run[1]
     torch.manual_seed(4)
-    here = render(build_generator(tiny).eval(), 3, Window((0.1, 0.05), 2 / 80, (40, 56)))
+    here = render(build_generator(tiny).eval(), RenderRequest(3, Window((0.1, 0.05), 2 / 80, (40, 56))))
     assert hashlib.sha256(here.tobytes()).hexdigest() == run[0].strip()
 
 
@@ -98,17 +101,17 @@ def test_many_windows_equal_each_alone(generator):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": -1}, "seed must be a whole number from 0 to .* found -1"),
-        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"scene": -1}, "seed must be a whole number from 0 to .* found -1"),
+        ({"scene": 1.5}, "seed must be a whole number"),
         ({"psi": float("nan")}, "psi must be from 0 to 2, found nan"),
         ({"tile": 3}, "tile must be at least the generator's lattice, 4 pixels, found 3"),
         ({"window": Window((1.0, 0.0), 0.05, (20, 40))}, "outside the frame"),
     ],
 )
 def test_refuses_by_name(generator, changes, message):
-    values = {"seed": 1, "window": Window((0.0, 0.0), 0.05, (20, 40)), "psi": 1.0, "tile": 512} | changes
+    values = {"scene": 1, "window": Window((0.0, 0.0), 0.05, (20, 40)), "psi": 1.0, "tile": 512} | changes
     with pytest.raises(ValueError, match=message):
-        render(generator, **values)
+        render(generator, RenderRequest(**values))
 
 
 def test_bytes_and_networks_speak_of_the_same_picture():
@@ -139,7 +142,7 @@ class Bordered(torch.nn.Module):
 
 def stitched(generator, window: Window, tile: int, stitch: str) -> np.ndarray:
     out = np.full((3, *window.size), np.nan, np.float32)
-    for part, values in render_tiles(generator, 5, window, tile=tile, stitch=stitch):
+    for part, values in render_tiles(generator, RenderRequest(5, window, tile=tile, stitch=stitch)):
         at = out[:, part.top : part.top + part.size[0], part.left : part.left + part.size[1]]
         assert np.isnan(at).all()
         at[:] = values
@@ -167,5 +170,5 @@ def test_overlap_hides_the_borders_that_a_grid_shows():
     grid, overlap = (stitched(generator, window, 48, stitch) for stitch in ("grid", "overlap"))
     assert step(overlap) < 0.75 * step(grid)
     # The default of a generator that is not exact.
-    by_default = render(generator, 5, window, tile=48)
+    by_default = render(generator, RenderRequest(5, window, tile=48))
     np.testing.assert_array_equal(by_default, to_uint8(torch.from_numpy(overlap)[None])[0])

@@ -31,6 +31,7 @@ from anyres.synthesis import edit
 from anyres.synthesis.canvas import OUTSIDE
 from anyres.synthesis.fuse import fused, painted
 from anyres.synthesis.render import render, render_passes, render_tiles
+from anyres.synthesis.request import RenderRequest
 from anyres.synthesis.stream import render_to
 from tests.export.bundles import ANYRES_GAN, INFINITY_GAN, make_bundle
 from tests.synthesis.waves import Waves
@@ -64,13 +65,13 @@ def record(path: Path) -> list[str]:
 @pytest.mark.parametrize("kind", METHODS)
 def test_a_picture_on_disk_is_the_picture_in_memory(bundles: dict[str, Path], kind: str, tmp_path: Path) -> None:
     generator = anyres.load(str(bundles[kind])).generator
-    expected = render(generator, 5, WINDOW, 0.9, tile=48)
+    expected = render(generator, RenderRequest(5, WINDOW, 0.9, tile=48))
     for suffix in ("tif", "png", "zarr", "dzi"):
         told: list[float] = []
         out = tmp_path / "new" / f"p.{suffix}"
         # A second time over the first.
         for _ in range(2):
-            render_to(out, generator, 5, WINDOW, 0.9, tile=48, advance=told.append, about={"model": "a -- b"})
+            render_to(out, generator, RenderRequest(5, WINDOW, 0.9, tile=48), advance=told.append, about={"model": "a -- b"})
         assert sum(told) == pytest.approx(2 * 110 * 150 / 1e6)
         pixels, about = read(out)
         if suffix == "dzi":
@@ -108,8 +109,8 @@ def read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 
 def test_a_pyramid_halves_down_to_one_tile(tmp_path: Path) -> None:
     window = Window((0.0, 0.0), 1 / 64, (301, 530))
-    render_to(tmp_path / "p.tif", Waves(), 5, window, tile=64)
-    expected = render(Waves(), 5, window)
+    render_to(tmp_path / "p.tif", Waves(), RenderRequest(5, window, tile=64))
+    expected = render(Waves(), RenderRequest(5, window))
     sizes = [(301, 530), (150, 265), (75, 132), (37, 66), (18, 33)]
     with tifffile.TiffFile(tmp_path / "p.tif") as file:
         levels = file.series[0].levels
@@ -127,8 +128,8 @@ def test_a_pyramid_halves_down_to_one_tile(tmp_path: Path) -> None:
 
 def test_deep_zoom_tiles_and_levels_are_those_of_the_picture(tmp_path: Path) -> None:
     window = Window((0.0, 0.0), 1 / 512, (301, 530))
-    render_to(tmp_path / "p.dzi", Waves(), 5, window)
-    expected = render(Waves(), 5, window).astype(int)
+    render_to(tmp_path / "p.dzi", Waves(), RenderRequest(5, window))
+    expected = render(Waves(), RenderRequest(5, window)).astype(int)
     levels = tmp_path / "p_files"
     assert sorted(int(level.name) for level in levels.iterdir()) == list(range(11))
     assert sorted(tile.name for tile in (levels / "10").iterdir()) == [f"{x}_{y}.jpg" for x in range(3) for y in range(2)]
@@ -154,11 +155,13 @@ import sys, time
 from pathlib import Path
 import torch
 import anyres
+from anyres.synthesis.request import RenderRequest
 from anyres.synthesis.stream import render_to
 torch.set_num_threads(1)
 generator = anyres.load(sys.argv[1]).generator
 generator.register_forward_pre_hook(lambda *_: time.sleep(0.2))
-render_to(Path(sys.argv[2]), generator, 5, anyres.Window((0.1, -0.05), 1 / 300, (300, 700)), tile=128)
+request = RenderRequest(5, anyres.Window((0.1, -0.05), 1 / 300, (300, 700)), tile=128)
+render_to(Path(sys.argv[2]), generator, request)
 """
 
 
@@ -189,17 +192,17 @@ def test_a_killed_process_is_gone_on_with(bundles: dict[str, Path], kind: str, s
     out, through = tmp_path / f"p.{suffix}", tmp_path / "through" / f"p.{suffix}"
     generator = anyres.load(str(bundles[kind])).generator
     window = Window((0.1, -0.05), 1 / 300, (300, 700))
-    across = sum(at.top == 0 for at, _ in render_tiles(generator, 5, window, tile=128))
+    across = sum(at.top == 0 for at, _ in render_tiles(generator, RenderRequest(5, window, tile=128)))
     drawn: list[Window] = []
     generator.register_forward_pre_hook(lambda module, arguments: drawn.extend(arguments[1]))
-    render_to(through, generator, 5, window, tile=128)
+    render_to(through, generator, RenderRequest(5, window, tile=128))
     whole = list(drawn)
     # Of a faded picture also those of the row that was begun, and of the one above it.
     enough = 3 if kind == "exact" else 2 * across + 3
     with running("-c", DRAW, bundles[kind], out) as process:
         until(process, lambda: len(record(out)) >= enough)
         with pytest.raises(ValueError, match=rf"p\.{suffix}: process {process.pid} is drawing it; wait for it"):
-            render_to(out, generator, 5, window, tile=128)
+            render_to(out, generator, RenderRequest(5, window, tile=128))
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert not out.exists()
@@ -207,7 +210,7 @@ def test_a_killed_process_is_gone_on_with(bundles: dict[str, Path], kind: str, s
     assert 0 < tiles < len(whole)
     told: list[float] = []
     drawn.clear()
-    render_to(out, generator, 5, window, tile=128, advance=told.append)
+    render_to(out, generator, RenderRequest(5, window, tile=128), advance=told.append)
     begun = tiles if kind == "exact" else (tiles // across - 1) * across
     assert begun > 0
     assert drawn == whole[begun:]
@@ -251,57 +254,55 @@ def stopped_at(passes: int, error: type[BaseException]) -> Any:
 def test_an_interruption_keeps_what_is_drawn(error: type[BaseException], tmp_path: Path) -> None:
     out, waves = tmp_path / "p.png", Waves()
     with pytest.raises(error, match="stopped"):
-        render_to(out, waves, 5, WINDOW, tile=48, advance=stopped_at(2, error))
+        render_to(out, waves, RenderRequest(5, WINDOW, tile=48), advance=stopped_at(2, error))
     assert [path.name for path in tmp_path.iterdir()] == [".p.png.drawing"]
     # A line that was being written.
     with (tmp_path / ".p.png.drawing" / "record").open("a") as file:
         file.write("9999 1")
     told: list[float] = []
     before, waves.passes = waves.passes, 0
-    render_to(out, waves, 5, WINDOW, tile=48, advance=told.append)
-    assert before + waves.passes == len(list(render_passes(Waves(), 5, WINDOW, tile=48)))
+    render_to(out, waves, RenderRequest(5, WINDOW, tile=48), advance=told.append)
+    assert before + waves.passes == len(list(render_passes(Waves(), RenderRequest(5, WINDOW, tile=48))))
     assert sum(told) == pytest.approx(110 * 150 / 1e6)
-    np.testing.assert_array_equal(np.array(Image.open(out)), render(Waves(), 5, WINDOW, tile=48))
+    np.testing.assert_array_equal(np.array(Image.open(out)), render(Waves(), RenderRequest(5, WINDOW, tile=48)))
     assert [path.name for path in tmp_path.iterdir()] == ["p.png"]
 
 
 @pytest.mark.parametrize("error", [ValueError, RuntimeError])
 def test_a_failure_leaves_nothing(error: type[Exception], tmp_path: Path) -> None:
     with pytest.raises(error, match="stopped"):
-        render_to(tmp_path / "p.png", Waves(), 5, WINDOW, tile=48, advance=stopped_at(2, error))
+        render_to(tmp_path / "p.png", Waves(), RenderRequest(5, WINDOW, tile=48), advance=stopped_at(2, error))
     # Nor does an interruption before anything is drawn.
     waves = Waves()
     waves.register_forward_pre_hook(lambda *_: stopped_at(1, KeyboardInterrupt)(0.0))
     with pytest.raises(KeyboardInterrupt):
-        render_to(tmp_path / "p.png", waves, 5, WINDOW)
+        render_to(tmp_path / "p.png", waves, RenderRequest(5, WINDOW))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("change", ["seed", "window", "psi", "tile", "edit", "weights", "scene"])
 def test_a_canvas_of_something_else_is_thrown_away(change: str, bundles: dict[str, Path], tmp_path: Path) -> None:
     generator = anyres.load(str(bundles["exact"])).generator
-    scene, window, psi, tile, turned = 5, WINDOW, 0.5, 48, None
+    request = RenderRequest(5, WINDOW, 0.5, tile=48)
     with pytest.raises(KeyboardInterrupt):
-        render_to(tmp_path / "p.png", generator, scene, window, psi, tile, turned, stopped_at(4, KeyboardInterrupt))
+        render_to(tmp_path / "p.png", generator, request, advance=stopped_at(4, KeyboardInterrupt))
     if change == "seed":
-        scene = 6
+        request = replace(request, scene=6)
     elif change == "window":
-        window = WINDOW.crop(0, 1, WINDOW.size)
+        request = replace(request, window=WINDOW.crop(0, 1, WINDOW.size))
     elif change == "psi":
-        psi = 0.6
+        request = replace(request, psi=0.6)
     elif change == "tile":
-        tile = 40
+        request = replace(request, tile=40)
     elif change == "edit":
-        turned = edit.turn(3)
+        request = replace(request, edit=edit.turn(3))
     elif change == "weights":
         next(generator.parameters()).data.mul_(1.01)
     else:
-        scene = replace(Scene.of([5], generator.z_dim), z=torch.full((1, generator.z_dim), 0.3))
+        request = replace(request, scene=replace(Scene.of([5], generator.z_dim), z=torch.full((1, generator.z_dim), 0.3)))
     told: list[float] = []
-    render_to(tmp_path / "p.png", generator, scene, window, psi, tile, turned, told.append)
-    np.testing.assert_array_equal(
-        np.array(Image.open(tmp_path / "p.png")), render(generator, scene, window, psi, tile, edit=turned)
-    )
+    render_to(tmp_path / "p.png", generator, request, advance=told.append)
+    np.testing.assert_array_equal(np.array(Image.open(tmp_path / "p.png")), render(generator, request))
     assert sum(told) == pytest.approx(110 * 150 / 1e6)
 
 
@@ -353,18 +354,18 @@ def test_what_cannot_be_written_is_told_before_anything_is_drawn(tmp_path: Path,
         ("p.dzi", "p_files is there and no Deep Zoom folder"),
     ):
         with pytest.raises(ValueError, match=says):
-            render_to(tmp_path / name, waves, 5, WINDOW)
+            render_to(tmp_path / name, waves, RenderRequest(5, WINDOW))
     with pytest.raises(ValueError, match="psi must be"):
-        render_to(tmp_path / "p.tif", waves, 5, WINDOW, 9.0)
+        render_to(tmp_path / "p.tif", waves, RenderRequest(5, WINDOW, 9.0))
     with pytest.raises(ValueError, match="tile must be at least the generator's lattice, 8 pixels, found 7"):
-        render_to(tmp_path / "p.tif", waves, 5, WINDOW, tile=7)
+        render_to(tmp_path / "p.tif", waves, RenderRequest(5, WINDOW, tile=7))
     with pytest.raises(ValueError, match=r"beyond the 2\^40"):
-        render_to(tmp_path / "p.tif", waves, 5, Window((2.0**40, 0.0), 1 / 64, (9, 8)))
+        render_to(tmp_path / "p.tif", waves, RenderRequest(5, Window((2.0**40, 0.0), 1 / 64, (9, 8))))
     with pytest.raises(OSError, match=r"p\.tif: drawing it takes up to 80000\.00 GB of disk, [\d.]+ GB are free there"):
-        render_to(tmp_path / "p.tif", waves, 5, Window((0.0, 0.0), 1 / 64, (10**6, 10**7)), tile=8192)
+        render_to(tmp_path / "p.tif", waves, RenderRequest(5, Window((0.0, 0.0), 1 / 64, (10**6, 10**7)), tile=8192))
     monkeypatch.setitem(sys.modules, "zarr", None)
     with pytest.raises(ValueError, match=r"\.zarr needs the package zarr, which is not installed"):
-        render_to(tmp_path / "p.zarr", waves, 5, WINDOW)
+        render_to(tmp_path / "p.zarr", waves, RenderRequest(5, WINDOW))
     assert waves.passes == 0
     assert sorted(tmp_path.iterdir()) == before
 

@@ -18,6 +18,7 @@ from anyres.synthesis.fuse import fused, nearest, painted
 from anyres.synthesis.latent import Latent
 from anyres.synthesis.outpaint import between, fidelity, fit, on_canvas, placed, seam_rank, side_by_side
 from anyres.synthesis.render import align, render
+from anyres.synthesis.request import RenderRequest
 from tests.export.bundles import INFINITY_GAN, tiny_params
 
 
@@ -82,14 +83,15 @@ def test_a_fused_picture_is_exact_in_tiles_and_shows_its_styles(generator: Infin
     mask = (np.arange(48) // 24).astype(np.uint8)[None].repeat(20, axis=0)
     shares = nearest([(-1.5, 0), (1.5, 0)], 0.2) if kind == "centres" else painted(mask, window, 2)
     scene = fused([5, 6], generator.z_dim, shares)
-    whole = render(generator, scene, window, tile=512).astype(int)
+    whole = render(generator, RenderRequest(scene, window, tile=512)).astype(int)
     exact = draw_tiled(generator, scene, window, 512)[0]
     for tile in (8, 24):
         assert np.abs(draw_tiled(generator, scene, window, tile)[0] - exact).max() <= 1e-5
-    part = render(generator, scene, window.crop(7, 11, (20, 50))).astype(int)
+    part = render(generator, RenderRequest(scene, window.crop(7, 11, (20, 50)))).astype(int)
     assert np.abs(part - whole[7:27, 11:61]).max() <= 1
     alone = [
-        render(generator, replace(Scene.of([5], generator.z_dim), z=scene.blend.z[k : k + 1]), window).astype(int) for k in (0, 1)
+        render(generator, RenderRequest(replace(Scene.of([5], generator.z_dim), z=scene.blend.z[k : k + 1]), window)).astype(int)
+        for k in (0, 1)
     ]
     assert np.abs(whole[:, :8] - alone[0][:, :8]).mean() < 0.2 * np.abs(alone[0] - alone[1]).mean()
     assert np.abs(whole[:, -8:] - alone[1][:, -8:]).mean() < 0.2 * np.abs(alone[0] - alone[1]).mean()
@@ -103,8 +105,8 @@ def test_a_photograph_goes_on_beyond_its_border(generator: InfinityGan, photo: n
     assert (target.window.size, canvas.size) == ((40, 48), (40, 96))
     assert target.window.origin == pytest.approx(canvas.origin)
     short, longer = (fit(generator, target, steps, seed=3, perceptual=False) for steps in (2, 150))
-    drawn = render(generator, longer, canvas)
-    near = [fidelity(render(generator, latent, canvas)[:, :48], target) for latent in (short, longer)]
+    drawn = render(generator, RenderRequest(longer, canvas))
+    near = [fidelity(render(generator, RenderRequest(latent, canvas))[:, :48], target) for latent in (short, longer)]
     assert near[1] > near[0] + 3
     # Of an untrained generator.
     assert near[1] > 20
@@ -119,7 +121,7 @@ def test_a_photograph_goes_on_beyond_its_border(generator: InfinityGan, photo: n
     # What lies far beyond is the seed's own, with the styles that were found.
     far = Window((40.0, 0.0), canvas.period, (16, 24))
     plain = replace(longer.scene(generator.z_dim), pin=None)
-    assert np.array_equal(render(generator, longer, far), render(generator, plain, far))
+    assert np.array_equal(render(generator, RenderRequest(longer, far)), render(generator, RenderRequest(plain, far)))
     assert 0 <= seam_rank(drawn, 48) <= 1
     assert seam_rank(np.repeat(np.arange(8)[None, :, None] // 4, 3, axis=2) * np.ones((5, 1, 1)), 4) == 1
 
@@ -146,7 +148,9 @@ def test_a_fit_that_is_stopped_goes_on_to_the_same_latent(generator: InfinityGan
     assert torch.equal(read.w, through.w)
     assert torch.equal(read.z, through.z)
     assert [box[:3] for box in read.pin.boxes] == [box[:3] for box in through.pin.boxes]
-    assert np.array_equal(render(generator, read, target.window), render(generator, through, target.window))
+    assert np.array_equal(
+        render(generator, RenderRequest(read, target.window)), render(generator, RenderRequest(through, target.window))
+    )
 
 
 def test_two_photographs_on_one_canvas(generator: InfinityGan, photo: np.ndarray) -> None:
@@ -154,10 +158,10 @@ def test_two_photographs_on_one_canvas(generator: InfinityGan, photo: np.ndarray
     assert canvas.size == (32, 38 + 57 + 38)
     found = [fit(generator, part, 120, seed=1, perceptual=False) for part in (a, b)]
     scene = between(*found, (a.window.bounds[2], b.window.bounds[0]))
-    drawn = render(generator, scene, canvas)
+    drawn = render(generator, RenderRequest(scene, canvas))
     assert fidelity(drawn[:, :38], a) > 20
     assert fidelity(drawn[:, -38:], b) > 20
-    assert np.abs(render(generator, scene, canvas, tile=16).astype(int) - drawn).max() <= 1
+    assert np.abs(render(generator, RenderRequest(scene, canvas, tile=16)).astype(int) - drawn).max() <= 1
     with pytest.raises(ValueError, match=r"blending takes two latents of `anyres outpaint`"):
         between(found[0], Latent(found[0].w), (0.0, 1.0))
 
@@ -172,12 +176,14 @@ def test_what_cannot_be_placed_is_refused(generator: InfinityGan, photo: np.ndar
     with pytest.raises(ValueError, match="1 to 64 times as wide"):
         on_canvas(placed(photo, generator, 32), 0.5, "right")
     with pytest.raises(ValueError, match="beyond the 2\\^40 of an unbounded plane"):
-        render(generator, 3, Window((2.0**40, 0.0), 1 / 32, (16, 16)))
+        render(generator, RenderRequest(3, Window((2.0**40, 0.0), 1 / 32, (16, 16))))
 
 
 def test_a_region_drawn_anew_from_an_api_call(generator: InfinityGan) -> None:
     window = Window((0.0, 0.0), 1 / 32, (64, 64))
     scene = replace(Scene.of([3], generator.z_dim), regions=(Region((-0.2, -0.2, 0.2, 0.2), 8, "texture"),))
-    change = np.abs(render(generator, scene, window).astype(int) - render(generator, 3, window)).max(axis=2)
+    change = np.abs(
+        render(generator, RenderRequest(scene, window)).astype(int) - render(generator, RenderRequest(3, window))
+    ).max(axis=2)
     assert change[28:36, 28:36].mean() > 1
     assert change[:8].max() == 0

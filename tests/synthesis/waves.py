@@ -18,6 +18,7 @@ from anyres.networks import Scene
 from anyres.plane.chart import Chart
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
+from anyres.synthesis.request import RenderRequest
 from anyres.synthesis.stream import render_to
 
 
@@ -48,6 +49,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     side, waves = int(sys.argv[1]), Waves(float(sys.argv[2]))
     for out in sys.argv[3:]:
-        render_to(Path(out), waves, 5, Window((0.0, 0.0), 1 / 32, (side, side + 24)))
+        render_to(Path(out), waves, RenderRequest(5, Window((0.0, 0.0), 1 / 32, (side, side + 24))))
         print(f"{waves.passes} passes", file=sys.stderr)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -16,6 +16,7 @@ from anyres.plane.chart import Chart
 from anyres.plane.window import Window
 from anyres.synthesis.latent import Latent
 from anyres.synthesis.render import render
+from anyres.synthesis.request import RenderRequest
 from anyres.viewer.drawing import ServedModel
 from anyres.viewer.photographs import WAITING_LIMIT, within
 from tests.viewer.servers import ask, pixels, send, serving
@@ -65,7 +66,9 @@ def test_a_photograph_becomes_a_scene(request: pytest.FixtureRequest, kind: str,
         assert status == 200, body
         latent = Latent.load(tmp_path / "photographs" / f"{job['latent']}.safetensors")
         # Whatever the truncation: a photograph is what it is.
-        assert np.array_equal(pixels(body), render(served.model.generator, latent, Window((0.0, 0.0), period, (64, 80))))
+        assert np.array_equal(
+            pixels(body), render(served.model.generator, RenderRequest(latent, Window((0.0, 0.0), period, (64, 80))))
+        )
         assert ask(address, f"/api/tile/{served.id}/{scene}/0/0_0.png")[0] == 200
     # It outlives the server.
     with serving([served], tmp_path) as address:

@@ -12,6 +12,7 @@ import pytest
 from anyres.plane.window import Window
 from anyres.synthesis import edit, fuse
 from anyres.synthesis.render import render
+from anyres.synthesis.request import RenderRequest
 from anyres.viewer.drawing import ServedModel
 from anyres.viewer.tilegrid import TILE_PX
 from tests.viewer.servers import ask, pixels, send
@@ -56,7 +57,7 @@ def test_edits_are_those_of_the_library_in_their_order(address: str, frame: Serv
         ]
     )
     found, headers = view(address, frame, scene, window)
-    assert np.array_equal(found, render(frame.model.generator, 5, window, 0.7, edit=composed))
+    assert np.array_equal(found, render(frame.model.generator, RenderRequest(5, window, 0.7, edit=composed)))
     assert not np.array_equal(found, frame.model.render(5, window))
     assert headers["content-disposition"] == f'attachment; filename="frame-{scene[:9]}-307x211.png"'
     # Each of them alone changes the picture.
@@ -87,7 +88,7 @@ def test_strokes_are_styles_over_the_canvas(address: str, plane: ServedModel):
     found, _ = view(address, plane, scene, window)
     brush = fuse.Stroke(1, ((left, top / 2), (0.0, 0.0), (right, top / 2)), 10 * period)
     shares = fuse.brushed([brush], 2, 0.4)
-    expected = render(plane.model.generator, fuse.fused([2, 9], plane.model.generator.z_dim, shares), window, 0.7)
+    expected = render(plane.model.generator, RenderRequest(fuse.fused([2, 9], plane.model.generator.z_dim, shares), window, 0.7))
     assert np.array_equal(found, expected)
     # Far from the brush the scene is as it was.
     plain = plane.model.render(2, window)

@@ -15,6 +15,7 @@ from anyres.plane.chart import ring_window
 from anyres.plane.window import Window
 from anyres.synthesis import edit
 from anyres.synthesis.render import render
+from anyres.synthesis.request import RenderRequest
 from anyres.viewer.drawing import ServedModel
 from tests.viewer.browsing import PATIENCE_MS, keep, link, picture, settle, until
 from tests.viewer.servers import counted, pixels
@@ -88,7 +89,7 @@ def test_a_picture_is_stretched_and_warped_by_its_handles(roomy: Page, address: 
         [edit.aspect(edits[0]["factor"]), edit.turn(25), edit.pull(tuple(pulled["point"]), pulled["power"], pulled["radius"])]
     )
     size = seen.shape[:2]
-    drawn = render(frame.model.generator, 6, Window(at, period, size), 0.9, edit=composed)
+    drawn = render(frame.model.generator, RenderRequest(6, Window(at, period, size), 0.9, edit=composed))
     inner = (slice(4, -4), slice(4, -4))
     assert np.abs(seen.astype(int) - drawn)[inner].mean() < 1.5
     # The address alone brings it back.
