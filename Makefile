@@ -49,7 +49,7 @@ bench: $(STAMP)  ## how fast training, rendering, reading and tiles are; writes 
 	@python benchmarks/bench.py
 
 lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml
-	@uv pip compile --universal --generate-hashes --python-version 3.11 --all-extras --no-header --quiet -o requirements.lock pyproject.toml
+	@uv pip compile --universal --generate-hashes --python-version 3.11 --all-extras --group services --no-header --quiet -o requirements.lock pyproject.toml
 
 clean:  ## remove what runs have made; the environment and downloads stay
 	rm -rf data out mlflow.db mlartifacts .anyres/locks .anyres/prefect

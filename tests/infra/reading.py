@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import importlib.util
 import io
 import json
 import os
@@ -141,30 +140,35 @@ def stages() -> dict[str, str]:
     return {name: f"FROM {base}\n{body}" for base, name, body in zip(parts[1::3], parts[2::3], parts[3::3], strict=True)}
 
 
-def subset(file: str) -> dict[str, Any]:
-    """The packages that the Dockerfile writes into `file`, by its own command."""
-    command = re.search(rf"python locked\.py ([^>]*) >{re.escape(file)}", stages()["locked"])
-    assert command is not None
-    run = subprocess.run(
-        [sys.executable, INFRA / "docker/locked.py", *command[1].replace("'", "").split()],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    return locked().pins(run.stdout)
+def commands(stage: str) -> list[str]:
+    """The shell commands of a build stage, one after the other."""
+    return [command.strip() for run in re.findall(r"^RUN (.*)$", stages()[stage], re.MULTILINE) for command in run.split("&&")]
 
 
-@cache
-def locked() -> Any:
-    spec = importlib.util.spec_from_file_location("locked", INFRA / "docker/locked.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # dataclasses looks a class' module up.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def locked_versions() -> dict[str, set[str]]:
+    """The versions of every package in the lock; markers may choose between several."""
+    versions: dict[str, set[str]] = {}
+    for name, version in re.findall(r"^([A-Za-z0-9][\w.-]*)==([^ ]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE):
+        versions.setdefault(canonicalize_name(name), set()).add(version)
+    return versions
+
+
+def environment_packages(stage: str, folder: Path) -> dict[str, str]:
+    """Packages with their versions that a build stage installs with --require-hashes, by its own commands, run dry by uv."""
+    (index,) = [index for index, command in enumerate(commands(stage)) if "--require-hashes" in command]
+    script = " && ".join(commands(stage)[: index + 1]).replace("/opt/anyres", str(folder / "anyres"))
+    script = script.replace("uv venv", "uv venv --clear").replace("uv pip install", "uv pip install --dry-run")
+    for name in ("pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, folder)
+    environ = {**os.environ, "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    # From uv's cache where it holds all, else from the package index.
+    for variables in ({"UV_OFFLINE": "1"}, {}):
+        run = subprocess.run(["bash", "-c", script], cwd=folder, env=environ | variables, capture_output=True, text=True)
+        if run.returncode == 0:
+            break
+    else:
+        pytest.fail(f"{stage}: uv resolves nothing ({run.stderr.strip()[-300:]}); it needs the package index or a filled cache")
+    return {canonicalize_name(name): version for name, version in re.findall(r"^ \+ ([\w.-]+)==(\S+)$", run.stderr, re.MULTILINE)}
 
 
 def missing(names: set[str], roots: list[Requirement]) -> set[str]:

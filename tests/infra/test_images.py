@@ -1,4 +1,4 @@
-"""Images: linted, built of what the lock holds, and patient with what runs in them."""
+"""Images: linted, built from the lock, and ended only after their processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.infra.reading import INFRA, ROOT, locked, missing, stages, subset
+from tests.infra.reading import INFRA, ROOT, commands, environment_packages, locked_versions, missing, stages
 
 
 def test_the_dockerfile_has_no_warnings():
@@ -22,35 +22,52 @@ def test_the_dockerfile_has_no_warnings():
     assert (run.returncode, run.stdout) == (0, "")
 
 
-@pytest.mark.parametrize("file", ["tools.txt", "services.txt", "cpu.txt", "gpu.txt"])
-def test_every_image_gets_all_that_it_needs_with_hashes(file: str):
-    found = subset(file)
-    assert all(pin.text.count("--hash=sha256:") > 0 for pin in found.values())
+@pytest.mark.parametrize("stage", ["services-environment", "cpu-environment", "gpu-environment"])
+def test_every_image_gets_all_that_it_needs_with_hashes(stage: str, tmp_path: Path):
+    packages = environment_packages(stage, tmp_path)
+    assert all(version in locked_versions()[name] for name, version in packages.items())
+    names = set(packages)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = [line for extra in ("viewer", "onnx", "dask", "pipelines") for line in project["optional-dependencies"][extra]]
     everything = [Requirement(line) for line in [*project["dependencies"], *extras]]
-    if file == "tools.txt":
-        assert missing(set(found), [Requirement("uv"), Requirement("hatchling")]) == set()
-    elif file == "services.txt":
+    if stage == "services-environment":
         assert (
-            missing(set(found), [Requirement(n) for n in ("mlflow", "prefect", "prefect-kubernetes", "psycopg[binary]")]) == set()
+            missing(names, [Requirement(n) for n in ("mlflow", "prefect", "prefect-kubernetes", "psycopg[binary]", "boto3")])
+            == set()
         )
-        assert {"torch", "timm", "moto", "pytest"} & found.keys() == set()
-    elif file == "gpu.txt":
-        assert missing(set(found), everything) == set()
-        assert {"torch", "triton", "nvidia-nccl-cu13"} <= found.keys()
-        assert {"moto", "pytest", "ruff"} & found.keys() == set()
+        assert {"torch", "timm", "moto", "pytest"} & names == set()
+    elif stage == "gpu-environment":
+        assert missing(names, everything) == set()
+        assert {"torch", "triton", "nvidia-nccl-cu13"} <= names
+        assert {"moto", "pytest", "ruff"} & names == set()
     else:
-        assert missing(set(found), everything) == {"torch", "torchvision", "xformers"}
+        assert missing(names, everything) == {"torch", "torchvision", "xformers"}
         # What a CPU build of torch asks for besides.
-        assert {"filelock", "fsspec", "jinja2", "networkx", "setuptools", "sympy", "typing-extensions"} <= found.keys()
-        assert [name for name in found if name.startswith(("nvidia", "cuda", "triton"))] == []
+        assert {"filelock", "fsspec", "jinja2", "networkx", "setuptools", "sympy", "typing-extensions"} <= names
+        assert [name for name in names if name.startswith(("nvidia", "cuda", "triton"))] == []
 
 
-def test_a_pattern_that_leaves_nothing_out_is_refused():
-    pins = locked().pins((ROOT / "requirements.lock").read_text())
-    with pytest.raises(ValueError, match=r"--without nvidia: matches nothing"):
-        locked().needed(pins, ["torch"], ["nvidia"])
+def test_every_installation_checks_the_hashes_of_the_lock(tmp_path: Path):
+    for stage in ("services-environment", "cpu-environment", "gpu-environment"):
+        for command in commands(stage):
+            if command.startswith("uv pip install"):
+                # The wheel of anyres was built here. The lock has no hashes of torch's CPU builds.
+                unlocked = command.endswith(("--no-deps wheels/*.whl", "--no-deps --torch-backend cpu --requirement torch.txt"))
+                assert unlocked != ("--require-hashes --constraint requirements.lock" in command), command
+    bootstrap, install, build = commands("locked")
+    subprocess.run(["bash", "-c", bootstrap.replace(">", f">{tmp_path}/")], cwd=ROOT, check=True)
+    assert re.match(r"uv==[\d.]+ \\\n +--hash=sha256:", (tmp_path / "uv.txt").read_text())
+    assert install == "python -m pip install --require-hashes --requirement uv.txt"
+    assert "--require-hashes --build-constraints requirements.lock" in build
+    assert missing(set(locked_versions()), [Requirement("hatchling")]) == set()
+
+
+def test_packages_that_are_left_out_are_in_the_lock(tmp_path: Path):
+    (listing,) = [command for command in commands("cpu-environment") if command.endswith(">cuda.txt")]
+    subprocess.run(["bash", "-c", listing], cwd=tmp_path, check=True)
+    excluded = (tmp_path / "cuda.txt").read_text().split()
+    assert excluded
+    assert set(excluded) <= locked_versions().keys()
 
 
 def test_images_are_built_of_what_the_context_lets_in():
