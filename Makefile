@@ -5,7 +5,7 @@ STAMP := .venv/.installed-from-lock
 UV_VERSION := $(shell sed -n 's/^uv==\([^ ]*\).*/\1/p' requirements.lock)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install run test bench lint lock clean push pull deploy cluster cluster-test
+.PHONY: help install run test bench lint lock clean push pull deploy deps cluster cluster-test
 
 help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*##/make \1\t/p' $(MAKEFILE_LIST) | expand -t 19
@@ -50,6 +50,9 @@ bench: $(STAMP)  ## how fast training, rendering, reading and tiles are; writes 
 
 lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml
 	@uv pip compile --universal --generate-hashes --python-version 3.11 --all-extras --group services --no-header --quiet -o requirements.lock pyproject.toml
+
+deps: $(STAMP)  ## write the deps of dvc.yaml anew, from what each stage imports
+	@python -m pipelines.dependencies
 
 clean:  ## remove what runs have made; the environment and downloads stay
 	rm -rf data out mlflow.db mlartifacts .anyres/locks .anyres/prefect

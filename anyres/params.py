@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -371,15 +369,6 @@ class Params(Section):
             return cls.model_validate(values)
         except ValidationError as error:
             raise ParamsError(f"{path}: {describe(error)}") from None
-
-
-def fingerprint(params: Train, data_hash: str) -> str:
-    """Name the training that these params and this data determine: 16 hexadecimal digits."""
-    identity = {"train": params.model_dump(mode="json"), "data": data_hash}
-    if params.stages.teacher:
-        weights = Path(params.stages.teacher) / "generator.safetensors"
-        identity["teacher"] = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def describe(error: ValidationError) -> str:

@@ -40,6 +40,7 @@ class Environment(BaseSettings):
     cache_dir: downloads. num_processes: training processes; unset, one a GPU, or one a core where there is none.
     accelerate_config: a file of `accelerate config`, used in place of num_processes. device: cpu keeps training off
     an accelerator. micro_batch: pictures of one training pass at most, on each process; unset, its share of the batch.
+    ignore_code: resume a training with equal params and data although its code changed.
     num_workers: processes that take pictures in and prepare them; unset, one a core. dask_address: a Dask scheduler
     whose workers do it instead. scratch: where workers put finished shards; an object store where they share no disk.
     requests_per_second: to one host, over all workers of this machine. flickr_key, google_key, google_engine: services.
@@ -56,6 +57,7 @@ class Environment(BaseSettings):
     num_processes: Annotated[int, Field(ge=1, le=1024)] | None = None
     accelerate_config: Path | None = None
     micro_batch: Annotated[int, Field(ge=1, le=65536)] | None = None
+    ignore_code: bool = False
     device: Literal["auto", "cpu"] = "auto"
     num_workers: Annotated[int, Field(ge=1, le=1024)] | None = None
     dask_address: Annotated[str, Field(pattern=r"^(tcp|tls|ucx)://")] | None = None

@@ -11,7 +11,8 @@ from pipelines.services.history import git_commit
 from pipelines.services.registration import ensure_registered
 from pipelines.stage import BUNDLE, EVALUATION, INGESTED, TRAINED, atomic_directory, main
 
-TOLD = ("data_hash", "geometry", "method")
+# What a bundle repeats of train.json.
+REPEATED = ("data_hash", "geometry", "method", "fingerprint", "code", "code_changed")
 
 
 def export(params: Params, environment: Environment) -> None:
@@ -20,7 +21,7 @@ def export(params: Params, environment: Environment) -> None:
 
     trained = json.loads((TRAINED / "train.json").read_text(encoding="utf-8"))
     metrics = json.loads((EVALUATION / "metrics.json").read_text(encoding="utf-8"))
-    meta = {key: trained[key] for key in TOLD} | {"nimg": trained["kept_nimg"]}
+    meta = {key: trained[key] for key in REPEATED} | {"nimg": trained["kept_nimg"]}
     meta |= {"params": params.model_dump(mode="json"), "metrics": metrics, "git_commit": git_commit()}
     with atomic_directory(BUNDLE) as folder:
         half = params.export.weights == "half"

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from anyres.params import Params, fingerprint
+from anyres.identity import find_run
+from anyres.params import Params
 from pipelines.environment import Environment
 from pipelines.process.launch import launch_command, launch_environ, num_gpus, process_count
 from pipelines.process.outcome import EXIT_PERMANENT
@@ -30,13 +31,15 @@ def train(params: Params, environment: Environment) -> None:
     count = process_count(environment, params.train.batch, gpus)
     work = [*WORK, "--runs", str(environment.runs_dir)]
     work += [] if environment.micro_batch is None else ["--micro-batch", str(environment.micro_batch)]
+    work += ["--ignore-code"] if environment.ignore_code else []
+    run = find_run(environment.runs_dir, params.train, dataset["hash"], environment.ignore_code).path.name
     command, environ, overheard = launch_command(environment, count, work), launch_environ(environment, count, gpus), StderrTee()
     with (
-        exclusive("train", fingerprint(params.train, dataset["hash"]), environment),
+        exclusive("train", run, environment),
         supervised_process(command, environ, stderr=overheard.stderr) as process,
     ):
         overheard.listen(process)
-        follower = Follower(params, environment, dataset)
+        follower = Follower(params, environment, dataset, run)
         try:
             code = follower.follow(process)
         except BaseException:
@@ -51,7 +54,7 @@ def train(params: Params, environment: Environment) -> None:
 class Follower:
     """Carries reports and sample pictures from out/train to MLflow. Tracking that fails is said once, never raised."""
 
-    def __init__(self, params: Params, environment: Environment, dataset: Mapping[str, Any]) -> None:
+    def __init__(self, params: Params, environment: Environment, dataset: Mapping[str, Any], run: str) -> None:
         self.run = None
         self.monitor = None
         self.said = False
@@ -59,7 +62,7 @@ class Follower:
             from pipelines.services.tracking import reach, start_training_run
 
             self.reach = functools.partial(reach, environment)
-            self.run, self.monitor = start_training_run(environment, params, dataset, fingerprint(params.train, dataset["hash"]))
+            self.run, self.monitor = start_training_run(environment, params, dataset, run)
 
     def follow(self, process: subprocess.Popen[bytes]) -> int:
         """Log until the training ends; return its code."""

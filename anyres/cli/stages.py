@@ -28,6 +28,9 @@ def train(
     micro_batch: Annotated[
         int | None, typer.Option(min=1, help="Pictures of one pass at most, on each process: less memory, the same training.")
     ] = None,
+    ignore_code: Annotated[
+        bool, typer.Option("--ignore-code", help="Resume a run with equal params and data although its code changed.")
+    ] = False,
 ) -> None:
     """Train a generator, or go on with an interrupted training."""
     from anyres.data.store import Store
@@ -45,7 +48,7 @@ def train(
             Monitor(section, pictures, accelerator.device, ProcessGroup.of(accelerator)) if section.monitor.every_kimg else None
         )
         try:
-            train_on(section, pictures, out, runs, accelerator, monitor, micro_batch)
+            train_on(section, pictures, out, runs, accelerator, monitor, micro_batch, ignore_code)
         except InterruptedTraining:
             _part(accelerator)
             raise

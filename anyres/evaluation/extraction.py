@@ -18,9 +18,6 @@ from anyres.evaluation.samples import Advance, Samples, ignore
 from anyres.files import write_atomic
 from anyres.identity import code_version
 
-# Whose code decides about real pictures and features; an edit empties the cache.
-MEASURING = ("data", "evaluation")
-
 
 class FeatureCache:
     """Features on disk, a file a set, named by the hash of its key: what has another key is never taken for it."""
@@ -73,7 +70,7 @@ class Extractor:
         """Features float64 (count, dim), one array a space; every sample is drawn once. `advance` counts samples."""
         cache = self.real_cache if samples.lasting else self.fake_cache
         keys = [
-            {**samples.key, "features": space.name, "kernel": space.kernel, "code": code_version(*MEASURING)}
+            {**samples.key, "features": space.name, "kernel": space.kernel, "code": code_version(__name__)}
             for space in self.spaces
         ]
         # Where processes see different disks, the leading one's counts.

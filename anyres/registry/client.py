@@ -29,7 +29,7 @@ PATIENCE = {
 }
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # Where a version comes from, as tags of it.
-LINEAGE = ("git_commit", "git_dirty", "data_hash", "params_hash", "fingerprint", "bundle_hash", "weights_sha256")
+LINEAGE = ("git_commit", "git_dirty", "data_hash", "params_hash", "fingerprint", "code", "bundle_hash", "weights_sha256")
 
 
 def fetched(uri: str) -> Path:

@@ -87,7 +87,7 @@ class _Crew:
                 "half_extent": generator.geometry.chart.half_extent,
                 "sha256": tensors_of(generator),
                 "device": device_of(generator).type,
-                "code": code_version(),
+                "code": code_version(__name__),
             }
         )
 
@@ -204,7 +204,7 @@ def ready(bundle: Mapping[str, Any]) -> None:
 def facts() -> dict[str, str]:
     """What decides whether two processes draw alike."""
     python = ".".join(platform.python_version_tuple()[:2])
-    return {"Python": python, "anyres": __version__, "torch": torch.__version__, "code of anyres": code_version()[:12]}
+    return {"Python": python, "anyres": __version__, "torch": torch.__version__, "code of anyres": code_version(__name__)[:12]}
 
 
 _generators: dict[tuple[str, str], Generator] = {}
@@ -213,7 +213,7 @@ _loading = threading.Lock()
 
 def _loaded(bundle: Mapping[str, Any]) -> Generator:
     """The generator of a bundle, built once a process. Raises OSError, one line, where it would draw otherwise."""
-    if code_version() != bundle["code"]:
+    if code_version(__name__) != bundle["code"]:
         raise OSError(f"{_here()} draws with another version of anyres or torch; install there that of the others")
     key = (bundle["sha256"], bundle["device"])
     with _loading:

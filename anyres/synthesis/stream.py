@@ -42,7 +42,7 @@ def render_to(
     # Refuse a bad request before anything is on disk.
     check_request(generator, request)
     tensors = tensors_of(generator)
-    identity = digest(tensors, request, device_of(generator).type, code_version())
+    identity = digest(tensors, request, device_of(generator).type, code_version(__name__))
     metadata = _metadata(request) | {"tile": request.tile, "generator_sha256": tensors, **(about or {})}
     advance, resumed = advance or _ignore, resumed or _ignore
     with canvas_of(path, request.window.size, identity, file_format.share) as canvas:

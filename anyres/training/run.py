@@ -7,6 +7,7 @@ import io
 import json
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,18 +22,19 @@ from PIL import Image
 from anyres.data.patches import Batches, PatchSampler, Prefetch, TwoSizes
 from anyres.data.store import Store
 from anyres.files import write_atomic
+from anyres.identity import RUN_RECORD, RunFolder, find_run
 from anyres.networks import Scene, StyleGenerator
 from anyres.networks.perceptual import perceptual_features
 from anyres.networks.pixels import from_uint8, to_uint8
 from anyres.networks.saved import FIRST_STAGE, RECORD, UNTRAINED, WEIGHTS, load_trained
-from anyres.params import Train, fingerprint
+from anyres.params import Train
 from anyres.plane.chart import Chart
 from anyres.plane.window import Window
 from anyres.progress import progress_bar
 from anyres.training.best import BestCheckpoint, Monitor, write_generator
 from anyres.training.loop import Report, training_loop
 from anyres.training.microbatch import Batch, BatchPair, pass_size
-from anyres.training.state import TrainState
+from anyres.training.state import DamagedCheckpointError, TrainState
 
 # The newest checkpoint and the one before it.
 KEPT_CHECKPOINTS = 2
@@ -58,19 +60,24 @@ def train(
     accelerator: Accelerator,
     monitor: Monitor | None = None,
     micro_batch: int | None = None,
+    ignore_code: bool = False,
 ) -> None:
-    """Train on the pictures of `store`, or go on where an interrupted run of the same identity stopped.
+    """Train on the pictures of `store`, or resume the interrupted run with equal settings and code.
 
-    `monitor` measures the running mean of the weights at the intervals of `params.monitor`; the best generator by MONITORED is
+    `monitor` measures the running mean of the weights at the intervals of `params.monitor`. The best generator by MONITORED is
     kept, and training stops where patience ends. Fills `out` (generator.safetensors, generator_init.safetensors,
-    generator_first.safetensors after two stages, train.json, history.jsonl, samples/) and keeps checkpoints in
-    `runs`/<fingerprint>. How many processes take part, and whether no pass takes more than `micro_batch` pictures, changes
-    nothing but memory and time: any of it may be another one when a run goes on. Raises ValueError, one line, for params that do
-    not fit data or machine, DivergenceError where a loss is no number, and InterruptedTraining after a SIGTERM or SIGINT, its
-    checkpoint written.
+    generator_first.safetensors after two stages, train.json, history.jsonl, samples/) and keeps checkpoints below `runs`, in a
+    folder named after settings and code. Where only the code changed since a run, one line on stderr says so, and training
+    starts anew; with `ignore_code` it resumes that run. The number of processes and `micro_batch`, the most pictures in one pass,
+    change memory and time, not the training: a resumed run may use others. Raises ValueError, one line, for params that do not
+    fit data or machine, DivergenceError where a loss is not finite, and InterruptedTraining after a SIGTERM or SIGINT, once its
+    checkpoint is written.
     """
     pass_size(params.batch, accelerator.num_processes, micro_batch)
-    run = Run(params, store, out, runs / fingerprint(params, store.hash), accelerator, monitor, micro_batch)
+    folder = find_run(runs, params, store.hash, ignore_code)
+    if folder.message and accelerator.is_main_process:
+        print(f"train: {folder.message}", file=sys.stderr, flush=True)
+    run = Run(params, store, out, folder, accelerator, monitor, micro_batch)
     with _stop_signals() as stopped:
         run.start()
         run.follow(stopped)
@@ -85,14 +92,17 @@ class Run:
         params: Train,
         store: Store,
         out: Path,
-        folder: Path,
+        run: RunFolder,
         accelerator: Accelerator,
         monitor: Monitor | None = None,
         micro_batch: int | None = None,
     ):
         self.micro_batch = micro_batch
-        self.params, self.store, self.out, self.folder, self.accelerator = params, store, out, folder, accelerator
-        self.watch = BestCheckpoint(monitor if params.monitor.every_kimg else None, params.monitor.patience, folder, accelerator)
+        self.params, self.store, self.out, self.accelerator = params, store, out, accelerator
+        self.folder, self.fingerprint, self.changed_files = run.path, run.fingerprint, run.changed
+        self.watch = BestCheckpoint(
+            monitor if params.monitor.every_kimg else None, params.monitor.patience, run.path, accelerator
+        )
         self.chart = Chart(params.chart, fov=params.fov)
         self.sampler = PatchSampler(
             store,
@@ -128,10 +138,9 @@ class Run:
 
     def start(self) -> None:
         """Load the newest checkpoint, drop what was reported after it, and write the untrained generator."""
-        newest = max(self.folder.glob("*.safetensors"), default=None)
-        if newest is not None:
-            self.seconds = float(self.state.load(newest).get("seconds", 0.0))
+        self._load_checkpoint()
         if self.writes:
+            self._write_record()
             self._restore()
         self.watch.recall(self.folder / "history.jsonl")
         if self.writes:
@@ -199,6 +208,9 @@ class Run:
             "half_extent": self._half_extent,
             "data_hash": self.store.hash,
             "fingerprint": self.folder.name,
+            "settings": self.fingerprint.settings,
+            "code": self.fingerprint.code_hash,
+            "code_changed": list(self.changed_files),
             "nimg": self.state.nimg,
             "kept_nimg": self.state.nimg if kept is None else kept[0],
             "stopped_early": self.watch.exhausted,
@@ -282,6 +294,29 @@ class Run:
             return stopped.is_set()
         flag = torch.tensor([int(stopped.is_set())], device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, reduction="sum").item())  # type: ignore[union-attr]
+
+    def _load_checkpoint(self) -> None:
+        """Load the newest sound checkpoint; one line on stderr names each damaged one, which is set aside."""
+        damaged: list[Path] = []
+        for path in sorted(self.folder.glob("*.safetensors"), reverse=True):
+            try:
+                self.seconds = float(self.state.load(path).get("seconds", 0.0))
+                break
+            except DamagedCheckpointError as error:
+                damaged.append(path)
+                if self.writes:
+                    print(f"train: {error}; using the checkpoint before it", file=sys.stderr, flush=True)
+        # Every process reads the same files; they are set aside when all have.
+        self.accelerator.wait_for_everyone()
+        for path in damaged if self.writes else ():
+            path.rename(path.with_suffix(".damaged"))
+
+    def _write_record(self) -> None:
+        """Note settings and code of the run, once: a resumed run keeps the code that it began with."""
+        record = self.folder / RUN_RECORD
+        if not record.exists():
+            values = {"settings": self.fingerprint.settings, "code": dict(self.fingerprint.code)}
+            write_atomic(record, f"{json.dumps(values, indent=2)}\n".encode())
 
     def _restore(self) -> None:
         """Bring history and samples back to the checkpoint's time: the run keeps its own, `out` may have been emptied."""

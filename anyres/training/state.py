@@ -16,10 +16,15 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from anyres.files import write_atomic
+from anyres.identity import digest
 from anyres.networks import Discriminator, StyleGenerator, build_discriminator, build_generator
 from anyres.params import Train
 
-FORMAT = "anyres-train-state-1"
+FORMAT = "anyres-train-state-2"
+
+
+class DamagedCheckpointError(ValueError):
+    """A checkpoint is not what was saved: a disk or a copy has damaged it."""
 
 
 @dataclass
@@ -75,20 +80,27 @@ class TrainState:
             self.g_opt, self.d_opt = optimizers(params, self.g, self.d)
 
     def save(self, path: Path, **meta: object) -> None:
-        """Write to `path`, whole or not at all."""
+        """Write to `path`, whole or not at all, with a hash of all tensors."""
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._tensors()}
-        write_atomic(path, save(tensors, metadata={"format": FORMAT, "nimg": str(self.nimg), "meta": json.dumps(meta)}))
+        metadata = {"format": FORMAT, "nimg": str(self.nimg), "meta": json.dumps(meta), "sha256": _hash(tensors)}
+        write_atomic(path, save(tensors, metadata=metadata))
 
     def load(self, path: Path) -> dict[str, Any]:
-        """Fill this state from a file of `save` and return its `meta`; raises ValueError, one line, where it does not fit."""
+        """Fill this state from a file of `save` and return its `meta`.
+
+        Raises DamagedCheckpointError where the file is not what was saved, ValueError where it is of another version; one line
+        each, and the state stays as it is.
+        """
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path}: not a checkpoint ({error}); remove it to start again") from None
+            raise DamagedCheckpointError(f"{path}: not a checkpoint ({error}); remove it to start again") from None
         if metadata.get("format") != FORMAT:
             raise ValueError(f"{path}: not a checkpoint of this version ({metadata.get('format')}); remove it to start again")
+        if metadata.get("sha256") != _hash(tensors):
+            raise DamagedCheckpointError(f"{path}: its tensors are not those that were saved; remove it to start again")
         if self.teacher is None and any(key.startswith("teacher.") for key in tensors):
             self.teacher = copy.deepcopy(self.g_ema)
         for name, module in self._modules():
@@ -121,6 +133,11 @@ class TrainState:
             for index, parameter in enumerate(module.parameters()):
                 for key, value in optimizer.state.get(parameter, {}).items():
                     yield f"{name}.{index}.{key}", value
+
+
+def _hash(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names and values, whatever their order."""
+    return digest(dict(sorted(tensors.items())))
 
 
 def optimizers(params: Train, g: nn.Module, d: nn.Module) -> tuple[Optimizer, Optimizer]:

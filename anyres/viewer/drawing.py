@@ -48,7 +48,7 @@ class ServedModel:
         self.pyramid = Pyramid.of(model.geometry)
         self.weights = str(model.meta["weights_sha256"])
         about = [
-            code_version("viewer"),
+            code_version(__name__),
             self.weights,
             model.meta["method"],
             model.meta["params"]["train"],

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anyres.params import Params, Train, fingerprint
+from anyres.params import Params
 from anyres.registry.champion import METRIC_TAG
 from pipelines.environment import Environment
 from pipelines.process.locks import locked
@@ -71,7 +71,7 @@ def complete_run(params: Params, environment: Environment, meta: Mapping[str, An
     dataset = json.loads((STORE / "dataset.json").read_text(encoding="utf-8"))
     run = tracking.RunLog(
         tracking.connect(environment, params.export.name),
-        fingerprint(params.train, dataset["hash"]),
+        json.loads((TRAINED / "train.json").read_text(encoding="utf-8"))["fingerprint"],
         tracking.run_tags(params, dataset),
         reopen_finished=True,
     )
@@ -96,7 +96,8 @@ def model_tags(meta: Mapping[str, Any], metric: str) -> dict[str, str]:
         "git_dirty": "unknown" if commit == UNKNOWN else str(commit.endswith(DIRTY)).lower(),
         "data_hash": str(meta["data_hash"]),
         "params_hash": hashlib.sha256(params.encode()).hexdigest(),
-        "fingerprint": fingerprint(Train.model_validate(meta["params"]["train"]), str(meta["data_hash"])),
+        "fingerprint": str(meta["fingerprint"]),
+        "code": str(meta["code"]),
         "weights_sha256": str(meta["weights_sha256"]),
         "method": str(meta["method"]),
         METRIC_TAG: metric,

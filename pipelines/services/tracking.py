@@ -32,6 +32,7 @@ from mlflow.utils.rest_utils import http_request
 from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from anyres.identity import ROOT, closure, module_file
 from anyres.params import Params
 from anyres.registry.champion import StaysError, promote
 from anyres.registry.client import without_secrets
@@ -48,9 +49,8 @@ SERVERS = ("http://", "https://")
 # MLflow takes at most 1000 metrics in one call.
 METRICS_PER_CALL = 1000
 
-# The parts of anyres that a consumer of a registered model needs, and no more.
-CONSUMED = ("__init__.py", "files.py", "params.py", "plane", "networks", "synthesis", "export")
-ANYRES = Path(__file__).resolve().parents[2] / "anyres"
+# What a consumer of a registered model calls; the code below these travels with the model.
+CONSUMED = ("anyres.registry.serving", "anyres:load")
 
 
 class TrackingError(RuntimeError):
@@ -252,7 +252,7 @@ def register(run: RunLog, name: str, bundle: Path, tags: Mapping[str, str]) -> s
         stack.enter_context(mlflow.start_run(run_id=run.run_id))
         model = mlflow.pyfunc.log_model(
             name="generator",
-            python_model=str(ANYRES / "export" / "serving.py"),
+            python_model=str(module_file("anyres.registry.serving")),
             artifacts={"bundle": str(bundle.resolve())},
             code_paths=[str(code)],
             input_example=[example_row(bundle)],
@@ -298,16 +298,13 @@ def move_champion(name: str, candidate: str, metric: str) -> str:
 
 
 def consumer_code(folder: Path) -> Path:
-    """Copy into `folder` the parts of anyres that a registered model draws with; return the copied package."""
-    target = folder / "anyres"
-    target.mkdir()
-    for part in CONSUMED:
-        source = ANYRES / part
-        if source.is_dir():
-            shutil.copytree(source, target / part, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copyfile(source, target / part)
-    return target
+    """Copy into `folder` the modules of anyres that a registered model draws with; return the copied package."""
+    for module in closure(*CONSUMED):
+        source = module_file(module)
+        target = folder / source.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    return folder / "anyres"
 
 
 def example_row(bundle: Path) -> dict[str, Any]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
+from anyres.identity import closure, module_file
 from anyres.params import Params
 from pipelines import stage
+from pipelines.dependencies import ENTRIES, code_of, write
 from pipelines.environment import Environment
 from pipelines.flow import in_order
 
@@ -29,11 +32,31 @@ def test_stages_are_sections_are_modules(stages: dict[str, Any]) -> None:
         assert (ROOT / "pipelines" / f"{name}.py").is_file()
 
 
-def test_code_that_stages_name_exists(stages: dict[str, Any]) -> None:
-    for values in stages.values():
-        for dep in values["deps"]:
-            if dep.startswith(("anyres/", "pipelines/")):
-                assert (ROOT / dep).exists(), dep
+def uncovered(name: str, deps: list[str]) -> list[str]:
+    """The files of a stage's import closure that no dep holds."""
+    files = [module_file(module).relative_to(ROOT) for module in closure(*ENTRIES[name])]
+    paths = {Path(dep) for dep in deps}
+    return [str(file) for file in files if not paths & {file, *file.parents} and has_code(file)]
+
+
+def has_code(file: Path) -> bool:
+    return len(ast.parse((ROOT / file).read_text(encoding="utf-8")).body) > 1
+
+
+def test_stages_depend_on_all_code_that_they_import(stages: dict[str, Any], tmp_path: Path) -> None:
+    for name, values in stages.items():
+        assert uncovered(name, values["deps"]) == []
+        code = [dep for dep in values["deps"] if dep.startswith(("anyres/", "pipelines/"))]
+        assert code == code_of(name), f"run `make deps`: {name}"
+        for dep in code:
+            assert (ROOT / dep).exists(), dep
+            # Each of them is needed: without it something is missing.
+            assert uncovered(name, [other for other in values["deps"] if other != dep]), dep
+    # The templates of the report are no code.
+    assert "anyres/evaluation" in stages["evaluate"]["deps"]
+    copy = tmp_path / "dvc.yaml"
+    copy.write_bytes((ROOT / "dvc.yaml").read_bytes())
+    assert not write(copy)
 
 
 def test_outputs_can_be_shared_and_stand_where_the_stages_look(stages: dict[str, Any]) -> None:
