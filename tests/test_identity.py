@@ -52,7 +52,6 @@ def hash_of(source: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> str:
 def test_words_do_not_change_the_hash_of_code_but_values_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     plain = hash_of("def f(x):\n    return 5 * x\n", monkeypatch, tmp_path)
     words = '"""A module."""\n\n\ndef f(x):\n    """Five times x."""\n    # Five is enough.\n    return (5 * x)\n'
-    # A docstring leaves an empty statement behind, the same for every docstring.
     other_words = words.replace("A module", "Another module").replace("Five times x", "x, five times").replace("enough", "plenty")
     assert hash_of(words, monkeypatch, tmp_path) == hash_of(other_words, monkeypatch, tmp_path) == plain
     assert hash_of("def f(x):\n    return 6 * x\n", monkeypatch, tmp_path) != plain

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,17 @@ def test_stages_are_sections_are_modules(stages: dict[str, Any]) -> None:
         assert (ROOT / "pipelines" / f"{name}.py").is_file()
 
 
+@functools.cache
+def imported(name: str) -> tuple[Path, ...]:
+    """The files with code in a stage's import closure."""
+    files = (module_file(module) for module in closure(*ENTRIES[name]))
+    return tuple(file.relative_to(ROOT) for file in files if len(ast.parse(file.read_text(encoding="utf-8")).body) > 1)
+
+
 def uncovered(name: str, deps: list[str]) -> list[str]:
     """The files of a stage's import closure that no dep holds."""
-    files = [module_file(module).relative_to(ROOT) for module in closure(*ENTRIES[name])]
     paths = {Path(dep) for dep in deps}
-    return [str(file) for file in files if not paths & {file, *file.parents} and has_code(file)]
-
-
-def has_code(file: Path) -> bool:
-    return len(ast.parse((ROOT / file).read_text(encoding="utf-8")).body) > 1
+    return [str(file) for file in imported(name) if not paths & {file, *file.parents}]
 
 
 def test_stages_depend_on_all_code_that_they_import(stages: dict[str, Any], tmp_path: Path) -> None:
