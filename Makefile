@@ -5,7 +5,14 @@ STAMP := .venv/.installed-from-lock
 UV_VERSION := $(shell sed -n 's/^uv==\([^ ]*\).*/\1/p' requirements.lock)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help install run test bench lint lock clean push pull deploy deps cluster cluster-test
+# Fast tests of every room, for the loop of work.
+QUICK := tests/networks --ignore=tests/networks/test_backbones.py tests/plane tests/test_repository.py \
+	tests/data/test_decode.py tests/data/test_sets.py tests/data/test_sources.py tests/evaluation/test_consistency.py \
+	tests/evaluation/test_parallel.py tests/export/test_bundle.py tests/registry/test_serving.py tests/export/test_weights.py \
+	tests/infra/test_compose.py tests/pipelines/test_deploy.py tests/pipelines/test_graph.py tests/pipelines/test_train.py \
+	tests/synthesis/test_edit.py tests/training/test_seam.py tests/training/test_losses.py tests/viewer/test_scheduler.py
+
+.PHONY: help install run test test-quick bench lint lock clean push pull deploy deps cluster cluster-test
 
 help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*##/make \1\t/p' $(MAKEFILE_LIST) | expand -t 19
@@ -24,8 +31,12 @@ install: $(STAMP)  ## the environment alone, in .venv
 run: $(STAMP)  ## ingest, prepare, train, evaluate, export: whatever is out of date
 	@python -m pipelines.flow
 
+# A file stays on one worker, what it shares is made once; tests/conftest.py says which files come first.
 test: $(STAMP) lint  ## all tests
-	@python -m pytest -n 2 --dist loadfile --ignore=tests/cluster
+	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/cluster
+
+test-quick: $(STAMP)  ## fast tests of every room, without lint: less than a minute
+	@python -m pytest -n 2 --dist loadfile $(QUICK)
 
 lint: $(STAMP)  ## style, types and who may import whom
 	@ruff check . && ruff format --check . && lint-imports && basedpyright --level error

@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from anyres import presets
+from anyres.cli import app
 from anyres.data.intake import intake
 from anyres.data.pyramid import prepare
 from anyres.data.sources import Access
@@ -22,6 +24,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def anyres(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command in this process, which has loaded all that it needs: returncode, stdout, stderr."""
+    done = CliRunner().invoke(app, [*map(str, words)], env={"PATH": "", "COLUMNS": "200"}, catch_exceptions=False)
+    return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
+
+
+def alone(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, as people run it."""
     command = [sys.executable, "-m", "anyres", *map(str, words)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={"PATH": "", "COLUMNS": "200"})
 
@@ -62,14 +71,14 @@ def test_info_says_what_a_data_set_holds_and_finds_damage(work: Path, part: str)
 
 
 def test_info_without_a_data_set_is_one_line(tmp_path: Path) -> None:
-    shown = anyres("info", tmp_path)
+    shown = alone("info", tmp_path)
     assert shown.returncode == 2
     assert shown.stderr.count("\n") == 1
     assert "no data set; name a folder that holds dataset.json (a store) or catalogue.parquet (an intake)" in shown.stderr
 
 
 def test_help_shows_an_example() -> None:
-    assert "Example: anyres info data/store --verify" in anyres("info", "--help").stdout
+    assert "Example: anyres info data/store --verify" in alone("info", "--help").stdout
 
 
 @pytest.fixture
@@ -106,7 +115,7 @@ def test_panorama_draws_all_round_and_says_what_is_wrong(tmp_path: Path) -> None
 
     ring = make_bundle(tmp_path / "ring", 1, 0.5, (1.0, 0.5), chart="cylinder", fov=180.0)
     flat = make_bundle(tmp_path / "flat", 1, 0.5)
-    done = anyres("panorama", ring, "--seed", "3", "--height", "100", "--out", tmp_path / "round.png")
+    done = alone("panorama", ring, "--seed", "3", "--height", "100", "--out", tmp_path / "round.png")
     assert done.returncode == 0, done.stderr
     assert "round.png: 200 x 100 px, scene 3" in done.stdout
     pixels = np.asarray(Image.open(tmp_path / "round.png")).astype(int)
@@ -134,7 +143,7 @@ def test_render_edits_and_projected_photographs(tmp_path: Path) -> None:
     model = make_bundle(tmp_path / "model", 1, 0.5, (1.5, 1.0))
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 72, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
     latent = tmp_path / "photo.safetensors"
-    done = anyres("invert", tmp_path / "photo.png", "--model", model, "--sizes", "16,32", "--steps", "5", "--out", latent)
+    done = alone("invert", tmp_path / "photo.png", "--model", model, "--sizes", "16,32", "--steps", "5", "--out", latent)
     assert done.returncode == 0, done.stderr
     assert "16 px" in done.stdout
     assert "32 px" in done.stdout

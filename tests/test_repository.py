@@ -2,39 +2,81 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 import anyres
 from anyres.params import Params, ParamsError
+from tests.reads import SECTIONS, all_reads, fields, parse, unread
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("anyres", "pipelines", "tests", "docs", "infra")
 
 
-def leaves(section: BaseModel, prefix: str = "") -> list[str]:
-    out = []
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        out += leaves(value, f"{prefix}{name}.") if isinstance(value, BaseModel) else [f"{prefix}{name}"]
-    return out
+def test_every_value_of_params_is_read_somewhere():
+    reads = all_reads(parse(ROOT, "anyres", "pipelines"))
+    assert len(reads) > 300
+    assert unread(reads) == []
 
 
-def test_every_value_of_params_is_read_somewhere(params: Params):
-    code = "\n".join(
-        path.read_text()
-        for folder in ("anyres", "pipelines")
-        for path in (ROOT / folder).rglob("*.py")
-        if path.name != "params.py"
-    )
-    unread = [leaf for leaf in leaves(params) if not re.search(rf"\.{leaf.rsplit('.')[-1]}\b", code)]
-    assert unread == []
+CODE = """
+from dataclasses import dataclass
+from anyres import params as values
+from anyres.params import ExactNetwork, Loss, Params, Train
+
+@dataclass
+class Step:
+    params: Train
+
+class Other:
+    folder: str
+
+class Trainer(Step):
+    def __init__(self, loss: Loss, other: Other):
+        self.loss, self.number = loss, loss.{0}
+        other.folder, other.source
+
+    def run(self):
+        return [self.loss.{1} for _ in range(3)] + [self.params.optimizer.{2}]
+
+def section(path) -> Train:
+    return Params.load(path).train
+
+def found(steps: list[Step], pairs: tuple[int, values.Evaluate], stages=None):
+    network, monitor = section("").network, steps[0].params.monitor
+    assert isinstance(network, ExactNetwork)
+    seed, settings = pairs
+    f"{{settings.{3}}}", network.{4}, network.channels, stages.teacher
+    for step in sorted(steps, key=lambda step: step.number):
+        (lambda: step.params.{5})()
+    with open(monitor.{6}) as file:
+        return file.folder, section("").finest_zoom
+"""
+
+
+def test_a_read_counts_for_the_section_that_it_is_made_on():
+    """Whatever holds the section; not where something else has a value of that name."""
+    places = "r1_gamma", "r2_gamma", "g_lr", "seed", "octaves", "batch", "keep"
+    sections = "Loss", "Loss", "Optimizer", "Evaluate", "ExactNetwork", "Train", "Monitor"
+    wanted = {f"{section}.{place}" for section, place in zip(sections, places, strict=True)}
+    # Through a property.
+    wanted |= {"ExactNetwork.channels", "Train.zoom_max", "Pairs.ratio", "Pairs.share", "Pairs.large_share"}
+    wanted |= {f"Train.{name}" for name in ("optimizer", "network", "monitor", "pairs")} | {"Params.train"}
+    known = parse(ROOT, "anyres")["anyres.params"]
+
+    def read(*names: str) -> set[str]:
+        missing = unread(all_reads({"anyres.params": known, "code": ast.parse(CODE.format(*names))}))
+        return {f"{name.rpartition('.')[2]}.{field}" for name in SECTIONS for field in fields(name)} - set(missing)
+
+    assert read(*places) == wanted
+    for section, place in zip(sections, places, strict=True):
+        assert read(*(name if name != place else "model_config" for name in places)) == wanted - {f"{section}.{place}"}
 
 
 def test_sections_stages_and_files_carry_one_name():

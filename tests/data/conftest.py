@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from anyres.data.catalogue import Catalogue
-from anyres.data.intake import intake
+from anyres.data.guard import Guard
+from anyres.data.intake import catalogue, intake, judges, plan, take
 from anyres.data.pyramid import Store, prepare
 from anyres.data.sources.folder import records
 from anyres.data.sources.record import Access
@@ -26,16 +27,26 @@ def take_in(source: Path, out: Path, **changes: object) -> Catalogue:
     return intake(records(source, access.cache_dir, params.max_mb), params, access, out, workers=1, progress=False)
 
 
+@pytest.fixture(scope="session")
+def guard() -> Iterator[Guard]:
+    """A process that decodes for all stores: each that starts takes a second."""
+    with judges(ingest_params()) as guard:
+        yield guard
+
+
 @pytest.fixture
-def build(tmp_path: Path) -> Build:
+def build(tmp_path: Path, guard: Guard) -> Build:
     """Build a store of pictures given by name as arrays; keywords are prepare parameters."""
+    params = ingest_params(near_duplicates="keep")
 
     def make(pictures: dict[str, np.ndarray], folder: str = "store", **changes: object) -> Store:
-        source = tmp_path / f"{folder}-pictures"
+        source, ingested = tmp_path / f"{folder}-pictures", tmp_path / f"{folder}-ingested"
         source.mkdir()
         for name, pixels in pictures.items():
             (source / f"{name}.png").write_bytes(encoded(pixels, "PNG", compress_level=1))
-        take_in(source, tmp_path / f"{folder}-ingested")
-        return prepare(tmp_path / f"{folder}-ingested", prepare_params(**changes), tmp_path / folder, progress=False)
+        access = Access(tmp_path / f"{folder}-cache")
+        batches = plan(records(source, access.cache_dir, params.max_mb), params)
+        catalogue([take(batch, params, access, ingested / "shards", guard) for batch in batches], ingested, params)
+        return prepare(ingested, prepare_params(**changes), tmp_path / folder, progress=False)
 
     return make

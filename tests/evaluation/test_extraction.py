@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 from ruamel.yaml import YAML
+from typer.testing import CliRunner, Result
 
+from anyres.cli import app
 from anyres.data.store import Store
 from anyres.evaluation import samples
 from anyres.evaluation.extraction import Extractor, FeatureCache
@@ -121,11 +123,20 @@ def work(params: Params, store: Store, tmp_path_factory: pytest.TempPathFactory)
     return folder
 
 
-def command(work: Path, store: Store, out: str, launch: str = "") -> list[str]:
+def words(work: Path, store: Store, out: str) -> list[str]:
     names = {"params": work / "params.yaml", "store": store.path, "trained": work / "train", "out": work / out}
     names |= {"reals": work / f"{out}-reals", "fake_cache": work / f"{out}-fake_cache"}
     options = [str(word) for key, value in names.items() for word in (f"--{key}", value)]
-    return [sys.executable, *launch.split(), "-m", "anyres", "evaluate", *options]
+    return ["evaluate", *options]
+
+
+def command(work: Path, store: Store, out: str, launch: str = "") -> list[str]:
+    return [sys.executable, *launch.split(), "-m", "anyres", *words(work, store, out)]
+
+
+def run_here(options: list[str]) -> Result:
+    """The command in this process, which has loaded all that it needs."""
+    return CliRunner().invoke(app, options, env={"ACCELERATE_USE_CPU": "true"}, catch_exceptions=False)
 
 
 def metrics(work: Path, out: str) -> dict[str, Any]:
@@ -134,7 +145,7 @@ def metrics(work: Path, out: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def alone(work: Path, store: Store) -> dict[str, Any]:
-    subprocess.run(command(work, store, "alone"), check=True, env=ENVIRON)
+    assert run_here(words(work, store, "alone")).exit_code == 0
     return metrics(work, "alone")
 
 
@@ -156,7 +167,8 @@ def test_an_evaluation_that_was_killed_goes_on_and_ends_alike(work: Path, store:
     assert not (work / "killed").exists()
     stamps = {path: path.stat().st_mtime_ns for path in (work / "killed-fake_cache").glob("*.npy")}
     assert len(stamps) >= 2
-    done = subprocess.run(command(work, store, "killed"), check=True, env=ENVIRON, capture_output=True, text=True)
+    done = run_here(words(work, store, "killed"))
+    assert done.exit_code == 0
     assert metrics(work, "killed") == alone
     # What was measured before stays with the reals; what was fake_cache has passed.
     assert not (work / "killed-fake_cache").exists()
@@ -168,10 +180,10 @@ def test_a_size_beyond_the_data_ends_it_before_anything_is_written(work: Path, s
     wide["evaluate"]["sizes"] = [24, 4000]
     (work / "wide").mkdir()
     YAML(typ="safe", pure=True).dump(wide, work / "wide" / "params.yaml")
-    words = command(work, store, "wide-out")
-    words[words.index("--params") + 1] = str(work / "wide" / "params.yaml")
-    done = subprocess.run(words, check=False, env=ENVIRON, capture_output=True, text=True)
-    assert done.returncode == 2
+    options = words(work, store, "wide-out")
+    options[options.index("--params") + 1] = str(work / "wide" / "params.yaml")
+    done = run_here(options)
+    assert done.exit_code == 2
     assert done.stderr.strip().splitlines() == [
         "evaluate: params.yaml: evaluate.sizes: no photograph has a short side of 4000 px or more (the largest has "
         f"{store.pictures.sizes.min(axis=1).max()}); leave it out"

@@ -24,6 +24,7 @@ TINY: dict[str, dict[str, Any]] = {
         "report_every_kimg": 0.2,
         "sample_every_kimg": 1.0,
         "checkpoint_every_kimg": 0.4,
+        "monitor": {"every_kimg": 8.0, "samples": 20, "patience": 0, "keep": "best"},
     },
     "evaluate": {"num_samples": 16, "num_sweep_samples": 8, "sizes": [24, 40], "num_scenes": 2, "bootstrap": 3},
     "export": {"samples": 2},

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -42,11 +43,11 @@ def served(folder: Path, store: str) -> Iterator[str]:
         command = [sys.executable, "-m", "mlflow", *words]
         server = subprocess.Popen(command, cwd=folder, env=environ, stdout=log, stderr=log, start_new_session=True)
         try:
-            for _ in range(480):
+            for _ in range(2400):
                 with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
                     break
                 assert server.poll() is None, (folder / "server.log").read_text()
-                time.sleep(0.25)
+                time.sleep(0.05)
             yield f"http://127.0.0.1:{port}"
         finally:
             os.killpg(server.pid, signal.SIGTERM)
@@ -69,10 +70,10 @@ def postgres() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module", params=["sqlite", "server", "postgres"])
-def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def store(request: pytest.FixtureRequest, empty_registry: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp(request.param)
     with contextlib.ExitStack() as stack:
-        address = f"sqlite:///{folder / 'mlflow.db'}"
+        address = f"sqlite:///{shutil.copy(empty_registry, folder / 'mlflow.db')}"
         if request.param == "postgres":
             address = stack.enter_context(postgres())
         if request.param != "sqlite":

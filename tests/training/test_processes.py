@@ -18,11 +18,13 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from accelerate import Accelerator
 from ruamel.yaml import YAML
 
 from anyres.data.store import Store
 from anyres.params import Params, Train
 from anyres.training.microbatch import pass_size
+from anyres.training.run import train
 from pipelines.environment import Environment
 from pipelines.process.launch import launch_command
 from tests.export.bundles import ANYRES_GAN, GRID_NETWORK, INFINITY_GAN, TINY_DISCRIMINATOR
@@ -42,6 +44,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "continuum, consistent": {"loss": {"consistency": 2.0}, "optimizer": SLOWER},
     "anyres_gan": {
         **ANYRES_GAN,
+        "network": ANYRES_GAN["network"] | {"layers": 4},
         "stages": {"global_kimg": 0.12, "global_share": 0.5, "teacher_weight": 2.0},
         "loss": STATISTICS,
     },
@@ -72,21 +75,25 @@ def section(tiny: Train, name: str) -> Train:
     return Train.model_validate(values)
 
 
-def command(work: Path, params: Train, store: Store, count: int, *options: str) -> list[str]:
+def command(work: Path, params: Train, store: Store, count: int) -> list[str]:
     """What the stage train launches."""
     work.mkdir(exist_ok=True)
     values = Params.load(ROOT / "params.yaml").model_dump(mode="json") | {"train": params.model_dump(mode="json")}
     with (work / "params.yaml").open("w") as file:
         YAML(typ="safe", pure=True).dump(values, file)
     places = {"params": work / "params.yaml", "store": store.path, "out": work / "out", "runs": work / "runs"}
-    words = ["train", *(word for name, place in places.items() for word in (f"--{name}", str(place))), *options]
+    words = ["train", *(word for name, place in places.items() for word in (f"--{name}", str(place)))]
     return launch_command(Environment(num_processes=count), count, words)
 
 
-def run(work: Path, params: Train, store: Store, count: int, *options: str) -> list[dict[str, float]]:
-    words = command(work, params, store, count, *options)
-    done = subprocess.run(words, cwd=work, env=ENVIRON, capture_output=True, text=True, check=False, timeout=240)
-    assert done.returncode == 0, done.stderr[-2000:]
+def run(work: Path, params: Train, store: Store, micro_batch: int | None = None) -> list[dict[str, float]]:
+    """The trace of a training in this process, which goes on where one stopped in that folder."""
+    train(params, store, work / "out", work / "runs", Accelerator(cpu=True), None, micro_batch)
+    return done_by(1, work)
+
+
+def done_by(count: int, work: Path) -> list[dict[str, float]]:
+    """The trace of a training that has ended."""
     assert json.loads((work / "out/train.json").read_text())["num_processes"] == count
     return trace(work / "out/history.jsonl")
 
@@ -111,47 +118,65 @@ def whole(tiny: Train, store: Store, tmp_path_factory: pytest.TempPathFactory) -
 
     def of(name: str) -> list[dict[str, float]]:
         if name not in known:
-            known[name] = run(tmp_path_factory.mktemp(name) / "one", section(tiny, name), store, 1)
+            known[name] = run(tmp_path_factory.mktemp(name) / "one", section(tiny, name), store)
         return known[name]
 
     return of
 
 
+@pytest.fixture(scope="session")
+def halves(tiny: Train, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of trainings on two processes, of one launch: each recipe, one in passes, one that goes on where one was killed."""
+    folder = tmp_path_factory.mktemp("halves")
+    killed(folder / "killed", section(tiny, "continuum"), store, 1)
+    trainings: list[tuple[str, str, int | None]] = [(name, name, None) for name in RECIPES]
+    trainings += [("infinity_gan", "passes", 4), ("continuum", "killed", None)]
+    told = [
+        (section(tiny, name).model_dump(mode="json"), str(folder / place), micro_batch) for name, place, micro_batch in trainings
+    ]
+    (folder / "trainings.json").write_text(json.dumps(told))
+    # The launch of the stage train, of another program.
+    words = launch_command(Environment(num_processes=2), 2, [])
+    assert words[-2:] == ["-m", "anyres"]
+    words[-2:] = [str(ROOT / "tests/training/several.py"), str(store.path), str(folder / "trainings.json")]
+    done = subprocess.run(words, cwd=folder, env=ENVIRON, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder
+
+
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", RECIPES)
-def test_two_processes_see_and_learn_what_one_does(name: str, whole: Any, tiny: Train, store: Store, tmp_path: Path) -> None:
+def test_two_processes_see_and_learn_what_one_does(name: str, whole: Any, halves: Path) -> None:
     expected = whole(name)
-    params = section(tiny, name)
     asked = {"penalty/r1", "penalty/r2", *(f"loss/{key}" for key in ("matching", "diversity") if RECIPES[name]["loss"].get(key))}
     assert asked <= expected[0].keys()
     assert max(line.get("penalty/r1", 0) for line in expected) > 10 * CLOSE
     # It moves: a training that stood still would agree with any other.
     assert abs(expected[-1]["loss/g"] - expected[0]["loss/g"]) > 100 * CLOSE
-    assert_same(run(tmp_path / "two", params, store, 2), expected)
+    assert_same(done_by(2, halves / name), expected)
 
 
-@pytest.mark.parametrize(("name", "count"), [("continuum", 1), ("anyres_gan", 1), ("infinity_gan", 2)])
-def test_passes_of_fewer_pictures_are_the_same_training(
-    name: str, count: int, whole: Any, tiny: Train, store: Store, tmp_path: Path
-) -> None:
-    assert_same(run(tmp_path / "passes", section(tiny, name), store, count, "--micro-batch", "4"), whole(name))
+@pytest.mark.parametrize("name", ["continuum", "anyres_gan"])
+def test_passes_of_fewer_pictures_are_the_same_training(name: str, whole: Any, tiny: Train, store: Store, tmp_path: Path) -> None:
+    assert_same(run(tmp_path, section(tiny, name), store, micro_batch=4), whole(name))
 
 
-@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
-def test_a_run_that_lost_a_process_goes_on_with_another_number_of_them(
-    first: int, then: int, whole: Any, tiny: Train, store: Store, tmp_path: Path
-) -> None:
-    params = section(tiny, "continuum")
-    launched = subprocess.Popen(
-        command(tmp_path, params, store, first), cwd=tmp_path, env=ENVIRON, stderr=subprocess.PIPE, text=True
-    )
+@pytest.mark.timeout(600)
+def test_passes_on_two_processes_are_the_same_training(whole: Any, halves: Path) -> None:
+    assert_same(done_by(2, halves / "passes"), whole("infinity_gan"))
+
+
+def killed(work: Path, params: Train, store: Store, count: int) -> None:
+    """What a training leaves behind that lost one of its processes after its first checkpoint."""
+    launched = subprocess.Popen(command(work, params, store, count), cwd=work, env=ENVIRON, stderr=subprocess.PIPE, text=True)
     try:
         until = time.monotonic() + 120
-        while not list(tmp_path.glob("runs/*/*.safetensors")):
+        while not list(work.glob("runs/*/*.safetensors")):
             assert launched.poll() is None
             assert time.monotonic() < until
             time.sleep(0.002)
         workers = [child for child in psutil.Process(launched.pid).children(recursive=True) if "train" in child.cmdline()]
-        assert len(workers) == (first if first > 1 else 0)
+        assert len(workers) == (count if count > 1 else 0)
         # The last one: the process that writes must find out that it is alone.
         os.kill(workers[-1].pid if workers else launched.pid, signal.SIGKILL)
         killed = time.monotonic()
@@ -161,10 +186,21 @@ def test_a_run_that_lost_a_process_goes_on_with_another_number_of_them(
     assert launched.returncode != 0
     assert time.monotonic() - killed < 30
     assert not [one for one in workers if psutil.pid_exists(one.pid) and one.status() != psutil.STATUS_ZOMBIE]
-    assert not (tmp_path / "out/generator.safetensors").exists()
-    assert (first == 1) or "SIGKILL" in said or "Signal 9" in said
-    # What comes next takes the steps up to the checkpoint as they are, the others are its own.
-    assert_same(run(tmp_path, params, store, then), whole("continuum"))
+    assert not (work / "out/generator.safetensors").exists()
+    assert (count == 1) or "SIGKILL" in said or "Signal 9" in said
+
+
+# What comes next takes the steps up to the checkpoint as they are, the others are its own.
+
+
+def test_a_run_of_two_that_lost_one_goes_on_with_one(whole: Any, tiny: Train, store: Store, tmp_path: Path) -> None:
+    killed(tmp_path, section(tiny, "continuum"), store, 2)
+    assert_same(run(tmp_path, section(tiny, "continuum"), store), whole("continuum"))
+
+
+@pytest.mark.timeout(600)
+def test_a_run_of_one_that_was_lost_goes_on_with_two(whole: Any, halves: Path) -> None:
+    assert_same(done_by(2, halves / "killed"), whole("continuum"))
 
 
 @pytest.mark.parametrize(
@@ -193,8 +229,6 @@ def test_groups_are_not_parted() -> None:
 
 def test_a_mean_over_passes_has_the_gradient_of_the_whole() -> None:
     """A ratio of means and an L1 distance of means, over three passes: value and gradient of the loss over all."""
-    from accelerate import Accelerator
-
     from anyres.training.reduce import identity, two_pass_mean
 
     torch.manual_seed(0)

@@ -15,7 +15,9 @@ import torch
 from accelerate import Accelerator
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from anyres.cli import app
 from anyres.data.store import Store
 from anyres.networks.saved import load_trained
 from anyres.params import Params, Train
@@ -45,10 +47,20 @@ def write_params(path: Path, section: Train) -> None:
         YAML(typ="safe", pure=True).dump(values, file)
 
 
+def words(work: Path, store: Store) -> list[str]:
+    places = {"params": work / "params.yaml", "store": store.path, "out": work / "out", "runs": work / "runs"}
+    return ["train", *(word for key, value in places.items() for word in (f"--{key}", str(value)))]
+
+
 def command(work: Path, store: Store) -> list[str]:
-    names = {"params": "params.yaml", "store": str(store.path), "out": str(work / "out"), "runs": str(work / "runs")}
-    names["params"] = str(work / "params.yaml")
-    return [sys.executable, "-m", "anyres", "train", *(word for key, value in names.items() for word in (f"--{key}", value))]
+    return [sys.executable, "-m", "anyres", *words(work, store)]
+
+
+def run_here(work: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command in this process, which has loaded all that it needs."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    done = CliRunner().invoke(app, words(work, store), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
 
 
 ENVIRON = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
@@ -76,14 +88,16 @@ def test_leaves_what_others_read(uninterrupted: Path, tiny: Train):
     assert not equal(weights(out), load_file(out / "generator_init.safetensors"))
 
 
-def test_two_runs_of_one_seed_are_equal(uninterrupted: Path, tmp_path: Path, store: Store):
+def test_two_runs_of_one_seed_are_equal(uninterrupted: Path, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "params.yaml").write_bytes((uninterrupted / "params.yaml").read_bytes())
-    subprocess.run(command(tmp_path, store), check=True, cwd=tmp_path, env=ENVIRON)
+    run_here(tmp_path, store, monkeypatch)
     assert equal(weights(uninterrupted / "out"), weights(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_an_interrupted_run_goes_on_to_the_same_bits(number, uninterrupted: Path, tmp_path: Path, store: Store):
+def test_an_interrupted_run_goes_on_to_the_same_bits(
+    number, uninterrupted: Path, tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+):
     (tmp_path / "params.yaml").write_bytes((uninterrupted / "params.yaml").read_bytes())
     process = subprocess.Popen(command(tmp_path, store), cwd=tmp_path, env=ENVIRON)
     until = time.monotonic() + 120
@@ -94,7 +108,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(number, uninterrupted: Path
     process.send_signal(number)
     assert process.wait(60) == (-number if number == signal.SIGKILL else 143)
     assert not (tmp_path / "out" / "generator.safetensors").exists()
-    subprocess.run(command(tmp_path, store), check=True, cwd=tmp_path, env=ENVIRON)
+    run_here(tmp_path, store, monkeypatch)
     assert equal(weights(uninterrupted / "out"), weights(tmp_path / "out"))
     nimg = [json.loads(line)["nimg"] for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines()]
     assert nimg == sorted(set(nimg))
@@ -104,8 +118,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(number, uninterrupted: Path
 def test_two_processes_train_as_one(uninterrupted: Path, tmp_path: Path, store: Store):
     (tmp_path / "params.yaml").write_bytes((uninterrupted / "params.yaml").read_bytes())
     launch = "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
-    words = [sys.executable, "-m", *launch.split(), "--main_process_port", "0", "-m", *command(tmp_path, store)[2:]]
-    subprocess.run(words, check=True, cwd=tmp_path, env=ENVIRON)
+    launched = [sys.executable, "-m", *launch.split(), "--main_process_port", "0", "-m", *command(tmp_path, store)[2:]]
+    subprocess.run(launched, check=True, cwd=tmp_path, env=ENVIRON)
     one, two = weights(uninterrupted / "out"), weights(tmp_path / "out")
     # Sums of gradients are taken in another order, and Adam divides small ones by their size.
     for name, value in one.items():
