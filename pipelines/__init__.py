@@ -1,1 +1,1 @@
-"""Orchestration: one thin module per stage, the outer flow, tracking, and the facts of this machine."""
+"""Orchestration: one module per stage, the flow over all stages, tracking, deployment, and the facts of this machine."""

@@ -1,4 +1,4 @@
-"""Facts of this machine, from ANYRES_* variables. A value that changes a result stands in params.yaml instead."""
+"""Facts of this machine, from ANYRES_* variables. Values that change a result are in params.yaml instead."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "ANYRES_"
-# Variables of the library's own commands, which are none of the pipelines' business.
-ELSEWHERE = ("ANYRES_VIEW_TOKEN",)
+# Variables of the library's commands, which the pipelines ignore.
+OTHER_VARIABLES = ("ANYRES_VIEW_TOKEN",)
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
 
 # Each tool has its own switch; MLflow accepts only the literal `true` for DO_NOT_TRACK.
-QUIET = {
+TELEMETRY_OFF = {
     "DO_NOT_TRACK": "true",
     "DVC_NO_ANALYTICS": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -28,22 +28,28 @@ QUIET = {
 
 
 class EnvironmentVariableError(ValueError):
-    """An ANYRES_* variable is wrong; the message is one line that names the variable and the cure."""
+    """An ANYRES_* variable is wrong; the message is one line that names the variable and says what to do."""
 
 
 class Environment(BaseSettings):
-    """Machine facts.
+    """Facts of this machine.
 
-    tracking_uri: MLflow's store. artifact_root: where a local store keeps its files; a server has its own.
-    runs_dir: checkpoints and kept features; working copies that share it go on with each other's trainings.
-    dvc_cache, dvc_remote: where DVC keeps outputs on this machine, and for all: a folder, or s3://bucket/prefix.
-    cache_dir: downloads. num_processes: training processes; unset, one a GPU, or one a core where there is none.
-    accelerate_config: a file of `accelerate config`, used in place of num_processes. device: cpu keeps training off
-    an accelerator. micro_batch: pictures of one training pass at most, on each process; unset, its share of the batch.
+    tracking_uri: MLflow's store.
+    artifact_root: the folder for artifacts of a local store; a server has its own.
+    cache_dir: downloads.
+    runs_dir: checkpoints and cached features. Working copies that share it resume each other's trainings.
+    dvc_cache: DVC's cache on this machine.
+    dvc_remote: DVC's remote, a folder or s3://bucket/prefix.
+    num_processes: training processes. Default: one per GPU, or one per core without a GPU.
+    accelerate_config: a file of `accelerate config`, used in place of num_processes.
+    micro_batch: the largest number of pictures in one training pass of a process. Default: the process's share of the batch.
     ignore_code: resume a training with equal params and data although its code changed.
-    num_workers: processes that take pictures in and prepare them; unset, one a core. dask_address: a Dask scheduler
-    whose workers do it instead. scratch: where workers put finished shards; an object store where they share no disk.
-    requests_per_second: to one host, over all workers of this machine. flickr_key, google_key, google_engine: services.
+    device: `cpu` to use no accelerator.
+    num_workers: processes that ingest and prepare pictures. Default: one per core.
+    dask_address: a Dask scheduler whose workers ingest and prepare instead.
+    scratch: where workers put finished shards. Use an object store if the workers share no disk.
+    requests_per_second: requests to one host, over all workers of this machine.
+    flickr_key, google_key, google_engine: credentials of these services.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
@@ -69,14 +75,14 @@ class Environment(BaseSettings):
 
     @classmethod
     def read(cls) -> Environment:
-        """Read os.environ; raise EnvironmentVariableError, one line, on an unknown name, a wrong type or bound."""
-        known = {PREFIX + name.upper(): name for name in cls.model_fields}
+        """Read os.environ; raise EnvironmentVariableError for an unknown name, a wrong type or a value out of bounds."""
+        fields = {PREFIX + name.upper(): name for name in cls.model_fields}
         # pydantic-settings ignores prefixed variables that match no field.
         unknown = sorted(
-            name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in (*known, *ELSEWHERE)
+            name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in (*fields, *OTHER_VARIABLES)
         )
         if unknown:
-            raise EnvironmentVariableError(f"{unknown[0]}: unknown variable; unset it or use one of {', '.join(sorted(known))}")
+            raise EnvironmentVariableError(f"{unknown[0]}: unknown variable; unset it or use one of {', '.join(sorted(fields))}")
         try:
             environment = cls()
         except ValidationError as error:
@@ -91,26 +97,26 @@ class Environment(BaseSettings):
 
     @property
     def scratch_address(self) -> str:
-        """This working copy's part of `scratch`, as every worker understands it: an address, or an absolute path."""
+        """This working copy's folder in `scratch`, valid on every worker: a URL or an absolute path."""
         root = self.scratch.rstrip("/") if "://" in self.scratch else str(Path(self.scratch).resolve())
         return f"{root}/{working_copy()}"
 
     @property
-    def work(self) -> Path:
-        """This working copy's folder for files that grow, on the disk of whichever machine a worker is on."""
+    def work_folder(self) -> Path:
+        """This working copy's folder for unfinished files, on the local disk of a worker."""
         return self.cache_dir.resolve() / "work" / working_copy()
 
 
 def working_copy() -> str:
-    """Name this working copy among all that share a cache or a scratch: 12 hexadecimal digits."""
+    """Return the name of this working copy in a shared cache or scratch: 12 hexadecimal digits."""
     return hashlib.sha256(f"{socket.gethostname()}:{Path.cwd()}".encode()).hexdigest()[:12]
 
 
 def silence_telemetry(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Switch off the usage reports of Prefect, MLflow and DVC; call before they are imported."""
-    environ.update(QUIET)
+    """Switch off the usage reports of Prefect, MLflow and DVC. Call it before they are imported."""
+    environ.update(TELEMETRY_OFF)
 
 
 def interpreter_path() -> str:
-    """PATH with this interpreter's folder first, so that `python` in dvc.yaml is the one that runs now."""
+    """Return PATH with this interpreter's folder first, so that `python` in dvc.yaml is this interpreter."""
     return os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])

@@ -1,4 +1,4 @@
-"""Stage evaluate: metrics in out/evaluation, by processes of its own, and the page for people in out/report."""
+"""Stage evaluate: metrics in out/evaluation, computed in separate processes, and the HTML report in out/report."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from pipelines.stage import EVALUATION, REPORT, STORE, TRAINED, StageError, atom
 
 
 def evaluate(params: Params, environment: Environment) -> None:
-    """Measure the trained generator, and the same before training, against the store; then write the report."""
+    """Evaluate the generator, trained and untrained, against the store; then write the report."""
     gpus = num_gpus(environment)
-    # Threads of one process share the cores of a machine better than processes do.
+    # On a CPU, the threads of one process use the cores better than several processes.
     count = environment.num_processes or gpus or 1
     identity = json.loads((TRAINED / "train.json").read_text(encoding="utf-8"))["fingerprint"]
     with exclusive("evaluate", identity, environment), atomic_directory(EVALUATION) as out:
         caches = {"reals": environment.runs_dir / "reals", "fake-cache": environment.runs_dir / identity / "evaluation"}
         folders = {"store": STORE, "trained": TRAINED, "out": out, **caches}
-        work = [
+        arguments = [
             "evaluate",
             "--params",
             "params.yaml",
-            *(str(word) for name, path in folders.items() for word in (f"--{name}", path)),
+            *(str(argument) for name, path in folders.items() for argument in (f"--{name}", path)),
         ]
-        overheard = StderrTee()
-        command, environ = launch_command(environment, count, work), launch_environ(environment, count, gpus)
-        with supervised_process(command, environ, stderr=overheard.stderr) as process:
-            overheard.listen(process)
+        tee = StderrTee()
+        command, environ = launch_command(environment, count, arguments), launch_environ(environment, count, gpus)
+        with supervised_process(command, environ, stderr=tee.stderr) as process:
+            tee.listen(process)
             code = process.wait()
         if code:
-            line = f"evaluation ended with code {code}; run again to go on from what is measured"
-            raise StageError(line, code, retryable=code != EXIT_PERMANENT, reason=overheard.last())
+            line = f"evaluation ended with code {code}; run again to resume from the cached measurements"
+            raise StageError(line, code, retryable=code != EXIT_PERMANENT, reason=tee.last_line())
     report(params)
 
 
 def report(params: Params) -> None:
-    """Write the page from what was measured."""
+    """Write the report of the measurements."""
     from anyres.data.store import Store
     from anyres.evaluation.report import write_report
     from anyres.networks.saved import load_trained

@@ -1,4 +1,4 @@
-"""Stage export: the bundle in out/export/generator, registered as a model."""
+"""Stage export: write the bundle to out/export/generator and register it as a model."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pipelines.services.history import git_commit
 from pipelines.services.registration import ensure_registered
 from pipelines.stage import BUNDLE, EVALUATION, INGESTED, TRAINED, atomic_directory, main
 
-# What a bundle repeats of train.json.
-REPEATED = ("data_hash", "geometry", "method", "fingerprint", "code", "code_changed")
+# Values of train.json that the bundle repeats.
+META_KEYS = ("data_hash", "geometry", "method", "fingerprint", "code", "code_changed")
 
 
 def export(params: Params, environment: Environment) -> None:
-    """Write the bundle, then register it. A registry that is away costs one line: the bundle stands."""
+    """Write the bundle, then register it. If the registry does not answer, print one line; the bundle stays."""
     from anyres.export.bundle import write_bundle
 
     trained = json.loads((TRAINED / "train.json").read_text(encoding="utf-8"))
     metrics = json.loads((EVALUATION / "metrics.json").read_text(encoding="utf-8"))
-    meta = {key: trained[key] for key in REPEATED} | {"nimg": trained["kept_nimg"]}
+    meta = {key: trained[key] for key in META_KEYS} | {"nimg": trained["kept_nimg"]}
     meta |= {"params": params.model_dump(mode="json"), "metrics": metrics, "git_commit": git_commit()}
     with atomic_directory(BUNDLE) as folder:
         half = params.export.weights == "half"

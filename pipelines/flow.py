@@ -1,4 +1,4 @@
-"""The whole pipeline: one Prefect task per DVC stage, in the order of DVC's graph. `python -m pipelines.flow`."""
+"""`python -m pipelines.flow`: the whole pipeline, one Prefect task per DVC stage, in the order of DVC's graph."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -16,44 +17,44 @@ from pipelines.process.locks import LockedError, last_held, locked
 from pipelines.process.outcome import read_outcome
 from pipelines.process.private_api import ApiError
 from pipelines.process.supervise import end_on_signals, supervised_process
-from pipelines.stage import BUNDLE, REPORT, StageError, checked
+from pipelines.stage import BUNDLE, REPORT, StageError, any_runner, read_settings, submit_after
 
 
 def main() -> int:
-    """Run what is out of date, register the result, say where to look. Returns the exit code."""
-    params, environment = checked()
+    """Run the stages that are out of date, register the model, and print where the results are. Returns the exit code."""
+    params, environment = read_settings()
     silence_telemetry()
     end_on_signals()
     try:
         check_source(params)
         with locked("flow", wait_s=0.0):
-            shared = use_remote(environment)
+            has_remote = use_remote(environment)
             graph, changed = read_graph()
             if changed:
-                run_stages(graph, *(["--pull"] if shared else []))
+                run_stages(graph, *(["--pull"] if has_remote else []))
             else:
                 print("nothing has changed since the last run")
             verdict = register(params, environment, quiet=not changed)
-        print(where_to_look(params, environment, verdict))
+        print(next_steps(params, environment, verdict))
     except (StageError, LockedError, ApiError) as error:
         print(f"flow: {error}", file=sys.stderr)
         return getattr(error, "code", 1)
     except KeyboardInterrupt:
-        print("flow: interrupted; run again to go on", file=sys.stderr)
+        print("flow: interrupted; run again to resume", file=sys.stderr)
         return 130
     return 0
 
 
 def check_source(params: Params) -> None:
-    """Raise StageError where the user's folder is missing: DVC would speak of a missing dependency."""
+    """Raise StageError if the user's folder is missing. DVC would report only a missing dependency."""
     if "://" not in params.ingest.folder and not Path(params.ingest.folder).is_dir():
         raise StageError(f"params.yaml: ingest.folder: no such folder: {params.ingest.folder}; create it or correct the path", 2)
 
 
 def use_remote(environment: Environment) -> bool:
-    """Tell DVC of its cache and remote where the environment names them; return whether there is a remote to ask.
+    """Configure DVC's cache and remote from the environment; return whether a remote can be used.
 
-    One that is away costs a line: outputs stay here, and can be sent later.
+    If the remote does not answer, print one line: outputs stay here and can be sent later.
     """
     from pipelines.services import dvc_remote
 
@@ -64,20 +65,20 @@ def use_remote(environment: Environment) -> bool:
     try:
         dvc_remote.check(environment)
     except dvc_remote.RemoteError as error:
-        print(f"flow: {error}; going on without it, `make push` sends outputs later", file=sys.stderr)
+        print(f"flow: {error}; continuing without it, `make push` sends outputs later", file=sys.stderr)
         return False
     return environment.dvc_remote is not None
 
 
 def read_graph() -> tuple[dict[str, list[str]], bool]:
-    """Return the stages with those that each needs, from dvc.yaml, and whether anything is out of date."""
+    """Return every stage of dvc.yaml with the stages that it needs, and whether any stage is out of date."""
     from dvc.exceptions import DvcException
     from dvc.repo import Repo
 
     try:
         with Repo(".") as repo:
             graph = repo.index.graph
-            # Edges point from a stage to those it needs.
+            # An edge points from a stage to a stage that it needs.
             needs = {stage.addressing: [other.addressing for other in graph.successors(stage)] for stage in graph}
             return needs, bool(repo.status())
     except DvcException as error:
@@ -85,24 +86,24 @@ def read_graph() -> tuple[dict[str, list[str]], bool]:
 
 
 def read_needs(target: str | None = None) -> dict[str, list[str]]:
-    """Return the stages with those that each needs, from dvc.yaml; of `target`, where it is given, and all behind it."""
+    """Return every stage of dvc.yaml with the stages that it needs; with `target`, only that stage and all that it needs."""
     needs = read_graph()[0]
     if target is None:
         return needs
     if target not in needs:
-        raise StageError(f"stage {target}: dvc.yaml has no such stage; use one of {', '.join(in_order(needs))}", 2)
-    wanted, found = [target], set[str]()
-    while wanted:
-        name = wanted.pop()
-        found.add(name)
-        wanted += needs[name]
-    return {name: others for name, others in needs.items() if name in found}
+        raise StageError(f"stage {target}: dvc.yaml has no such stage; use one of {', '.join(topological_order(needs))}", 2)
+    pending, selected = [target], set[str]()
+    while pending:
+        name = pending.pop()
+        selected.add(name)
+        pending += needs[name]
+    return {name: others for name, others in needs.items() if name in selected}
 
 
 def run_stages(needs: Mapping[str, list[str]], *options: str) -> None:
-    """Run every stage after those that it needs, independent ones side by side; raise StageError where one fails.
+    """Run every stage after the stages that it needs, independent stages in parallel; raise StageError if one fails.
 
-    `options` go to `dvc repro`.
+    `options` are passed to `dvc repro`.
     """
     from pipelines.process.private_api import ensure_prefect_api
 
@@ -115,15 +116,15 @@ def run_stages(needs: Mapping[str, list[str]], *options: str) -> None:
     def stage(name: str) -> None:
         reproduce(name, *options)
 
-    @flow(name="anyres", task_runner=ThreadPoolTaskRunner(max_workers=len(needs)))  # type: ignore[arg-type]
+    @flow(name="anyres", task_runner=any_runner(ThreadPoolTaskRunner(max_workers=len(needs))))
     def anyres() -> None:
         end_on_signals()
         futures: dict[str, Any] = {}
-        for name in in_order(needs):
-            futures[name] = stage.submit(name, wait_for=[futures[other] for other in needs[name]])  # type: ignore[call-overload]
+        for name in topological_order(needs):
+            futures[name] = submit_after(stage, name, upstream=[futures[other] for other in needs[name]])
         for future in futures.values():
             future.wait()
-        # A stage that failed says so; those behind it never ran and would hide it.
+        # Raise the error of the stage that failed. Later stages did not run; their states would hide it.
         for future in futures.values():
             if future.state.is_failed() or future.state.is_crashed():
                 future.result()
@@ -131,21 +132,18 @@ def run_stages(needs: Mapping[str, list[str]], *options: str) -> None:
     anyres()
 
 
-def in_order(needs: Mapping[str, list[str]]) -> list[str]:
-    """Stages so that each stands behind those it needs."""
-    order: list[str] = []
-    while len(order) < len(needs):
-        order += sorted(name for name in needs if name not in order and all(other in order for other in needs[name]))
-    return order
+def topological_order(needs: Mapping[str, list[str]]) -> list[str]:
+    """Return the stages in an order that puts each after the stages that it needs; deterministic."""
+    return list(TopologicalSorter({name: sorted(needs[name]) for name in sorted(needs)}).static_order())
 
 
 def reproduce(name: str, *options: str, timeout_s: float | None = None) -> bool:
-    """`dvc repro` one stage, its words and progress bars on our terminal; return whether it ran. Raises StageError.
+    """Run `dvc repro` for one stage, with its output on this terminal; return whether it ran. Raises StageError.
 
-    A stage that takes longer than `timeout_s` is ended, its checkpoint saved.
+    A stage that takes longer than `timeout_s` is ended; a training then saves a checkpoint.
     """
     environ = {**os.environ, "PATH": interpreter_path()}
-    # Quiet: DVC's remarks on its own bookkeeping are of no use in the middle of a run.
+    # Quiet: DVC's messages about its lock file and cache are of no use in the middle of a run.
     command = [sys.executable, "-m", "dvc", "repro", "--quiet", "--single-item", *options, name]
     started, before = time.monotonic(), last_held(name)
     print(f"{name}: started", flush=True)
@@ -153,13 +151,13 @@ def reproduce(name: str, *options: str, timeout_s: float | None = None) -> bool:
         try:
             code = process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            raise StageError(f"stage {name} took longer than {timeout_s:g} s; allow more, or make it smaller") from None
+            raise StageError(f"stage {name} took longer than {timeout_s:g} s; raise the limit or reduce the stage") from None
     seconds = time.monotonic() - started
-    # A stage that runs takes its lock; one that DVC finds unchanged or in its cache does not.
+    # A stage that runs takes its lock. A stage that is unchanged or in DVC's cache does not.
     ran = last_held(name) > before
     if code and not ran:
-        # Not the stage failed, but DVC before it: only then are its own words wanted.
-        with supervised_process([word for word in command if word != "--quiet"], environ) as process:
+        # DVC failed before the stage ran: run it again with its messages.
+        with supervised_process([argument for argument in command if argument != "--quiet"], environ) as process:
             code = process.wait()
     if code:
         retryable = ran and read_outcome(name)[1]
@@ -169,7 +167,7 @@ def reproduce(name: str, *options: str, timeout_s: float | None = None) -> bool:
 
 
 def register(params: Params, environment: Environment, quiet: bool) -> str:
-    """Make sure that the bundle is registered; return a line that says so."""
+    """Register the bundle if it is not registered yet; return a line that says what was done."""
     from pipelines.services.registration import ensure_registered
     from pipelines.services.tracking import TrackingError
 
@@ -179,8 +177,8 @@ def register(params: Params, environment: Environment, quiet: bool) -> str:
         raise StageError(f"the bundle in {BUNDLE} is complete but not registered: {error}", retryable=True) from error
 
 
-def where_to_look(params: Params, environment: Environment, verdict: str) -> str:
-    """What a person does next, as lines of text."""
+def next_steps(params: Params, environment: Environment, verdict: str) -> str:
+    """Return lines of text that show how to use the results."""
     mlflow = os.path.relpath(Path(sys.executable).with_name("mlflow"))
     return f"""
 {verdict}

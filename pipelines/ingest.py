@@ -1,4 +1,4 @@
-"""Stage ingest: pictures from their source, judged one by one, into data/ingested. A task a shard."""
+"""Stage ingest: check every picture of the source and write the accepted ones to data/ingested, one task per shard."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from anyres.data.intake import Batch
 from anyres.data.sources.record import Access
 from anyres.params import Ingest, Params
 from pipelines.environment import Environment
-from pipelines.stage import INGESTED, Each, atomic_directory, main
+from pipelines.stage import INGESTED, MapShards, atomic_directory, main_sharded
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker needs to take one shard in."""
+    """What a worker needs to ingest one shard."""
 
     batch: Batch
     params: Ingest
     access: Access
     scratch: str
-    work: Path
+    work_folder: Path
 
 
-def ingest(params: Params, environment: Environment, each: Each) -> None:
+def ingest(params: Params, environment: Environment, map_shards: MapShards) -> None:
     """Fill data/ingested from the source that params.ingest names."""
     from anyres.data.catalogue import SHARDS
     from anyres.data.intake import catalogue, plan
@@ -41,34 +41,34 @@ def ingest(params: Params, environment: Environment, each: Each) -> None:
         environment.google_engine,
     )
     batches = plan(open_source(params.ingest, access), params.ingest)
-    # A host sees the sum of all workers.
+    # All workers together keep to the limit of a host.
     share = replace(access, requests_per_second=access.requests_per_second / (environment.num_workers or os.cpu_count() or 1))
     scratch = Scratch(environment.scratch_address)
     scratch.keep_only("ingest", set())
-    tasks = [Task(batch, params.ingest, share, scratch.address, environment.work) for batch in batches]
+    tasks = [Task(batch, params.ingest, share, scratch.address, environment.work_folder) for batch in batches]
     rows: list[list[Row]] = []
     with atomic_directory(INGESTED) as out:
-        for task, taken in zip(tasks, each(take, tasks, "shards"), strict=True):
-            if any(row.shard for row in taken):
+        for task, shard_rows in zip(tasks, map_shards(ingest_shard, tasks, "shards"), strict=True):
+            if any(row.shard for row in shard_rows):
                 scratch.get(f"ingest/{task.batch.name}", out / SHARDS / task.batch.name)
-            rows.append(taken)
+            rows.append(shard_rows)
         catalogue(rows, out, params.ingest)
     scratch.keep_only("ingest", set())
 
 
-def take(task: Task) -> list[Row]:
-    """Take one shard in, in a worker; its file goes to the scratch."""
+def ingest_shard(task: Task) -> list[Row]:
+    """Ingest one shard in a worker and copy its file to the scratch."""
     from anyres.data import intake
     from anyres.data.scratch import Scratch
 
     with intake.judges(task.params) as guard:
-        rows = intake.take(task.batch, task.params, task.access, task.work, guard)
+        rows = intake.take(task.batch, task.params, task.access, task.work_folder, guard)
     if any(row.shard for row in rows):
-        Scratch(task.scratch).put(task.work / task.batch.name, f"ingest/{task.batch.name}")
+        Scratch(task.scratch).put(task.work_folder / task.batch.name, f"ingest/{task.batch.name}")
     return rows
 
 
 if __name__ == "__main__":
-    from pipelines import ingest as stage  # tasks travel to workers by the name of their module
+    from pipelines import ingest as stage  # workers import a task by the name of its module
 
-    sys.exit(main("ingest", stage.ingest, sharded=True))
+    sys.exit(main_sharded("ingest", stage.ingest))

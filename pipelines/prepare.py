@@ -1,4 +1,4 @@
-"""Stage prepare: accepted pictures as tiled pyramids, in data/store. A task a shard."""
+"""Stage prepare: write the accepted pictures as tiled pyramids to data/store, one task per shard."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from anyres.data.pyramid import Build, Stored
 from anyres.params import Params, Prepare
 from pipelines.environment import Environment
-from pipelines.stage import INGESTED, STORE, Each, atomic_directory, main
+from pipelines.stage import INGESTED, STORE, MapShards, atomic_directory, main_sharded
 
 
 @dataclass(frozen=True)
@@ -20,35 +20,35 @@ class Task:
     params: Prepare
     ingested: Path
     scratch: str
-    work: Path
+    work_folder: Path
 
 
-def prepare(params: Params, environment: Environment, each: Each) -> None:
+def prepare(params: Params, environment: Environment, map_shards: MapShards) -> None:
     """Build data/store from data/ingested."""
     from anyres.data.catalogue import Catalogue
     from anyres.data.pyramid import assemble, lend, plan
     from anyres.data.scratch import Scratch
 
-    found = Catalogue.load(INGESTED)
-    builds = plan(found, params.prepare, INGESTED)
+    ingested = Catalogue.load(INGESTED)
+    builds = plan(ingested, params.prepare, INGESTED)
     scratch = Scratch(environment.scratch_address)
     for item in builds:
         lend(item, INGESTED, scratch)
-    tasks = [Task(item, params.prepare, INGESTED.resolve(), scratch.address, environment.work) for item in builds]
-    stored = list(each(build, tasks, "shards"))
+    tasks = [Task(item, params.prepare, INGESTED.resolve(), scratch.address, environment.work_folder) for item in builds]
+    stored = list(map_shards(build_shard, tasks, "shards"))
     with atomic_directory(STORE) as out:
-        assemble(found, builds, stored, params.prepare, scratch, out)
+        assemble(ingested, builds, stored, params.prepare, scratch, out)
 
 
-def build(task: Task) -> list[Stored]:
-    """Build one shard, in a worker; its file goes to the scratch."""
+def build_shard(task: Task) -> list[Stored]:
+    """Build one shard in a worker and copy its file to the scratch."""
     from anyres.data import pyramid
     from anyres.data.scratch import Scratch
 
-    return pyramid.build(task.item, task.ingested, task.params, Scratch(task.scratch), task.work)
+    return pyramid.build(task.item, task.ingested, task.params, Scratch(task.scratch), task.work_folder)
 
 
 if __name__ == "__main__":
-    from pipelines import prepare as stage  # tasks travel to workers by the name of their module
+    from pipelines import prepare as stage  # workers import a task by the name of its module
 
-    sys.exit(main("prepare", stage.prepare, sharded=True))
+    sys.exit(main_sharded("prepare", stage.prepare))

@@ -1,4 +1,4 @@
-"""Stage train: a training in processes of its own, followed into MLflow while it runs. Fills out/train."""
+"""Stage train: train in separate processes, write out/train, and copy its reports to MLflow while it runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WORK = ["train", "--params", "params.yaml", "--store", str(STORE), "--out", str(
 
 
 def train(params: Params, environment: Environment) -> None:
-    """Train on data/store; raises StageError with the exit code of the training where that fails."""
+    """Train on data/store; raise StageError with the exit code of the training if it fails."""
     dataset = json.loads((STORE / "dataset.json").read_text(encoding="utf-8"))
     TRAINED.mkdir(parents=True, exist_ok=True)
     gpus = num_gpus(environment)
@@ -33,12 +33,12 @@ def train(params: Params, environment: Environment) -> None:
     work += [] if environment.micro_batch is None else ["--micro-batch", str(environment.micro_batch)]
     work += ["--ignore-code"] if environment.ignore_code else []
     run = find_run(environment.runs_dir, params.train, dataset["hash"], environment.ignore_code).path.name
-    command, environ, overheard = launch_command(environment, count, work), launch_environ(environment, count, gpus), StderrTee()
+    command, environ, tee = launch_command(environment, count, work), launch_environ(environment, count, gpus), StderrTee()
     with (
         exclusive("train", run, environment),
-        supervised_process(command, environ, stderr=overheard.stderr) as process,
+        supervised_process(command, environ, stderr=tee.stderr) as process,
     ):
-        overheard.listen(process)
+        tee.listen(process)
         follower = Follower(params, environment, dataset, run)
         try:
             code = follower.follow(process)
@@ -47,18 +47,18 @@ def train(params: Params, environment: Environment) -> None:
             raise
         follower.end("FINISHED" if code == 0 else "FAILED")
     if code:
-        line = f"training ended with code {code}; run again to go on from its last checkpoint"
-        raise StageError(line, code, retryable=code != EXIT_PERMANENT, reason=overheard.last())
+        line = f"training ended with code {code}; run again to resume from its last checkpoint"
+        raise StageError(line, code, retryable=code != EXIT_PERMANENT, reason=tee.last_line())
 
 
 class Follower:
-    """Carries reports and sample pictures from out/train to MLflow. Tracking that fails is said once, never raised."""
+    """Copies reports and sample pictures from out/train to MLflow. Prints the first failure of tracking and raises none."""
 
     def __init__(self, params: Params, environment: Environment, dataset: Mapping[str, Any], run: str) -> None:
         self.run = None
         self.monitor = None
-        self.said = False
-        with self._forgiving():
+        self.has_warned = False
+        with self._warn_once():
             from pipelines.services.tracking import reach, start_training_run
 
             self.reach = functools.partial(reach, environment)
@@ -72,7 +72,7 @@ class Follower:
             except subprocess.TimeoutExpired:
                 code = None
             if self.run is not None:
-                with self._forgiving():
+                with self._warn_once():
                     self.reach()
                     self.run.log_reports(read_reports(TRAINED / "history.jsonl"))
                     self.run.log_samples(sample_pictures(TRAINED / "samples"))
@@ -81,24 +81,25 @@ class Follower:
 
     def end(self, status: str) -> None:
         """Close the run with FINISHED, FAILED or KILLED."""
-        with self._forgiving():
+        with self._warn_once():
             if self.monitor is not None:
                 self.monitor.finish()
             if self.run is not None:
                 self.run.end(status)
 
     @contextlib.contextmanager
-    def _forgiving(self) -> Iterator[None]:
-        """Turn a failure of tracking into one line, once: reports stay in out/train and are logged at registration."""
+    def _warn_once(self) -> Iterator[None]:
+        """Print the first failure of tracking in one line: reports stay in out/train and are logged at registration."""
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - whatever the store, its driver or its server raises
-            if not self.said:
+        except Exception as error:  # noqa: BLE001 - the store, its driver or its server may raise anything
+            if not self.has_warned:
                 line = " ".join(str(error).split())[:300]
                 print(
-                    f"train: tracking fails ({line}); training goes on, reports stay in {TRAINED}/history.jsonl", file=sys.stderr
+                    f"train: tracking failed ({line}); training continues; reports are in {TRAINED}/history.jsonl",
+                    file=sys.stderr,
                 )
-                self.said = True
+                self.has_warned = True
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Bring a Prefect server to what infra/ says: pools, limits, automations, deployments. `python -m pipelines.deployment.deploy`.
+"""`python -m pipelines.deployment.deploy`: create or update pools, limits, automations and deployments on a Prefect server.
 
-However often it is run, nothing is there twice.
+They are defined in infra/. It can be repeated.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ DEPLOYMENTS = INFRA / "prefect.yaml"
 AUTOMATIONS = INFRA / "prefect-automations.yaml"
 KUBERNETES = INFRA / "kubernetes/overlays/platform/job-template.json"
 LOCAL_POOL, KUBERNETES_POOL = "anyres", "anyres-gpu"
-# The queue of the Kubernetes pool whose runs hold accelerators.
+# The queue of the Kubernetes pool for runs on accelerators.
 GPU_QUEUE = "gpu"
 
 
-def main(words: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Deploy to the API of PREFECT_API_URL or of the active profile; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m pipelines.deployment.deploy", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--gpus", type=int, default=1, help="stages that may compute on accelerators at once (default 1)")
+    parser.add_argument("--gpus", type=int, default=1, help="how many stages may compute on accelerators at once (default 1)")
     parser.add_argument(
-        "--notify", default="", metavar="BLOCK", help="a notification block told of failed runs: slack-webhook/ops"
+        "--notify", default="", metavar="BLOCK", help="send failed runs to this notification block, such as slack-webhook/ops"
     )
-    options = parser.parse_args(words)
+    options = parser.parse_args(arguments)
     silence_telemetry()
     try:
         if configured_api() is None:
             raise ApiError("no Prefect server is named; set PREFECT_API_URL, or choose a profile of Prefect")
         ensure_prefect_api()
-        prepare(options.gpus, options.notify)
+        configure_server(options.gpus, options.notify)
     except (ApiError, ValueError) as error:
         print(f"deploy: {error}", file=sys.stderr)
         return 1
@@ -49,8 +49,8 @@ def main(words: list[str]) -> int:
     return subprocess.run(command, check=False, env={**os.environ, "PATH": interpreter_path()}).returncode
 
 
-def prepare(gpus: int, notify: str) -> None:
-    """Make or update pools, the limits on accelerators, and the automations; raise ValueError for an unknown block."""
+def configure_server(gpus: int, notify: str) -> None:
+    """Create or update pools, limits on accelerators, and automations; raise ValueError for an unknown block."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
@@ -66,45 +66,45 @@ def prepare(gpus: int, notify: str) -> None:
     with get_client(sync_client=True) as client:
         for pool in pools.values():
             client.create_work_pool(pool, overwrite=True)
-        # Two guards: on one machine the stages themselves wait, on Kubernetes no pod is started.
+        # Two limits: on one machine the stages wait; on Kubernetes no pod is started.
         client.upsert_global_concurrency_limit_by_name(GPU_LIMIT, gpus)
         try:
             client.create_work_queue(GPU_QUEUE, concurrency_limit=gpus, work_pool_name=KUBERNETES_POOL)
         except ObjectAlreadyExists:
             queue = client.read_work_queue_by_name(GPU_QUEUE, work_pool_name=KUBERNETES_POOL)
             client.update_work_queue(queue.id, concurrency_limit=gpus)
-        automate(client, notify)
+        configure_automations(client, notify)
 
 
-def automate(client: Any, notify: str) -> None:
-    """Make or update the automations of AUTOMATIONS, and one that tells the block `notify` of failed runs."""
+def configure_automations(client: Any, notify: str) -> None:
+    """Create or update the automations of AUTOMATIONS, and one that sends failed runs to the block `notify`."""
     from prefect.events.schemas.automations import AutomationCore
     from prefect.exceptions import ObjectNotFound
 
-    wanted = YAML(typ="safe", pure=True).load(AUTOMATIONS.read_text(encoding="utf-8"))["automations"]
+    automations = YAML(typ="safe", pure=True).load(AUTOMATIONS.read_text(encoding="utf-8"))["automations"]
     if notify:
         kind, _, name = notify.partition("/")
         try:
             block = client.read_block_document_by_name(name, kind)
         except ObjectNotFound:
             raise ValueError(
-                f"no notification block {notify!r}; make one in Prefect, and write it as slack-webhook/ops"
+                f"no notification block {notify!r}; create it in Prefect, or correct the name; example: slack-webhook/ops"
             ) from None
-        wanted.append(failure_notice(str(block.id)))
-    for values in wanted:
+        automations.append(failure_notice(str(block.id)))
+    for values in automations:
         automation = AutomationCore.model_validate(values)
-        found = client.read_automations_by_name(automation.name)
-        if found:
-            client.update_automation(found[0].id, automation)
+        existing = client.read_automations_by_name(automation.name)
+        if existing:
+            client.update_automation(existing[0].id, automation)
         else:
             client.create_automation(automation)
 
 
 def failure_notice(block: str) -> dict[str, Any]:
-    """The automation that sends a line to the notification block of this id when a run fails."""
+    """Return an automation that sends a message to the notification block with this id when a run fails."""
     return {
         "name": "anyres-failed",
-        "description": "Tell people of a run that failed.",
+        "description": "Send a message when a run fails.",
         "trigger": {
             "type": "event",
             "posture": "Reactive",

@@ -14,26 +14,26 @@ from anyres.params import ParamsError
 
 
 def override(path: Path, overrides: Sequence[str]) -> None:
-    """Set keys of the file; raise ParamsError, one line, on a key that it does not hold or a value that is no YAML.
+    """Set keys of the file; raise ParamsError, one line, for a key that is not in the file or a value that is not YAML.
 
-    Types and bounds are checked where the file is read.
+    `Params.load` checks types and bounds.
     """
     if not overrides:
         return
     yaml = YAML()
     values = yaml.load(path)
-    for word in overrides:
-        key, equals, text = word.partition("=")
+    for assignment in overrides:
+        key, equals, text = assignment.partition("=")
         *sections, last = key.strip().split(".")
-        place = values
+        mapping = values
         for section in sections:
-            place = place.get(section) if isinstance(place, dict) else None
-        if not equals or not isinstance(place, dict) or last not in place:
-            raise ParamsError(f"override {word!r}: {path} has no key {key.strip()!r}; write it as train.kimg=500")
+            mapping = mapping.get(section) if isinstance(mapping, dict) else None
+        if not equals or not isinstance(mapping, dict) or last not in mapping:
+            raise ParamsError(f"override {assignment!r}: {path} has no key {key.strip()!r}; write it as train.kimg=500")
         try:
-            place[last] = YAML(typ="safe", pure=True).load(text)
+            mapping[last] = YAML(typ="safe", pure=True).load(text)
         except YAMLError:
-            raise ParamsError(f"override {word!r}: not readable as YAML; write it as train.kimg=500") from None
+            raise ParamsError(f"override {assignment!r}: not readable as YAML; write it as train.kimg=500") from None
     stream = io.BytesIO()
     yaml.dump(values, stream)
     write_atomic(path, stream.getvalue())

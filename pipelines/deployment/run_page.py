@@ -1,4 +1,4 @@
-"""What a run shows on its page in Prefect: pictures, numbers, and where to go on in MLflow."""
+"""The page of a run in Prefect: sample pictures, metrics, and links to MLflow."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from pipelines.services.history import sample_pictures
 from pipelines.services.registration import bundle_hash
 from pipelines.stage import BUNDLE, EVALUATION, TRAINED
 
-# A picture travels inside the page's text.
-WIDEST_PX = 768
+# The picture is embedded in the text of the page.
+MAX_SIDE_PX = 768
 
 
 def show(stage: str) -> None:
-    """Show what `stage` made; of most stages that is nothing."""
+    """Show the results of `stage`; most stages have none to show."""
     shows: dict[str, Callable[[], Any]] = {"train": show_samples, "evaluate": show_metrics}
     if stage in shows:
         shows[stage]()
 
 
 def show_samples() -> None:
-    """The newest sample pictures of the training."""
+    """Show the newest sample pictures of the training."""
     from PIL import Image
 
     pictures = sample_pictures(TRAINED / "samples")
@@ -37,27 +37,27 @@ def show_samples() -> None:
     nimg, path = pictures[-1]
     with Image.open(path) as picture:
         small = picture.convert("RGB")
-    small.thumbnail((WIDEST_PX, WIDEST_PX))
+    small.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX))
     stream = io.BytesIO()
     small.save(stream, "PNG")
     data = base64.b64encode(stream.getvalue()).decode()
-    text = f"The same scenes at growing zoom, a row a zoom, after {nimg:,} images.\n\n![samples](data:image/png;base64,{data})"
+    text = f"The same scenes at growing zoom, one row each, after {nimg:,} images.\n\n![samples](data:image/png;base64,{data})"
     create_markdown_artifact(text, key="samples", description="Sample pictures of the training")
 
 
 def show_metrics() -> None:
-    """The numbers of the evaluation, a row each."""
+    """Show the metrics of the evaluation in a table."""
     metrics = json.loads((EVALUATION / "metrics.json").read_text(encoding="utf-8"))
     rows = [{"metric": key, "value": f"{value:.5g}"} for key, value in metrics.items() if isinstance(value, int | float)]
-    create_table_artifact(rows, key="metrics", description="What out/evaluation/metrics.json says")
+    create_table_artifact(rows, key="metrics", description="Metrics of the evaluation")
 
 
 def show_links(params: Params, environment: Environment, verdict: str) -> None:
-    """The verdict of the registration, and the model and its run in MLflow."""
+    """Show the result of the registration, and links to model and run in MLflow."""
     from pipelines.services.tracking import addresses
 
-    found = addresses(environment, params.export.name, bundle_hash(BUNDLE))
-    lines = [verdict, "", *(f"- [{name}]({url})" for name, url in found.items())]
-    if not found:
+    links = addresses(environment, params.export.name, bundle_hash(BUNDLE))
+    lines = [verdict, "", *(f"- [{name}]({url})" for name, url in links.items())]
+    if not links:
         lines.append(f"- `mlflow ui --backend-store-uri {environment.tracking_uri}`")
     create_markdown_artifact("\n".join(lines), key="model", description="The model in MLflow")

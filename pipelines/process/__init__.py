@@ -1,1 +1,1 @@
-"""Processes: supervised commands, locks, launches, and how they ended."""
+"""Processes: supervised commands, locks, launches and outcomes."""

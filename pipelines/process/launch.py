@@ -1,4 +1,4 @@
-"""Processes of the library under Accelerate: how many, by which command, with which variables."""
+"""Launching `anyres` under Accelerate: how many processes, which command, which environment variables."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ import sys
 
 from pipelines.environment import Environment
 
-# Pictures that the discriminator compares with each other.
+# Pictures in one group that the discriminator compares.
 GROUP = 4
 
 
-def launch_command(environment: Environment, count: int, work: list[str]) -> list[str]:
-    """The command that runs `anyres` with the arguments `work` in `count` processes, or as the machine's own Accelerate config
-    says.
-    """
+def launch_command(environment: Environment, count: int, arguments: list[str]) -> list[str]:
+    """Return the command that runs `anyres` with `arguments` in `count` processes, or with ANYRES_ACCELERATE_CONFIG."""
     python = [sys.executable, "-m"]
     launch = [*python, "accelerate.commands.launch"]
     if environment.accelerate_config is not None:
-        return [*launch, "--config_file", str(environment.accelerate_config), "-m", "anyres", *work]
+        return [*launch, "--config_file", str(environment.accelerate_config), "-m", "anyres", *arguments]
     if count == 1:
-        return [*python, "anyres", *work]
-    # --cpu --num_processes 2 silently runs one process; --multi_gpu is right on a CPU too, with ACCELERATE_USE_CPU.
+        return [*python, "anyres", *arguments]
+    # `--cpu --num_processes 2` silently runs one process. `--multi_gpu` also works on a CPU, with ACCELERATE_USE_CPU.
     options = ["--multi_gpu", "--num_machines", "1", "--num_processes", str(count)]
-    # Port 0: any free one. Precision is a hyper-parameter, set inside.
+    # Port 0 is any free port. Precision is a hyper-parameter: `anyres` sets it.
     return [
         *launch,
         *options,
@@ -36,40 +34,40 @@ def launch_command(environment: Environment, count: int, work: list[str]) -> lis
         "0",
         "-m",
         "anyres",
-        *work,
+        *arguments,
     ]
 
 
 def launch_environ(environment: Environment, count: int, gpus: int) -> dict[str, str]:
-    """The variables that such processes run with."""
+    """Return the environment variables of the launched processes."""
     values = dict(os.environ)
     if not gpus and environment.accelerate_config is None:
         values["ACCELERATE_USE_CPU"] = "true"
-        # Processes share the cores. Threads that meet at every operation stall whenever anything else wants a core.
+        # Processes share the cores: with more threads than cores, every operation waits for its slowest thread.
         values.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // count)))
     return values
 
 
 def process_count(environment: Environment, batch: int, gpus: int) -> int:
-    """How many processes train: as told, else one a GPU, or one a core, as far as the batch splits evenly.
+    """Return how many processes train: ANYRES_NUM_PROCESSES, else one per GPU, or one per core without a GPU.
 
-    A share of the batch is a multiple of the discriminator's groups of four wherever it can be.
+    It is reduced until every process has the same number of whole groups of the discriminator, at the least to one process.
     """
     if environment.num_processes is not None:
         return environment.num_processes
-    most = gpus or num_cores()
-    return max(count for count in range(1, most + 1) if count == 1 or batch % (count * GROUP) == 0)
+    limit = gpus or num_cores()
+    return max(count for count in range(1, limit + 1) if count == 1 or batch % (count * GROUP) == 0)
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def num_gpus(environment: Environment) -> int:
-    """Ask in a process of its own: torch stays out of the flow's."""
+    """Return how many GPUs torch sees. A separate process asks, so that this one does not import torch."""
     if environment.device == "cpu":
         return 0
-    ask = "import torch; print(torch.cuda.device_count())"
-    answer = subprocess.run([sys.executable, "-c", ask], check=False, capture_output=True, text=True).stdout.strip()
+    script = "import torch; print(torch.cuda.device_count())"
+    answer = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True).stdout.strip()
     return int(answer) if answer.isdigit() else 0

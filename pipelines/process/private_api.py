@@ -1,6 +1,6 @@
-"""One private Prefect API for the length of a command, where no API address is set.
+"""One private Prefect API for the duration of a command, if no API address is set.
 
-Prefect's built-in ephemeral API costs 8 to 17 s in every process, hangs on Ctrl-C and leaves servers behind.
+It replaces Prefect's ephemeral API, which costs 8 to 17 s in every process, hangs on Ctrl-C and leaves servers running.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ import urllib.request
 from pathlib import Path
 
 from pipelines.process.locks import locked
-from pipelines.process.supervise import leash
+from pipelines.process.supervise import start_supervised
 
 HOME = Path(".anyres/prefect")
 START_TIMEOUT_S = 120.0
-# For a configured API to answer.
-ANSWER_S = 5.0
+# Time for a configured API to answer.
+ANSWER_TIMEOUT_S = 5.0
 
-# Held open for as long as this process lives.
+# Keeps the input of the server's supervisor open until this process ends.
 _running: list[subprocess.Popen[bytes]] = []
 
-# What the private server needs no part of: its pages, block types, and console lines about it.
-SERVER = {
+# Variables of the private server: without its web pages, block types and console lines.
+SERVER_VARIABLES = {
     "PREFECT_UI_ENABLED": "false",
     "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
     "PREFECT__SERVER_EPHEMERAL": "1",
@@ -37,11 +37,11 @@ SERVER = {
 
 
 class ApiError(RuntimeError):
-    """No Prefect API answers; the message is one line with the cure."""
+    """No Prefect API answers; the message is one line that says what to do."""
 
 
 def configured_api() -> str | None:
-    """The API address that the person set: in the environment, or in the active Prefect profile."""
+    """Return the API address that is set in the environment or in the active Prefect profile."""
     if os.environ.get("PREFECT_API_URL"):
         return os.environ["PREFECT_API_URL"]
     profiles = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser() / "profiles.toml"
@@ -54,17 +54,17 @@ def configured_api() -> str | None:
 
 
 def ensure_prefect_api() -> None:
-    """Have PREFECT_API_URL point to a running API: the configured one, or a private one that ends with this process.
+    """Set PREFECT_API_URL to a running API: the configured one, or a private one that ends with this process.
 
-    It ends after the process, not before: at exit Prefect still sends what it has queued, and waits long for an
-    API that has gone. Prefect must not have been imported before. Raises ApiError where the API does not answer.
+    The private one ends after this process, not before: at exit Prefect still sends its queue, and waits long for an API
+    that is gone. Call it before Prefect is imported. Raises ApiError if the API does not answer.
     """
-    # On a person's terminal our own lines say what matters; Prefect's still reach its API.
+    # The terminal shows the lines of the pipeline. Prefect's own log lines go only to its API.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     address = configured_api()
     if address is not None:
         os.environ["PREFECT_API_URL"] = address
-        _require(address)
+        _check_health(address)
         return
     home = HOME.resolve()
     home.mkdir(parents=True, exist_ok=True)
@@ -72,9 +72,9 @@ def ensure_prefect_api() -> None:
     os.environ["PREFECT_HOME"] = str(home)
     command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "error"]
     command += ["--lifespan", "on", "--host", "127.0.0.1", "--port", str(port)]
-    # Two servers that migrate one database at once break it.
+    # Two servers that migrate one database at the same time break it.
     with locked("prefect", wait_s=START_TIMEOUT_S):
-        server = leash(command, {**os.environ, **SERVER}, grace_s=5.0)
+        server = start_supervised(command, {**os.environ, **SERVER_VARIABLES}, grace_s=5.0)
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
         import prefect  # noqa: F401 - loads while the server starts
 
@@ -82,19 +82,19 @@ def ensure_prefect_api() -> None:
     _running.append(server)
 
 
-def _require(address: str) -> None:
-    """Raise ApiError where the configured API does not answer: Prefect itself would try for minutes."""
+def _check_health(address: str) -> None:
+    """Raise ApiError if the configured API does not answer: Prefect itself would try for minutes."""
     try:
-        with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=ANSWER_S):
+        with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=ANSWER_TIMEOUT_S):
             return
     except urllib.error.HTTPError as error:
-        # Somebody is there: who may do what is between Prefect and them.
+        # A server answers. Authentication is the task of Prefect's client.
         if error.code in (401, 403, 404, 405):
             return
         reason = f"HTTP {error.code}"
     except (urllib.error.URLError, OSError, ValueError) as error:
         reason = str(getattr(error, "reason", error))
-    raise ApiError(f"no Prefect API answers at {address} ({reason}); correct or start it, or unset PREFECT_API_URL to do without")
+    raise ApiError(f"no Prefect API answers at {address} ({reason}); correct or start it, or unset PREFECT_API_URL")
 
 
 def _free_port() -> int:
@@ -105,10 +105,10 @@ def _free_port() -> int:
 
 def _wait_until_healthy(server: subprocess.Popen[bytes], address: str) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
-    # A proxy set for the outside world must not stand between us and our own machine.
+    # No proxy: the server is on this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while server.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(urllib.error.URLError, OSError), opener.open(f"{address}/health", timeout=2):
             return
         time.sleep(0.05)
-    raise ApiError(f"the private Prefect API did not come up (code {server.poll()}); set PREFECT_API_URL to a running one")
+    raise ApiError(f"the private Prefect API did not start (code {server.poll()}); set PREFECT_API_URL to a running one")

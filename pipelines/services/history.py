@@ -1,4 +1,4 @@
-"""What a training leaves for others to follow: its identity, reports by nimg, sample pictures, the code's revision."""
+"""Reading what a training writes: reports by nimg and sample pictures. And the commit of the code."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-# What `git_commit` says of a commit that tracked files differ from, and where there is none.
+# `git_commit` appends DIRTY if tracked files differ from the commit, and returns UNKNOWN outside git.
 DIRTY, UNKNOWN = "-dirty", "unknown"
 
 
 def read_reports(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of history.jsonl; a line that is being written now, and a file that is not there yet, are no error."""
+    """Return the complete lines of history.jsonl. An incomplete last line is ignored; a missing file gives an empty list."""
     if not path.is_file():
         return []
     text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    return [json.loads(line) for line in whole.splitlines() if line.strip()]
+    complete = text[: text.rfind("\n") + 1]
+    return [json.loads(line) for line in complete.splitlines() if line.strip()]
 
 
 def sample_pictures(folder: Path) -> list[tuple[int, Path]]:
-    """Sample grids as (nimg, path), from names that count thousands of images: samples/000008.png."""
+    """Return the sample grids as (nimg, path), sorted. File names count thousands of images: samples/000008.png."""
     return sorted((int(path.stem) * 1000, path) for path in folder.glob("*.png") if path.stem.isdigit())
 
 
 def git_commit() -> str:
-    """The commit that is checked out, `-dirty` where tracked files differ from it, `unknown` outside git."""
+    """Return the current commit, with `-dirty` if tracked files differ from it; `unknown` outside git."""
     try:
         commit = _git("rev-parse", "HEAD")
-        # The lock and the params change from run to run and say nothing about the code; params are recorded beside it.
+        # dvc.lock and params.yaml change from run to run and are not code. The params are recorded beside the commit.
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock", ":!params.yaml")
     except (OSError, subprocess.CalledProcessError):
         return UNKNOWN

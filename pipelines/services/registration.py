@@ -1,6 +1,6 @@
-"""Registration: the exported bundle in the model registry, once, however often it is asked for.
+"""Registration of the exported bundle in the model registry. It is idempotent.
 
-It is a side effect that no cache knows: a fresh clone may find every stage cached and its own registry empty.
+No cache knows whether it was done: in a fresh clone every stage may be cached while the registry is empty.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from pipelines.services.tracking import RunLog
 
 LOCK_WAIT_S = 300.0
-COMPARED = ("patch_kid", "patch_fd")
+COMPARED_METRICS = ("patch_kid", "patch_fd")
 
 
 def bundle_hash(folder: Path) -> str:
-    """SHA-256 over names and contents of a bundle's files: what makes two bundles the same."""
-    total = hashlib.sha256()
+    """Return the SHA-256 over names and contents of a bundle's files. Equal bundles have equal hashes."""
+    digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        total.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return total.hexdigest()
+        digest.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
-def registered(params: Params, environment: Environment) -> str | None:
-    """Return the version that holds out/export/generator, judged for champion, or None; raises TrackingError."""
+def find_registered(params: Params, environment: Environment) -> str | None:
+    """Return the registered version that contains out/export/generator, or None; raises TrackingError."""
     if not BUNDLE.is_dir():
         return None
     from pipelines.services.tracking import registered_version
@@ -43,15 +43,15 @@ def registered(params: Params, environment: Environment) -> str | None:
 
 
 def ensure_registered(params: Params, environment: Environment) -> str:
-    """Register out/export/generator where that is still to do; return a line that says what was done.
+    """Register out/export/generator if it is not registered yet; return a line that says what was done.
 
-    Raises TrackingError, one line, where the store does not answer.
+    Raises TrackingError, one line, if the store does not answer.
     """
     from pipelines.services import tracking
 
     name, digest = params.export.name, bundle_hash(BUNDLE)
     with locked("registration", LOCK_WAIT_S):
-        version = registered(params, environment)
+        version = find_registered(params, environment)
         if version is not None:
             return f"{name} {version} holds this bundle already"
         with tracking.translate_errors(environment):
@@ -59,13 +59,13 @@ def ensure_registered(params: Params, environment: Environment) -> str:
             run = complete_run(params, environment, meta)
             version = tracking.register(run, name, BUNDLE, model_tags(meta, params.export.metric))
             verdict = tracking.move_champion(name, version, params.export.metric)
-            # Last, so that a registration that was cut short is done again.
+            # Last, so that an interrupted registration is repeated.
             tracking.tag_version(name, version, tracking.BUNDLE_HASH, digest)
             return verdict
 
 
 def complete_run(params: Params, environment: Environment, meta: Mapping[str, Any]) -> RunLog:
-    """Return the run of this training, made from out/ where it is missing or lacks something."""
+    """Return the run of this training, created or completed from the files in out/."""
     from pipelines.services import tracking
 
     dataset = json.loads((STORE / "dataset.json").read_text(encoding="utf-8"))
@@ -87,8 +87,8 @@ def complete_run(params: Params, environment: Environment, meta: Mapping[str, An
 
 
 def model_tags(meta: Mapping[str, Any], metric: str) -> dict[str, str]:
-    """Tags of a registered version: where it comes from, and the metrics by which champions are compared, `metric` above all."""
-    metrics = {key: str(meta["metrics"][key]) for key in COMPARED if key in meta["metrics"]}
+    """Return the tags of a registered version: its origin, the metrics to compare, and in METRIC_TAG the one that decides."""
+    metrics = {key: str(meta["metrics"][key]) for key in COMPARED_METRICS if key in meta["metrics"]}
     commit = str(meta["git_commit"])
     params = json.dumps(meta["params"], sort_keys=True, separators=(",", ":"))
     return {

@@ -1,8 +1,8 @@
-"""MLflow, and the only import of it here: what came out of a run, and which model is registered.
+"""MLflow, imported by no other module of pipelines: logging of runs, and registration of models.
 
-MLflow reports its use from the moment it is imported: call `silence_telemetry` before importing this module.
+MLflow sends usage reports as soon as it is imported: call `silence_telemetry` before importing this module.
 """
-# ruff: noqa: TID251 - this is the module that speaks to mlflow
+# ruff: noqa: TID251 - this module imports mlflow
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from pipelines.services.history import git_commit
 FINGERPRINT = "fingerprint"
 BUNDLE_HASH = "bundle_hash"
 STORE_WAIT_S = 120.0
-# For a store to answer at all.
+# Time for a store to answer.
 ANSWER_S = 5
 SERVERS = ("http://", "https://")
 # MLflow takes at most 1000 metrics in one call.
@@ -70,11 +70,11 @@ def translate_errors(environment: Environment) -> Iterator[None]:
 
 
 def connect(environment: Environment, name: str) -> str:
-    """Point MLflow to the store, which is created where it is missing; return the id of experiment `name`.
+    """Connect MLflow to the store, and create it if it is missing; return the id of experiment `name`.
 
-    Raises TrackingError where the store does not answer.
+    Raises TrackingError if the store does not answer.
     """
-    # A server that is away must not hold up training: minutes of retries become seconds. A person's own values stand.
+    # An unreachable server must not delay training: seconds of retries in place of minutes. Values that are set already stay.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -82,7 +82,7 @@ def connect(environment: Environment, name: str) -> str:
     mlflow.set_tracking_uri(environment.tracking_uri)
     mlflow.set_registry_uri(environment.tracking_uri)
     reach(environment)
-    # Two processes that create one SQLite store at once corrupt its migration.
+    # Two processes that create one SQLite store at the same time corrupt its migration.
     with translate_errors(environment), locked("mlflow", STORE_WAIT_S):
         create_store(environment)
         client = mlflow.MlflowClient()
@@ -95,21 +95,21 @@ def connect(environment: Environment, name: str) -> str:
             return client.create_experiment(name, artifact_location=root)
         except MlflowException as error:
             experiment = client.get_experiment_by_name(name)
-            # Another machine was faster.
+            # Another machine has created it in the meantime.
             if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS) or experiment is None:
                 raise
             return experiment.experiment_id
 
 
 def reach(environment: Environment) -> None:
-    """Raise TrackingError, within seconds, where a server or database does not answer: MLflow would try for minutes."""
+    """Raise TrackingError, within seconds, if a server or database does not answer. MLflow would try for minutes."""
     uri = environment.tracking_uri
     with translate_errors(environment):
         if uri.startswith(SERVERS):
             answer = http_request(
                 get_default_host_creds(uri), "/health", "GET", max_retries=0, timeout=ANSWER_S, raise_on_status=False
             )
-            # Who may do what is between the server and MLflow's client.
+            # Authentication is the task of MLflow's client.
             if answer is not None and answer.status_code >= 500:
                 raise TrackingError(f"tracking at {uri}: HTTP {answer.status_code}")
         elif uri.startswith(("postgresql", "mysql")):
@@ -120,7 +120,7 @@ def reach(environment: Environment) -> None:
 
 
 def create_store(environment: Environment) -> None:
-    """Create a missing SQLite store aside, then move it into place: killed half way, its migration never recovers."""
+    """Create a missing SQLite store in a temporary folder, then link it: an interrupted migration cannot be repaired."""
     scheme, _, name = environment.tracking_uri.partition(":///")
     path = Path(name)
     if scheme != "sqlite" or (path.exists() and path.stat().st_size) or path.suffix not in (".db", ".sqlite"):
@@ -129,7 +129,7 @@ def create_store(environment: Environment) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         part = Path(folder) / path.name
         SqlAlchemyStore(f"sqlite:///{part}", environment.artifact_root.resolve().as_uri()).engine.dispose()
-        # Unlike a move, this leaves a store alone that another working copy has just made.
+        # Unlike a move, a link does not replace a store that another working copy has just created.
         if path.exists() and not path.stat().st_size:
             path.unlink()
         with contextlib.suppress(FileExistsError):
@@ -137,7 +137,7 @@ def create_store(environment: Environment) -> None:
 
 
 class RunLog:
-    """One MLflow run, found again by the fingerprint of what determines it: a resumed training goes on in its run.
+    """One MLflow run, identified by a fingerprint, so that a resumed training continues in its run.
 
     Reports up to `last_nimg` are in the run already; logging skips them.
     """
@@ -204,7 +204,7 @@ class RunLog:
             self.client.log_batch(self.run_id, rows[start : start + METRICS_PER_CALL])
 
     def log_folder(self, folder: Path, name: str) -> None:
-        """Put the files of a folder among the run's artifacts below `name`, over older ones; nothing where there is none."""
+        """Log the files of a folder as artifacts below `name`, replacing older ones. A missing folder is no error."""
         if folder.is_dir():
             self.client.log_artifacts(self.run_id, str(folder), name)
 
@@ -219,7 +219,7 @@ def start_training_run(
     dataset: Mapping[str, Any],
     fingerprint: str,
 ) -> tuple[RunLog, SystemMetricsMonitor]:
-    """Open the run of a training, new or interrupted, with its params, data and a running monitor of the machine."""
+    """Open the run of a training, new or interrupted, with its params and data, and start a monitor of the machine."""
     experiment = connect(environment, params.export.name)
     run = RunLog(experiment, fingerprint, run_tags(params, dataset), reopen_finished=False)
     run.start(params.model_dump(mode="json", include={"ingest", "prepare", "train"}), dataset)
@@ -229,12 +229,12 @@ def start_training_run(
 
 
 def run_tags(params: Params, dataset: Mapping[str, Any]) -> dict[str, str]:
-    """Tags by which a person finds a run."""
+    """Return tags to search runs by."""
     return {"method": params.train.method, "data_hash": str(dataset["hash"]), "git_commit": git_commit()}
 
 
 def registered_version(environment: Environment, name: str, digest: str) -> str | None:
-    """Return the version of model `name` that holds the bundle of this hash, or None; raises TrackingError."""
+    """Return the version of model `name` that contains the bundle with this hash, or None; raises TrackingError."""
     with translate_errors(environment):
         connect(environment, name)
         found = mlflow.MlflowClient().search_model_versions(f"name = '{name}' and tags.{BUNDLE_HASH} = '{digest}'")
@@ -244,7 +244,7 @@ def registered_version(environment: Environment, name: str, digest: str) -> str 
 def register(run: RunLog, name: str, bundle: Path, tags: Mapping[str, str]) -> str:
     """Log `bundle` as a new version of the registered model `name` and return the version.
 
-    The caller has made sure that no version holds this bundle yet.
+    The caller has checked that no version contains this bundle.
     """
     packages = ("mlflow", "torch", "numpy", "pillow", "pydantic")
     with contextlib.ExitStack() as stack:
@@ -260,7 +260,7 @@ def register(run: RunLog, name: str, bundle: Path, tags: Mapping[str, str]) -> s
             registered_model_name=name,
             metadata=dict(tags),
         )
-        # Types that MLflow cannot express give a mere warning and a model that cannot be served.
+        # If MLflow cannot express a type, it only warns, and the model cannot be served.
         assert model.signature is not None, "the registered model has no signature"
         assert model.registered_model_version is not None
         registered = str(model.registered_model_version)
@@ -270,7 +270,7 @@ def register(run: RunLog, name: str, bundle: Path, tags: Mapping[str, str]) -> s
 
 
 def addresses(environment: Environment, name: str, digest: str) -> dict[str, str]:
-    """Where a browser finds the registered bundle of this hash and its run; nothing where MLflow has no server."""
+    """Return the web addresses of the registered bundle with this hash and of its run; empty without an MLflow server."""
     registered = registered_version(environment, name, digest)
     if registered is None or not environment.tracking_uri.startswith(SERVERS):
         return {}
@@ -290,7 +290,7 @@ def tag_version(name: str, registered: str, key: str, value: str) -> None:
 
 
 def move_champion(name: str, candidate: str, metric: str) -> str:
-    """Point the alias to version `candidate` if it is no worse on `metric`; return one line that says what and why."""
+    """Move the alias to version `candidate` if it is no worse on `metric`; return one line that says what was done and why."""
     try:
         return promote(mlflow.MlflowClient(), name, candidate, metric)
     except StaysError as stays:
@@ -308,7 +308,7 @@ def consumer_code(folder: Path) -> Path:
 
 
 def example_row(bundle: Path) -> dict[str, Any]:
-    """A row of the registered model that draws a small whole frame."""
+    """Return an input row of the registered model: a small full frame."""
     geometry = json.loads((bundle / "generator.json").read_text(encoding="utf-8"))["geometry"]
     height, width = (int(side) for side in geometry["native_sizes"][0])
     half_width, half_height = geometry["chart"]["half_extent"]
@@ -317,7 +317,7 @@ def example_row(bundle: Path) -> dict[str, Any]:
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined by points."""
+    """Return nested mappings as one mapping, with keys joined by dots."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}

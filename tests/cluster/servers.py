@@ -29,7 +29,7 @@ import psycopg
 from moto.server import ThreadedMotoServer
 
 from pipelines.environment import interpreter_path, silence_telemetry
-from pipelines.process.supervise import leash, release
+from pipelines.process.supervise import release, start_supervised
 
 READY_S = 120.0
 BUCKETS = ("mlflow", "dvc")
@@ -103,7 +103,9 @@ class Cluster:
         """Start python with `command`; where `answers` is an address, wait until it does."""
         log = self.folder / f"{name}.log"
         with log.open("ab") as file:
-            process = leash([sys.executable, *command], environ, grace_s=10.0, stdout=file.fileno(), stderr=file.fileno())
+            process = start_supervised(
+                [sys.executable, *command], environ, grace_s=10.0, stdout=file.fileno(), stderr=file.fileno()
+            )
         self.started[name] = process
         if answers:
             until_answers(answers, process, log)
@@ -164,7 +166,7 @@ def postgresql(folder: Path) -> Iterator[str]:
     subprocess.run(make, check=True, stdout=subprocess.DEVNULL, cwd=data)
     serve = [*lower, str(programs / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", str(port), "-k", "", "-F"]
     with log.open("wb") as file:
-        process = leash(serve, grace_s=10.0, stdout=file.fileno(), stderr=file.fileno())
+        process = start_supervised(serve, grace_s=10.0, stdout=file.fileno(), stderr=file.fileno())
     try:
         address = f"anyres@127.0.0.1:{port}"
         deadline = time.monotonic() + READY_S

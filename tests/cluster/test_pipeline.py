@@ -232,7 +232,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_run_goes_on(site: Site, twi
     kept = checkpoints(folder)[-1]
     history = [line for line in (folder / "history.jsonl").read_text().splitlines() if json.loads(line)["nimg"] <= kept]
     # The machine is lost: the worker and all that it started.
-    (name,) = [name for name, leash in site.servers.started.items() if run_on(psutil.Process(leash.pid), run)]
+    (name,) = [name for name, supervisor in site.servers.started.items() if run_on(psutil.Process(supervisor.pid), run)]
     lost = site.servers.started.pop(name)
     for process in [psutil.Process(lost.pid), *psutil.Process(lost.pid).children(recursive=True), *children(site, run)]:
         try:

@@ -86,7 +86,7 @@ def test_job_variables_are_those_of_the_pools_and_render_a_job(deployments: dict
         (container,) = pod["containers"]
         assert container["resources"]["limits"]["nvidia.com/gpu"] == values["gpus"]
         assert bool(pod["nodeSelector"]) == bool(pod["tolerations"]) == bool(values["gpus"])
-        # Twice the grace of a leash: the stage's, then the flow's.
+        # Two grace periods of a supervised process: the stage's, then the flow's.
         assert pod["terminationGracePeriodSeconds"] >= 60
 
 
@@ -146,10 +146,10 @@ def test_overrides_that_fit_nothing_are_named_and_change_nothing(params_file: Pa
     assert params_file.read_bytes() == before
 
 
-def test_what_may_pass_is_told_from_what_may_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_retryable_is_told_from_what_may_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.states import Failed
 
-    from pipelines.deployment.pipeline import may_pass
+    from pipelines.deployment.pipeline import is_retryable
     from pipelines.services.dvc_remote import RemoteError
 
     monkeypatch.chdir(tmp_path)
@@ -167,4 +167,4 @@ def test_what_may_pass_is_told_from_what_may_not(tmp_path: Path, monkeypatch: py
         (RemoteError("refused"), False),
         (ValueError("ours"), False),
     ]:
-        assert may_pass(None, None, Failed(data=error)) is passes  # type: ignore[arg-type]
+        assert is_retryable(None, None, Failed(data=error)) is passes  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from anyres.params import Params
 from pipelines import stage
 from pipelines.dependencies import ENTRIES, code_of, write
 from pipelines.environment import Environment
-from pipelines.flow import in_order
+from pipelines.flow import topological_order
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -82,4 +82,4 @@ def test_evaluation_does_not_reach_training(stages: dict[str, Any]) -> None:
 
 def test_order_puts_needs_first() -> None:
     needs = {"d": ["b", "c"], "c": ["a"], "b": ["a"], "a": []}
-    assert in_order(needs) == ["a", "b", "c", "d"]
+    assert topological_order(needs) == ["a", "b", "c", "d"]

@@ -1,4 +1,4 @@
-"""The leash with real processes and real signals: nothing outlives its owner."""
+"""Supervised commands with real processes and real signals: no process outlives its owner."""
 
 from __future__ import annotations
 
@@ -97,10 +97,10 @@ def test_lock_is_for_one_and_names_its_holder(tmp_path: Path, monkeypatch: pytes
 
 
 def test_last_words_are_passed_on_and_remembered(capfd: pytest.CaptureFixture[str]) -> None:
-    overheard = StderrTee()
+    tee = StderrTee()
     say = "import sys; print('first', file=sys.stderr); print('half\\rtrain: wrong', file=sys.stderr); raise SystemExit(2)"
-    with supervised_process([sys.executable, "-c", say], stderr=overheard.stderr) as process:
-        overheard.listen(process)
+    with supervised_process([sys.executable, "-c", say], stderr=tee.stderr) as process:
+        tee.listen(process)
         assert process.wait(timeout=10) == 2
-    assert overheard.last() == "train: wrong"
+    assert tee.last_line() == "train: wrong"
     assert "first\n" in capfd.readouterr().err
