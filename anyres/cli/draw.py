@@ -109,13 +109,12 @@ def panorama(
 
     Ends with 2 and one line where the model has no ring to draw.
     """
-    from anyres.plane.chart import ring_window
     from anyres.synthesis.request import RenderRequest
 
     began = time.perf_counter()
     with one_line():
         loaded = opened(model)
-        window = ring_window(loaded.geometry.chart, height, loaded.geometry.lattice_px)
+        window = loaded.geometry.chart.ring_window(height, loaded.geometry.lattice_px)
         scene, psi, named = _scene(loaded.generator, seed, latent, psi, [])
         write(out, loaded, RenderRequest(scene, window, psi), dask)
         facts = _facts(window, seed, latent, psi)

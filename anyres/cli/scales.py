@@ -43,8 +43,7 @@ def grid(
         loaded = opened(model)
         generator = loaded.generator
         chart = generator.geometry.chart
-        wide, high = chart.half_extent
-        aspect = wide / high if chart.name == "frame" else 1.0
+        aspect = chart.frame_aspect
         rows, columns = (
             [int(value) for value in numbers(name, text, ",")] for name, text in (("--seeds", seeds), ("--sizes", sizes))
         )
@@ -112,12 +111,8 @@ def _way(chart: Any, target: tuple[float, float], to: float, size: tuple[int, in
         zoom = to ** (number / (count - 1))
         period = chart.short_side / min(size) / zoom
         share = (1 - 1 / zoom) / (1 - 1 / to)
-        place = [share * value for value in target]
-        if chart.name == "frame":
-            # A point at the border is seen from as far inside as the window needs.
-            room = [max(half - period * side / 2, 0.0) for half, side in zip(chart.half_extent, size[::-1], strict=True)]
-            place = [min(max(value, -slack), slack) for value, slack in zip(place, room, strict=True)]
-        yield Window((place[0], place[1]), period, size)
+        # A window at the border of a frame moves inside.
+        yield Window(chart.clamp((share * target[0], share * target[1]), period, size), period, size)
 
 
 def _drawn(generator: Any, seed: int, windows: Iterable[Any], psi: float, advance: Any) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from typing import Literal, Protocol, Self
 import numpy as np
 
 from anyres.data.store import Frame, Store
-from anyres.plane.chart import CIRCUMFERENCE, CLOSING_SLACK, Chart, wrap
+from anyres.plane.chart import Chart
 from anyres.plane.resample import FRAME
 from anyres.plane.window import Window
 
@@ -89,9 +89,7 @@ class PatchSampler:
     @property
     def half_extent(self) -> tuple[float, float]:
         """Half width and half height of the plane that the usable pictures cover."""
-        extents = [self.chart.half_extent_of(self.store.frame(index).size) for index in self.usable]
-        half_width, half_height = max(e[0] for e in extents), max(e[1] for e in extents)
-        return (CIRCUMFERENCE / 2 if self.chart.name == "cylinder" else half_width), half_height
+        return self.chart.half_extent_over([self.store.frame(index).size for index in self.usable])
 
     def periods(self, picture: Frame) -> tuple[float, float]:
         """Finest and coarsest period at which a picture offers a window; finest > coarsest where it offers none."""
@@ -100,13 +98,9 @@ class PatchSampler:
 
     def _ranges(self, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`periods` of pictures of sizes (n, 2) = (height, width)."""
-        # Native periods, as plane units a pixel; a frame's extent is its size times its period.
+        # Native periods, in plane units per pixel.
         native = self.chart.short_side / sizes.min(axis=1)
-        extents = native[:, None] * sizes
-        if self.chart.name == "cylinder":
-            # Wider than the ring, a picture would lie over itself.
-            extents[extents[:, 1] > CIRCUMFERENCE + CLOSING_SLACK] = 0.0
-        coarsest = (extents / np.array(self.patch_px)).min(axis=1)
+        coarsest = (self.chart.extents(sizes) / np.array(self.patch_px)).min(axis=1)
         if self.period_law == "fixed":
             coarsest = np.minimum(coarsest, self.base / self.zoom_max)
         return np.maximum(native * self.reach, self.base / self.zoom_max), coarsest * (1 + FIT_SLACK)
@@ -122,23 +116,15 @@ class PatchSampler:
         period = self.periods(picture)[1] if n < self.whole_until or whole < self.whole_share else self._period(picture, scale)
         half_width, half_height = self.chart.half_extent_of(picture.size)
         height, width = self.patch_px
-        slack_x, slack_y = max(half_width - period * width / 2, 0.0), max(half_height - period * height / 2, 0.0)
-        center = ((2 * x - 1) * slack_x, (2 * y - 1) * slack_y)
-        if self.chart.name != "cylinder":
-            return Draw(index, Window(center, period, self.patch_px), bool(mirrored < self.flip))
-        # A photograph may stand anywhere about the ring; from one that goes about it no place is left out.
-        turn = 2 * turn - 1
-        if self.chart.closes(picture.size):
-            center = (2 * x - 1, center[1])
-        window = Window((wrap(center[0] + turn), center[1]), period, self.patch_px)
-        return Draw(index, window, bool(mirrored < self.flip), turn)
+        slack = max(half_width - period * width / 2, 0.0), max(half_height - period * height / 2, 0.0)
+        center, turn = self.chart.random_center(picture.size, slack, (x, y), turn)
+        return Draw(index, Window(center, period, self.patch_px), bool(mirrored < self.flip), turn)
 
     def read(self, draw: Draw) -> np.ndarray:
         """Return the pixels of a draw, uint8 (h, w, 3), sRGB."""
         window = draw.window
         x, y = window.center
-        if self.chart.name == "cylinder":
-            x = wrap(x - draw.turn)
+        x = self.chart.wrap(x - draw.turn)
         window = Window((-x if draw.flip else x, y), window.period, window.size)
         pixels = np.clip(np.rint(self.store.read(draw.picture, window, self.chart)), 0, 255).astype(np.uint8)
         return np.ascontiguousarray(pixels[:, ::-1]) if draw.flip else pixels

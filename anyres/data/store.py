@@ -19,7 +19,7 @@ from anyres.data.catalogue import SHARDS, Row, credit_line
 from anyres.data.shards import ShardReader
 from anyres.data.tiff import DamagedTiffError, Level, decode_tile, read_levels
 from anyres.files import replacing, write_atomic
-from anyres.plane.chart import Chart, wrap
+from anyres.plane.chart import Chart
 from anyres.plane.resample import FRAME, PERIOD_SLACK, footprint, resample
 from anyres.plane.window import Window
 
@@ -205,18 +205,16 @@ class Store:
         finer = math.floor(math.log2(window.period / native / LEVEL_MARGIN))
         depth = min(max(finer, 0), len(levels) - 1)
         period = native * 2**depth
+        chart.picture_chart(picture.size).check(window)
         if chart.closes(picture.size):
-            Chart("cylinder", (half_width, half_height)).check(window)
             x, y = window.center
-            window = Window((wrap(x), y), window.period, window.size)
+            window = Window((chart.wrap(x), y), window.period, window.size)
             _, left, _, right = footprint(window, corner, period, levels[depth].size, clip=False)
             if left < SEAM_REACH or right > picture.width // 2**depth - SEAM_REACH:
                 # A kernel over the seam needs both ends of a row, and halving does not wrap: whole rows, native.
                 top, _, bottom, _ = self._reach(window, corner, native, levels[0])
                 rows = self._pixels(index, levels, 0, (top, 0, bottom, picture.width))
                 return resample(rows, window, (corner[0], corner[1] + top * native), native, wraps=True)
-        else:
-            Chart("frame", (half_width, half_height)).check(window)
         top, left, bottom, right = self._reach(window, corner, period, levels[depth])
         pixels = self._pixels(index, levels, depth, (top, left, bottom, right))
         # Of an odd side the coarser levels' last pixel reaches beyond the picture.

@@ -14,7 +14,6 @@ from anyres.evaluation.parallel import over_chunks
 from anyres.evaluation.scores import Scores
 from anyres.networks.generator import Generator, device_of
 from anyres.params import Evaluate
-from anyres.plane.chart import ring_window
 from anyres.plane.window import Window
 from anyres.progress import progress_bar
 from anyres.synthesis.render import render, render_tiles
@@ -88,7 +87,7 @@ def consistency(generator: Generator, seed: int) -> dict[str, float]:
     for stitch in STITCHES[:1] if generator.geometry.exact else STITCHES:
         seams = measure_seams(generator, seed, stitch)
         found |= {f"seam/{key}" if stitch == "grid" else f"seam_{stitch}/{key}": v for key, v in asdict(seams).items()}
-    if generator.geometry.chart.name == "cylinder" and not isinstance(generator, samples.Enlarged):
+    if generator.geometry.chart.wraps and not isinstance(generator, samples.Enlarged):
         found |= {f"ring/{key}": value for key, value in asdict(measure_ring(generator, seed)).items()}
     found["equivariance/integer_db"] = measure_equivariance(generator, seed)
     found["equivariance/fractional_db"] = measure_fractional_equivariance(generator, seed)
@@ -112,7 +111,7 @@ def seam_window(generator: Generator) -> Window:
 
 def measure_ring(generator: Generator, seed: int) -> Ring:
     """Draw whole rings in tiles, as any large picture is, and measure how they close."""
-    window = ring_window(generator.geometry.chart, RING_PX, generator.geometry.lattice_px)
+    window = generator.geometry.chart.ring_window(RING_PX, generator.geometry.lattice_px)
     seeds = samples.scene_seeds(seed, "rings", RINGS)
     return ring_error([draw_tiled(generator, scene, window, RING_PX)[0] for scene in seeds])
 

@@ -18,7 +18,6 @@ from anyres.evaluation.distances import NEIGHBOURS
 from anyres.evaluation.features import FeatureSpace
 from anyres.networks.generator import Generator, device_of
 from anyres.params import Params
-from anyres.plane.chart import ring_window
 from anyres.plane.window import Window
 from anyres.synthesis.render import render, render_many
 from anyres.synthesis.request import RenderRequest
@@ -176,9 +175,9 @@ def film(samples: Path) -> list[Plate]:
 def ring(generator: Generator, seed: int) -> Plate | None:
     """The whole ring of a 360 degree model, begun at its back so that the seam lies in the middle of the plate; else None."""
     chart = generator.geometry.chart
-    if chart.name != "cylinder":
+    if not chart.wraps:
         return None
-    window = ring_window(chart, RING_PX, generator.geometry.lattice_px)
+    window = chart.ring_window(RING_PX, generator.geometry.lattice_px)
     pixels = np.roll(render(generator, RenderRequest(seed, window)), window.size[1] // 2, axis=1)
     return plate(pixels, f"Scene {seed} all round, its two ends side by side in the middle", lossless=False)
 

@@ -20,7 +20,7 @@ from anyres.evaluation.parallel import over_chunks
 from anyres.networks.generator import SEED_LIMIT, Generator, device_of
 from anyres.networks.scene import Scene
 from anyres.params import Train
-from anyres.plane.chart import Chart
+from anyres.plane.chart import Chart, chart_of
 from anyres.plane.geometry import Geometry
 from anyres.plane.resample import FRAME, KERNEL, render_real
 from anyres.plane.window import Window, frame_window
@@ -79,7 +79,7 @@ def scene_seeds(seed: int, stream: str, count: int) -> list[int]:
 
 def sampler_of(train: Train, store: Store, seed: int) -> PatchSampler:
     """The sampler of training under a seed of its own."""
-    chart = Chart(train.chart, fov=train.fov)
+    chart = chart_of(train.chart, fov=train.fov)
     return PatchSampler(store, train.patch_px, train.zoom_max, train.period_law, train.flip, SAMPLER_SEED + seed, chart=chart)
 
 
@@ -109,7 +109,8 @@ def upsampled_baseline(generator: Generator, seeds: Sequence[int], windows: Sequ
     """
     period = generator.geometry.chart.short_side / patch_px
     height, width = (max(patch_px, *(math.ceil(w.extent[axis] / period - 1e-6) for w in windows)) for axis in (0, 1))
-    frames = [Window(_inward(generator, window, period, (height, width)), period, (height, width)) for window in windows]
+    chart, size = generator.geometry.chart, (height, width)
+    frames = [Window(chart.clamp(window.center, period, size), period, size) for window in windows]
 
     def draw(part: slice) -> np.ndarray:
         coarse = render_many(generator, seeds[part], frames[part])
@@ -223,14 +224,3 @@ def _fake_key(kind: str, generator: Generator, seeds: Sequence[int], windows: Se
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _inward(generator: Generator, window: Window, period: float, size: tuple[int, int]) -> tuple[float, float]:
-    """The center of a frame about `window`, moved into the chart where that is bounded and large enough."""
-    x, y = window.center
-    if generator.geometry.chart.name != "frame":
-        return x, y
-    slack_x, slack_y = (
-        max(half - period * side / 2, 0.0) for half, side in zip(generator.geometry.chart.half_extent, size[::-1], strict=True)
-    )
-    return min(max(x, -slack_x), slack_x), min(max(y, -slack_y), slack_y)

@@ -176,7 +176,7 @@ def score_scale_inv(
     generator: Generator, store: Store, base_px: int, extractor: Extractor, settings: Evaluate, title: str
 ) -> list[Scores]:
     """Score what a picture without end looks like from further away, against whole photographs; none where it has an end."""
-    if generator.geometry.chart.name != "plane":
+    if not generator.geometry.chart.is_unbounded:
         return [Scores({}, []) for _ in extractor.spaces]
     count, leads = settings.num_sweep_samples, extractor.group.is_main
     seeds = samples.scene_seeds(settings.seed, "frames", count)

@@ -84,16 +84,10 @@ def about(model: Model) -> dict[str, str]:
     """What a file tells of itself: which model it is, what it takes and gives, where its plane ends."""
     geometry = model.geometry
     chart, (finest, coarsest) = geometry.chart, geometry.periods
-    half_width, half_height = chart.half_extent
-    domain = {
-        "frame": f"x within ±{half_width:g}, y within ±{half_height:g}",
-        "cylinder": f"x around the ring, from -1 to 1 and on, y within ±{half_height:g}",
-        "plane": "without end",
-    }
     return {name: str(model.meta[name]) for name in RECORDED if name in model.meta} | {
         "inputs": "; ".join(f"{name} {what}" for name, what in INPUTS.items()),
         "outputs": "; ".join(f"{name} {what}" for name, what in OUTPUTS.items()),
-        "plane": f"{chart.name}: {domain[chart.name]}; the short side of a picture is {chart.short_side:g} long",
+        "plane": f"{chart.name}: {chart.domain}; the short side of a picture is {chart.short_side:g} long",
         "periods": f"from {finest:g} to {coarsest:g} seen in training",
         "lattice_px": str(geometry.lattice_px),
         "exact": "yes" if geometry.exact else "no",

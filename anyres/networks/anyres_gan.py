@@ -23,7 +23,7 @@ from anyres.networks.layers import GAIN, LEAK, Linear, per_layer
 from anyres.networks.scene import Scene
 from anyres.params import AliasFreeNetwork, Train
 from anyres.plane.arrays import numbers
-from anyres.plane.chart import CIRCUMFERENCE, Chart
+from anyres.plane.chart import CIRCUMFERENCE, Chart, chart_of
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
 
@@ -78,7 +78,7 @@ class FourierInput(nn.Module):
         zoom = numbers([self.chart.short_side / (v.period * self.patch) for v in windows], torch.float32, w.device)
         local = self.frequencies.norm(dim=1)[None, :] / zoom[:, None]
         amplitude = (1 - (local - self.cutoff) / (self.rate / 2 - self.cutoff)).clamp(0, 1)
-        turns = self._ring(x, y) if self.chart.name == "cylinder" else self._plane(w, x, y)
+        turns = self._ring(x, y) if self.chart.wraps else self._plane(w, x, y)
         features = torch.sin(2 * math.pi * turns) * amplitude[:, :, None, None]
         # As many features are heard at a time as there would be without octaves, or a few times as many.
         mix = self.mix / math.sqrt(len(self.mix))
@@ -132,7 +132,7 @@ class AnyresGan(StyleGenerator):
         assert isinstance(params.network, AliasFreeNetwork)
         network, patch = params.network, min(params.patch_px)
         super().__init__(network.z_dim, network.w_dim, network.mapping_layers)
-        chart = Chart(params.chart, half_extent, params.fov)
+        chart = chart_of(params.chart, half_extent, params.fov)
         self.patch = patch
         self.tanh = network.output == "tanh"
         self.base_period = chart.short_side / patch

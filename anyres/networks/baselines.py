@@ -21,7 +21,7 @@ from anyres.networks.scene import Scene
 from anyres.networks.warp import warp
 from anyres.params import GridNetwork, Train
 from anyres.plane import fields
-from anyres.plane.chart import Chart
+from anyres.plane.chart import chart_of
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
 
@@ -54,7 +54,7 @@ class Baseline(StyleGenerator):
         assert isinstance(params.network, GridNetwork)
         network = params.network
         super().__init__(network.z_dim, network.w_dim, network.mapping_layers)
-        self.chart = Chart(params.chart, half_extent, params.fov)
+        self.chart = chart_of(params.chart, half_extent, params.fov)
         self.unit = self.chart.short_side / 2
         self.base_period = self.chart.short_side / min(params.patch_px)
         self.cell_px = network.cell_px
@@ -175,7 +175,7 @@ class Cips(StyleGenerator):
         assert isinstance(params.network, GridNetwork)
         network = params.network
         super().__init__(network.z_dim, network.w_dim, network.mapping_layers)
-        chart = Chart(params.chart, half_extent, params.fov)
+        chart = chart_of(params.chart, half_extent, params.fov)
         self.unit = chart.short_side / 2
         width = network.channels[0]
         self.fourier = nn.Parameter((torch.rand(width, 2) * 2 - 1) * CIPS_FREQUENCY)

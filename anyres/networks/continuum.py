@@ -26,7 +26,7 @@ from anyres.networks.scene import Scene
 from anyres.params import ExactNetwork, Train
 from anyres.plane import fields
 from anyres.plane.arrays import numbers, stacked
-from anyres.plane.chart import Chart
+from anyres.plane.chart import Chart, chart_of
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
 
@@ -127,24 +127,22 @@ class Continuum(StyleGenerator):
         assert isinstance(params.network, ExactNetwork)
         network = params.network
         super().__init__(network.z_dim, network.w_dim, network.mapping_layers)
-        chart = Chart(params.chart, half_extent, params.fov)
+        chart = chart_of(params.chart, half_extent, params.fov)
         self.base_period = chart.short_side / min(params.patch_px)
         self.scale = ScaleEmbedding(params.zoom_max, network.w_dim)
         # Zero at first: training starts at the network that ignores scale.
         self.scale_style = Linear(network.w_dim, network.w_dim, zero=True)
-        waves = chart.name != "plane"
-        self.features = (OctaveFeatures if waves else OctaveFields)(network.octaves, network.features_per_octave, chart)
+        features = OctaveFields if chart.is_unbounded else OctaveFeatures
+        self.features = features(network.octaves, network.features_per_octave, chart)
         self.trunk = Trunk(self.features.outputs, network.channels, network.w_dim, network.stem_layers)
         self.num_ws = self.trunk.num_ws
         cell = self.trunk.cell_px
-        # A rectangular patch may fit an oblong picture at a coarser period than a square one.
-        coarsest = self.base_period if chart.name == "cylinder" else 2 * max(half_extent) / min(params.patch_px)
         self.geometry = Geometry(
             chart=chart,
             lattice_px=cell,
             halo_px=MARGIN_CELLS * cell,
             exact=True,
-            periods=(self.base_period / params.finest_zoom, coarsest),
+            periods=(self.base_period / params.finest_zoom, chart.coarsest_side / min(params.patch_px)),
             native_sizes=params.patch_sizes,
         )
 

@@ -24,7 +24,7 @@ from anyres.networks.scene import Box, Pin, Scene
 from anyres.params import InfinityNetwork, Train
 from anyres.plane import fields
 from anyres.plane.arrays import namespace, numbers, stacked, whole
-from anyres.plane.chart import CIRCUMFERENCE, Chart
+from anyres.plane.chart import chart_of
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import PHASE_TOLERANCE_PX, Window
 
@@ -177,7 +177,7 @@ class InfinityGan(StyleGenerator):
         assert isinstance(params.network, InfinityNetwork)
         network = params.network
         super().__init__(network.z_dim, network.w_dim, network.mapping_layers)
-        chart = Chart(params.chart, half_extent, params.fov)
+        chart = chart_of(params.chart, half_extent, params.fov)
         self.local_dim = network.local_dim
         self.blocks = len(network.channels)
         self.cell_px = network.cell_px
@@ -246,9 +246,8 @@ class InfinityGan(StyleGenerator):
 
     def turn_cells(self, window: Window) -> int | Tensor | None:
         """Cells about the ring of a cylinder; none on other charts."""
-        if self.geometry.chart.name != "cylinder":
-            return None
-        return whole(CIRCUMFERENCE / window.period / self.cell_px, 1)
+        circumference = self.geometry.chart.circumference
+        return None if circumference is None else whole(circumference / window.period / self.cell_px, 1)
 
     def local(self, scene: Scene, windows: Sequence[Window]) -> Tensor:
         """Local latents (b, local_dim, rows, columns) under the structure's cells: i.i.d. normals by the index of the cell."""
@@ -263,11 +262,10 @@ class InfinityGan(StyleGenerator):
         for window in windows:
             grid = self.cells(window, self.structure.halo)
             places = grid.coords() if edit is None else edit(grid.coords())
-            ring = self.geometry.chart.name == "cylinder"
             xp = namespace(places)
             # A number of Python's own would be one of float32 in some graphs.
             whole_turn = xp.asarray(2 * math.pi, dtype=xp.float64)
-            turn = whole_turn * places[..., 0] / (CIRCUMFERENCE if ring else TURN_CELLS * grid.period)
+            turn = whole_turn * places[..., 0] / (self.geometry.chart.circumference or TURN_CELLS * grid.period)
             found.append(xp.stack([xp.tanh(STEEPNESS * places[..., 1] / grid.period), xp.cos(turn), xp.sin(turn)]))
         return torch.as_tensor(stacked(found)).float().to(self.w_mean.device)
 

@@ -7,7 +7,6 @@ default, tiles equal the whole exactly; the paper's three leave a border that di
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,7 +17,7 @@ from anyres.networks.generator import Edit, StyleGenerator, places
 from anyres.networks.padfree import Trunk
 from anyres.networks.scene import Scene
 from anyres.params import GridNetwork, Train
-from anyres.plane.chart import CIRCUMFERENCE, Chart
+from anyres.plane.chart import chart_of
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
 
@@ -30,11 +29,11 @@ class ScaleParty(StyleGenerator):
         assert isinstance(params.network, GridNetwork)
         network = params.network
         super().__init__(network.z_dim, network.w_dim, network.mapping_layers)
-        chart = Chart(params.chart, half_extent, params.fov)
+        chart = chart_of(params.chart, half_extent, params.fov)
         self.unit = chart.short_side / 2
-        inputs = 3 if chart.name == "cylinder" else 2
         base_period = chart.short_side / min(params.patch_px)
         clamped = network.npad < 4
+        inputs = chart.position_channels
         self.trunk = Trunk(inputs, network.channels, network.w_dim, clamped=clamped, first_rgb=True, noise=network.noise)
         self.num_ws = self.trunk.num_ws
         self.geometry = Geometry(
@@ -55,13 +54,8 @@ class ScaleParty(StyleGenerator):
         return self.trunk(self._encoding(x, y), w, scene.seeds, windows, self.geometry.chart)
 
     def _encoding(self, x: Tensor, y: Tensor) -> Tensor:
-        """Positions in units of half a short side, so that a frame is [-1, 1] whatever the chart; a ring's as a point on it."""
-        if self.geometry.chart.name == "cylinder":
-            turn = 2 * math.pi / CIRCUMFERENCE
-            along = [torch.sin(turn * x) / turn, torch.cos(turn * x) / turn]
-        else:
-            along = [x]
-        return torch.cat(torch.broadcast_tensors(*along, y), dim=1).float() / self.unit
+        """Encoded positions (b, inputs, h, w), float32, in units of half a short side: a frame is [-1, 1] on every chart."""
+        return torch.cat(torch.broadcast_tensors(*self.geometry.chart.encode(x, y)), dim=1).float() / self.unit
 
     @torch.no_grad()
     def standardize(self, pictures: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from anyres.plane.chart import Chart
+from anyres.plane.chart import Chart, chart_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Geometry:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Geometry:
-        chart = Chart(values["chart"]["name"], tuple(values["chart"]["half_extent"]), values["chart"]["fov"])
+        chart = chart_of(values["chart"]["name"], tuple(values["chart"]["half_extent"]), values["chart"]["fov"])
         sizes = tuple((int(h), int(w)) for h, w in values["native_sizes"])
         finest, coarsest = values["periods"]
         return cls(chart, values["lattice_px"], values["halo_px"], values["exact"], (finest, coarsest), sizes)

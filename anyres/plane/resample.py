@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from anyres.plane.arrays import namespace
-from anyres.plane.chart import Chart
+from anyres.plane.chart import Chart, Frame
 from anyres.plane.window import Window
 
 KERNEL = "lanczos3"
 LOBES = 3
 # Relative slack on the native period: float64 rounding, not upsampling.
 PERIOD_SLACK = 1e-6
-FRAME = Chart("frame")
+FRAME = Frame()
 # Outputs that share a matrix product.
 BLOCK = 16
 

@@ -56,7 +56,7 @@ def training_loop(
     size = pass_size(params.batch, accelerator.num_processes, micro_batch)
     geometry: Geometry = state.g.geometry
     # A ring is generate in frames side by side: where they do not agree exactly, they must learn to.
-    draw = draw_seam_patches if geometry.chart.name == "cylinder" and not geometry.exact else generate
+    draw = draw_seam_patches if geometry.chart.wraps and not geometry.exact else generate
     show = partial(make_fakes, state.g, params, accelerator, draw)
     teacher: Teacher | None = None
     for batch in batches:

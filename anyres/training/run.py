@@ -28,7 +28,7 @@ from anyres.networks.perceptual import perceptual_features
 from anyres.networks.pixels import from_uint8, to_uint8
 from anyres.networks.saved import FIRST_STAGE, RECORD, UNTRAINED, WEIGHTS, load_trained
 from anyres.params import Train
-from anyres.plane.chart import Chart
+from anyres.plane.chart import chart_of
 from anyres.plane.window import Window
 from anyres.progress import progress_bar
 from anyres.training.best import BestCheckpoint, Monitor, write_generator
@@ -103,7 +103,7 @@ class Run:
         self.watch = BestCheckpoint(
             monitor if params.monitor.every_kimg else None, params.monitor.patience, run.path, accelerator
         )
-        self.chart = Chart(params.chart, fov=params.fov)
+        self.chart = chart_of(params.chart, fov=params.fov)
         self.sampler = PatchSampler(
             store,
             params.patch_px,

@@ -172,14 +172,14 @@ def decode_small(data: bytes) -> np.ndarray:
 
 def within(photo: np.ndarray, chart: Chart) -> np.ndarray:
     """The middle of a photograph, as much of it as a frame holds."""
-    if chart.name == "plane":
+    if chart.limits is None:
         return photo
     height, width = photo.shape[:2]
     # Cutting the long side leaves the short one, by which a photograph is laid on the plane, as it is.
     for _ in range(2):
         half_width, half_height = chart.half_extent_of((height, width))
-        limit = chart.half_extent if chart.name == "frame" else (1.0, chart.half_extent[1])
-        width, height = int(width * min(1, limit[0] / half_width) + 1e-6), int(height * min(1, limit[1] / half_height) + 1e-6)
+        limit_x, limit_y = chart.limits
+        width, height = int(width * min(1, limit_x / half_width) + 1e-6), int(height * min(1, limit_y / half_height) + 1e-6)
     top, left = (photo.shape[0] - height) // 2, (photo.shape[1] - width) // 2
     return photo[top : top + height, left : left + width]
 

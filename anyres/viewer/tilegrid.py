@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from anyres.plane.chart import CIRCUMFERENCE, EDGE_TOLERANCE_PX
+from anyres.plane.chart import EDGE_TOLERANCE_PX
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
 
@@ -59,37 +59,36 @@ class Pyramid:
     def of(cls, geometry: Geometry) -> Pyramid:
         """The pyramid that suits a generator. One that was trained on a single period has a single level."""
         chart, (finest, coarsest) = geometry.chart, geometry.periods
-        half_width, half_height = chart.half_extent
         single = finest == coarsest
-        if single or chart.name == "plane":
+        if single or chart.is_unbounded:
             period = coarsest
-        elif chart.name == "cylinder":
-            period = CIRCUMFERENCE / (2 * TILE_PX * max(1, round(CIRCUMFERENCE / chart.short_side / 2)))
+        elif chart.circumference is not None:
+            period = chart.circumference / (2 * TILE_PX * max(1, round(chart.circumference / chart.short_side / 2)))
         else:
             period = chart.short_side / BASE_PX
             # A model that was never shown so many pixels starts with fewer.
             while period < finest * (1 - 1e-9) and period < coarsest:
                 period *= 2
         levels = 1 if single else max(math.ceil(math.log2(period / finest)), 0) + BEYOND_LEVELS + 1
-        if chart.name == "plane":
+        if chart.limits is None:
             columns = rows = 2 ** (1 + min(PLANE_OCTAVES, FINEST_OCTAVES - levels))
         else:
-            half_width = CIRCUMFERENCE / 2 if chart.name == "cylinder" else half_width
-            columns, rows = (2 * math.ceil(half / period / TILE_PX - EDGE_TOLERANCE_PX) for half in (half_width, half_height))
+            columns, rows = (2 * math.ceil(half / period / TILE_PX - EDGE_TOLERANCE_PX) for half in chart.limits)
         return cls(geometry, period, levels, columns, rows)
 
     @property
     def wraps(self) -> bool:
         """Whether the last column of tiles meets the first."""
         across = self.columns * TILE_PX * self.period
-        return self.geometry.chart.name == "cylinder" and abs(across / CIRCUMFERENCE - 1) < 1e-9
+        circumference = self.geometry.chart.circumference
+        return circumference is not None and abs(across / circumference - 1) < 1e-9
 
     @property
     def periods(self) -> tuple[float, float]:
         """The finest and the coarsest period of pictures: an octave beyond the last level, and thumbnails."""
         if self.levels == 1:
             return self.period, self.period
-        coarsest = self.period * BASE_PX if self.geometry.chart.name == "plane" else self.geometry.chart.short_side
+        coarsest = self.period * BASE_PX if self.geometry.chart.is_unbounded else self.geometry.chart.short_side
         return self.period / 2**self.levels, coarsest / LEAST_PX
 
     def place(self, level: int, x: int, y: int) -> tuple[int, int]:
@@ -104,14 +103,11 @@ class Pyramid:
         x, y = self.place(level, x, y)
         period = self.period / 2**level
         chart = self.geometry.chart
-        half_width, half_height = chart.half_extent
-        if chart.name == "cylinder":
-            half_width = CIRCUMFERENCE / 2
         spans = []
-        for index, half in ((y, half_height), (x, half_width)):
+        for axis, index in ((1, y), (0, x)):
             first, last = index * TILE_PX, (index + 1) * TILE_PX
-            if chart.name != "plane":
-                reach = math.floor(half / period + EDGE_TOLERANCE_PX)
+            if chart.limits is not None:
+                reach = math.floor(chart.limits[axis] / period + EDGE_TOLERANCE_PX)
                 first, last = max(first, -reach), min(last, reach)
             if first >= last:
                 raise NoSuchTile(f"tile {x}, {y} of level {level} lies beyond the {chart.name}")

@@ -9,7 +9,7 @@ import pytest
 
 from anyres.data.patches import PatchSampler, Prefetch
 from anyres.data.pyramid import Store
-from anyres.plane.chart import Chart, wrap
+from anyres.plane.chart import Cylinder, Frame
 from anyres.plane.resample import render_real
 from anyres.plane.window import Window
 
@@ -60,7 +60,7 @@ def test_windows_lie_in_the_frame_and_never_upsample(store: Store, law: str, zoo
     for n in range(300):
         draw = drawn.draw(n)
         picture = store.pictures[draw.picture]
-        Chart("frame", picture.half_extent).check(draw.window)
+        Frame(picture.half_extent).check(draw.window)
         assert draw.window.size == PATCH
         assert draw.window.period >= picture.period * (1 - 1e-9)
         assert draw.window.zoom(drawn.base) <= zoom_max * (1 + 1e-9)
@@ -74,7 +74,7 @@ def test_one_scale_alone_skips_pictures_that_do_not_reach_it(store: Store) -> No
     for n in range(100):
         draw = drawn.draw(n)
         assert draw.window.zoom(drawn.base) == pytest.approx(5.0)
-        Chart("frame", store.pictures[draw.picture].half_extent).check(draw.window)
+        Frame(store.pictures[draw.picture].half_extent).check(draw.window)
 
 
 def test_the_laws_of_the_period(build: Build) -> None:
@@ -206,7 +206,7 @@ def test_coordinates_and_pixels_agree_for_rectangular_patches(build: Build, flip
 def test_panoramas_are_drawn_from_all_round_and_turned(build: Build) -> None:
     """Every place of the picture and every place of the ring, each with its own pixels."""
     panorama = photograph(80, 160, seed=6)
-    chart = Chart("cylinder", fov=180.0)
+    chart = Cylinder(fov=180.0)
     drawn = sampler(build({"a": panorama}), chart=chart, patch_px=(12, 12))
     draws = [drawn.draw(n) for n in range(400)]
     for values in ([d.window.center[0] for d in draws], [d.turn for d in draws], [d.window.center[0] - d.turn for d in draws]):
@@ -225,7 +225,7 @@ def test_panoramas_are_drawn_from_all_round_and_turned(build: Build) -> None:
 
 def test_photographs_stand_anywhere_about_the_ring(build: Build) -> None:
     """A window stays within its photograph, whose middle is somewhere; one wider than the ring is left out."""
-    chart = Chart("cylinder", fov=120.0)
+    chart = Cylinder(fov=120.0)
     store = build({"a": photograph(80, 120, seed=1), "b": photograph(60, 200, seed=2)})
     drawn = sampler(store, chart=chart, patch_px=(12, 12))
     assert (drawn.usable, drawn.skipped) == ([0], 1)
@@ -233,7 +233,7 @@ def test_photographs_stand_anywhere_about_the_ring(build: Build) -> None:
     middles = []
     for n in range(300):
         draw = drawn.draw(n)
-        x = wrap(draw.window.center[0] - draw.turn)
+        x = chart.wrap(draw.window.center[0] - draw.turn)
         assert abs(x) + draw.window.extent[1] / 2 <= half_width + 1e-6
         assert abs(draw.window.center[1]) + draw.window.extent[0] / 2 <= half_height + 1e-6
         assert drawn.read(draw).shape == (12, 12, 3)

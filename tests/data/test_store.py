@@ -16,7 +16,7 @@ from PIL import Image
 
 from anyres.data.pyramid import Store, halve, halving_taps, prepare, pyramid
 from anyres.data.tiff import DamagedTiffError, decode_tile, read_levels, write_pyramid
-from anyres.plane.chart import Chart
+from anyres.plane.chart import Cylinder
 from anyres.plane.resample import render_real
 from anyres.plane.window import Window
 
@@ -159,7 +159,7 @@ def test_reading_never_upsamples_nor_leaves_the_frame(build: Build) -> None:
 def test_a_picture_that_closes_a_cylinder_wraps(build: Build, size: tuple[int, int], fov: float) -> None:
     panorama = photograph(*size, seed=4)
     store = build({"a": panorama})
-    chart = Chart("cylinder", (1.0, size[0] / size[1]), fov)
+    chart = Cylinder((1.0, size[0] / size[1]), fov)
     native = 2 / size[1]
     # At the seam, beside it, and far from it where a coarser level serves.
     for x in (0.97, -1.0, 0.8, 0.1, 2.1):
@@ -173,7 +173,7 @@ def test_a_picture_that_closes_a_cylinder_wraps(build: Build, size: tuple[int, i
 def test_a_photograph_on_a_cylinder_is_a_frame(build: Build) -> None:
     picture = photograph(90, 120, seed=4)
     store = build({"a": picture})
-    chart = Chart("cylinder", fov=60.0)
+    chart = Cylinder(fov=60.0)
     window = Window((0.03, -0.02), chart.native_period((90, 120)) * 2, (20, 30))
     assert np.abs(store.read(0, window, chart) - render_real(picture, window, chart)).max() <= 1
     with pytest.raises(ValueError, match="outside the frame"):

@@ -15,7 +15,7 @@ from torch import nn
 from anyres.data.store import Store
 from anyres.networks.scene import Scene
 from anyres.params import Params
-from anyres.plane.chart import Chart
+from anyres.plane.chart import Frame
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
 
@@ -30,7 +30,7 @@ class Ripples(nn.Module):
         super().__init__()
         self.strength = nn.Parameter(torch.tensor(strength))
         self.z_dim = 5
-        self.geometry = Geometry(Chart("frame", (1.6, 1.0)), 4, 0, True, (2 / 48, 2 / 16), ((16, 20),))
+        self.geometry = Geometry(Frame((1.6, 1.0)), 4, 0, True, (2 / 48, 2 / 16), ((16, 20),))
 
     def forward(self, scene: Scene, windows: Sequence[Window], psi: float = 1.0) -> torch.Tensor:
         coords = torch.from_numpy(np.stack([window.coords() for window in windows])).float()

@@ -12,7 +12,7 @@ from anyres.networks.discriminator import deviation
 from anyres.networks.padfree import MARGIN_CELLS, Trunk
 from anyres.params import Train
 from anyres.plane import fields
-from anyres.plane.chart import Chart
+from anyres.plane.chart import Plane
 from anyres.plane.window import Window
 
 SEED = torch.tensor([5])
@@ -117,7 +117,7 @@ def test_truncation_reaches_the_mean(generator):
 
 
 def test_features_are_their_slow_definition():
-    chart = Chart("plane")
+    chart = Plane()
     features = OctaveFeatures(3, 4, chart)
     window = Window((0.7, -0.4), 0.21, (3, 5))
     out = features([window], SEED)[0]
@@ -131,7 +131,7 @@ def test_features_are_their_slow_definition():
 
 
 def test_no_feature_is_sampled_at_its_nyquist_rate_and_octaves_fade_in():
-    features = OctaveFeatures(6, 8, Chart("plane"))
+    features = OctaveFeatures(6, 8, Plane())
     magnitude = features.frequencies.norm(dim=1)
     bands = torch.log2(magnitude / (LOWEST_CYCLES / 2)).floor().long()
     assert bands.bincount().tolist() == [4] * 6
@@ -146,7 +146,7 @@ def test_no_feature_is_sampled_at_its_nyquist_rate_and_octaves_fade_in():
 
 def test_fields_of_the_plane_are_their_slow_definition():
     """Cubic B-splines on the lattice of each band, in double loops; edited positions take the same values."""
-    fields_ = OctaveFields(3, 2, Chart("plane"))
+    fields_ = OctaveFields(3, 2, Plane())
     window = Window((1e3 + 0.7, -0.4), 0.21, (3, 5))
     out = fields_([window], SEED)[0]
     spline = lambda t: (  # noqa: E731
@@ -171,7 +171,7 @@ def test_fields_of_the_plane_are_their_slow_definition():
 
 
 def test_bands_of_the_plane_fade_in_at_unit_variance():
-    fields_ = OctaveFields(6, 8, Chart("plane"))
+    fields_ = OctaveFields(6, 8, Plane())
     spreads = []
     for period in (0.5, 0.125, 0.03):
         out = fields_([Window((50.0 * k, 7.0), period, (24, 40)) for k in range(30)], SEED.repeat(30))
@@ -201,7 +201,7 @@ def test_margins_are_those_of_the_construction():
     cells = (3, 4)
     features = torch.randn(1, 5, cells[0] + 2 * MARGIN_CELLS, cells[1] + 2 * MARGIN_CELLS)
     window = Window((0.0, 0.0), 0.1, (cells[0] * 8, cells[1] * 8))
-    out = trunk(features, torch.randn(1, 3), torch.tensor([1]), [window], Chart("plane"))
+    out = trunk(features, torch.randn(1, 3), torch.tensor([1]), [window], Plane())
     assert out.shape == (1, 3, 24, 32)
 
 

@@ -6,10 +6,10 @@ import torch
 from scipy import stats
 
 from anyres.plane import fields
-from anyres.plane.chart import Chart
+from anyres.plane.chart import Cylinder, Plane
 from anyres.plane.window import Window
 
-PLANE = Chart("plane")
+PLANE = Plane()
 
 
 def splitmix64(x: int) -> int:
@@ -97,7 +97,7 @@ def test_a_field_is_continuous_across_an_octave():
 
 
 def test_a_cylinder_closes():
-    chart = Chart("cylinder")
+    chart = Cylinder()
     seeds = torch.tensor([3])
     left = fields.sample(seeds, 0, [Window((-1.0, 0.0), 2 / 48, (16, 24))], chart)
     right = fields.sample(seeds, 0, [Window((1.0, 0.0), 2 / 48, (16, 24))], chart)

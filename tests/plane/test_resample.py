@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from anyres.plane import resample as resampler
-from anyres.plane.chart import Chart
+from anyres.plane.chart import Cylinder
 from anyres.plane.resample import FRAME, footprint, lanczos, render_real
 from anyres.plane.window import Window, frame_window
 
@@ -85,7 +85,7 @@ def test_never_upsamples_and_never_looks_outside():
 @pytest.mark.parametrize(("size", "fov"), [((32, 64), 180.0), ((40, 30), 360.0), ((20, 60), 120.0)])
 def test_a_picture_that_closes_the_cylinder_wraps_along_x(size: tuple[int, int], fov: float):
     picture = np.random.default_rng(3).uniform(0, 1, (*size, 2))
-    chart = Chart("cylinder", fov=fov)
+    chart = Cylinder(fov=fov)
     period = 2.0 / size[1]
     assert chart.native_period(size) == pytest.approx(period)
     assert chart.closes(size)
@@ -96,7 +96,7 @@ def test_a_picture_that_closes_the_cylinder_wraps_along_x(size: tuple[int, int],
 
 def test_a_smaller_picture_on_the_cylinder_has_borders():
     picture = np.random.default_rng(3).uniform(0, 1, (30, 40, 2))
-    chart = Chart("cylinder", fov=60.0)
+    chart = Cylinder(fov=60.0)
     period = chart.native_period((30, 40))
     assert period * 30 == pytest.approx(2 / 6)
     assert not chart.closes((30, 40))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anyres.plane.chart import Chart
+from anyres.plane.chart import Frame
 from anyres.plane.tiling import batches, plan
 from anyres.plane.window import Window, frame_window
 
@@ -94,7 +94,7 @@ def test_frame_window_spans_the_frame():
 @given(st.integers(8, 400), st.integers(8, 400), st.integers(8, 160))
 def test_frame_window_never_leaves_the_frame(height, width, short_px):
     short = min(height, width)
-    chart = Chart("frame", (width / short, height / short))
+    chart = Frame((width / short, height / short))
     window = frame_window(width / height, short_px)
     chart.check(window)
     assert 2 * max(chart.half_extent) - max(window.extent) < window.period * (1 + 1e-6)

@@ -13,7 +13,7 @@ import torch
 from anyres.networks import Scene, build_generator
 from anyres.networks.pixels import from_uint8, to_uint8
 from anyres.params import Train
-from anyres.plane.chart import Chart
+from anyres.plane.chart import Frame
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
 from anyres.synthesis.render import align, render, render_many, render_tiles
@@ -127,7 +127,7 @@ class Bordered(torch.nn.Module):
         super().__init__()
         self.strength = torch.nn.Parameter(torch.tensor(spoil))
         self.z_dim = 3
-        self.geometry = Geometry(Chart("frame", (1.5, 1.0)), 4, 8, False, (0.01, 0.1), ((16, 16),))
+        self.geometry = Geometry(Frame((1.5, 1.0)), 4, 8, False, (0.01, 0.1), ((16, 16),))
 
     def forward(self, scene: Scene, windows, psi: float = 1.0) -> torch.Tensor:
         coords = torch.from_numpy(np.stack([window.coords() for window in windows])).float()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from anyres.networks import Scene
-from anyres.plane.chart import Chart
+from anyres.plane.chart import Plane
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
 from anyres.synthesis.request import RenderRequest
@@ -26,7 +26,7 @@ class Waves(nn.Module):
     """A generator without a network, exact: colours are sines of the place."""
 
     z_dim = 4
-    geometry = Geometry(Chart("plane", (1.0, 1.0)), 8, 0, True, (1 / 64, 1 / 16), ((16, 16),))
+    geometry = Geometry(Plane((1.0, 1.0)), 8, 0, True, (1 / 64, 1 / 16), ((16, 16),))
 
     def __init__(self, pause_s: float = 0.0) -> None:
         super().__init__()

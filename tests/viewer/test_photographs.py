@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anyres.plane.chart import Chart
+from anyres.plane.chart import Frame
 from anyres.plane.window import Window
 from anyres.synthesis.latent import Latent
 from anyres.synthesis.render import render
@@ -136,7 +136,7 @@ def test_uploads_that_do_not_fit_are_refused(address: str, frame: ServedModel, m
 
 @pytest.mark.parametrize(("height", "width"), [(90, 120), (100, 300), (300, 100), (100, 100)])
 def test_a_frame_holds_the_middle_of_a_photograph(height: int, width: int):
-    chart = Chart("frame", (1.5, 1.0))
+    chart = Frame((1.5, 1.0))
     photo = np.arange(height * width * 3, dtype=np.uint32).reshape(height, width, 3)
     part = within(photo, chart)
     half_width, half_height = chart.half_extent_of(part.shape[:2])

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from anyres.plane.chart import ring_window
 from anyres.plane.window import Window
 from anyres.synthesis import edit
 from anyres.synthesis.render import render
@@ -244,7 +243,7 @@ def _inside(
     served: ServedModel, seed: int, psi: float, yaw: float, pitch: float, fov: float, size: tuple[int, int]
 ) -> np.ndarray:
     """The panorama from inside, by rays, from the library's picture of the whole ring."""
-    window = ring_window(served.model.geometry.chart, 1200, served.model.geometry.lattice_px)
+    window = served.model.geometry.chart.ring_window(1200, served.model.geometry.lattice_px)
     whole = served.model.render(seed, window, psi)
     height, width = size
     half = np.tan(np.deg2rad(fov) / 2) / min(size)
