@@ -1,4 +1,4 @@
-# Each target does its own set-up: .venv from requirements.lock, reused while the lock is unchanged.
+# Each target first installs .venv from requirements.lock, unless it is up to date.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed-from-lock
@@ -14,11 +14,11 @@ QUICK := tests/networks --ignore=tests/networks/test_backbones.py tests/plane te
 
 .PHONY: help install run test test-quick bench lint lock clean push pull deploy deps cluster cluster-test
 
-help:  ## what there is
+help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/make \1\t/p' $(MAKEFILE_LIST) | expand -t 19
 
 $(STAMP): requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'make: Python 3.11 or newer is needed; say PYTHON=/path/to/python3'; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'make: Python 3.11 or newer is needed; set PYTHON=/path/to/python3'; exit 2; }
 	@echo "make: installing the environment from requirements.lock into .venv (about 6 GB with the CUDA build of torch)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
@@ -26,44 +26,44 @@ $(STAMP): requirements.lock
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-install: $(STAMP)  ## the environment alone, in .venv
+install: $(STAMP)  ## install the environment in .venv
 
-run: $(STAMP)  ## ingest, prepare, train, evaluate, export: whatever is out of date
+run: $(STAMP)  ## run the stages that are out of date: ingest, prepare, train, evaluate, export
 	@python -m pipelines.flow
 
 # A file stays on one worker, what it shares is made once; tests/conftest.py says which files come first.
-test: $(STAMP) lint  ## all tests
+test: $(STAMP) lint  ## run all tests and lint
 	@python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/cluster
 
 test-quick: $(STAMP)  ## fast tests of every room, without lint: less than a minute
 	@python -m pytest -n 2 --dist loadfile $(QUICK)
 
-lint: $(STAMP)  ## style, types and who may import whom
+lint: $(STAMP)  ## check style, types and imports between packages
 	@ruff check . && ruff format --check . && lint-imports && basedpyright --level error
 
 push: $(STAMP)  ## send outputs to DVC's remote
 	@python -m pipelines.services.dvc_remote push
 
-pull: $(STAMP)  ## bring outputs from DVC's remote
+pull: $(STAMP)  ## fetch outputs from DVC's remote
 	@python -m pipelines.services.dvc_remote pull
 
-deploy: $(STAMP)  ## pools, limits, automations and deployments on the server of PREFECT_API_URL
+deploy: $(STAMP)  ## create or update pools, limits, automations and deployments on PREFECT_API_URL
 	@python -m pipelines.deployment.deploy
 
-cluster: $(STAMP)  ## PostgreSQL, S3, Prefect, MLflow and two workers on this machine, until Ctrl-C
+cluster: $(STAMP)  ## run PostgreSQL, S3, Prefect, MLflow and two workers on this machine, until Ctrl-C
 	@python tests/cluster/servers.py
 
-cluster-test: $(STAMP)  ## the pipeline on such a cluster: twice at once, killed, with servers away
+cluster-test: $(STAMP)  ## test the pipeline on such a cluster: concurrent runs, kills, unreachable servers
 	@python -m pytest tests/cluster
 
-bench: $(STAMP)  ## how fast training, rendering, reading and tiles are; writes the table of docs/performance.md
+bench: $(STAMP)  ## measure training, rendering, reading and tiles; write the table of docs/performance.md
 	@python benchmarks/bench.py
 
-lock: $(STAMP)  ## write requirements.lock anew from pyproject.toml
+lock: $(STAMP)  ## update requirements.lock from pyproject.toml
 	@uv pip compile --universal --generate-hashes --python-version 3.11 --all-extras --group services --no-header --quiet -o requirements.lock pyproject.toml
 
-deps: $(STAMP)  ## write the deps of dvc.yaml anew, from what each stage imports
+deps: $(STAMP)  ## update the deps of dvc.yaml from the imports of each stage
 	@python -m pipelines.dependencies
 
-clean:  ## remove what runs have made; the environment and downloads stay
+clean:  ## remove the outputs of runs; keep the environment and downloads
 	rm -rf data out mlflow.db mlartifacts .anyres/locks .anyres/prefect

@@ -1,4 +1,4 @@
-"""Make buckets where they are missing: `python buckets.py anyres-dvc anyres-mlflow`. AWS_* variables say where and as whom."""
+"""`python buckets.py anyres-dvc anyres-mlflow`: create missing buckets. AWS_* variables give the address and the keys."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from botocore.exceptions import ClientError
 
 
 def main(names: list[str]) -> int:
-    store = boto3.client("s3")
+    client = boto3.client("s3")
     for name in names:
         try:
-            store.head_bucket(Bucket=name)
+            client.head_bucket(Bucket=name)
         except ClientError as error:
             if error.response["Error"]["Code"] not in ("404", "NoSuchBucket"):
                 raise
-            store.create_bucket(Bucket=name)
-        print(f"bucket {name} is there")
+            client.create_bucket(Bucket=name)
+        print(f"bucket {name} exists")
     return 0
 
 

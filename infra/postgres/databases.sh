@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs once, on an empty volume: a role and a database each for Prefect and MLflow. Neither may read the other's.
+# Runs once, on an empty volume: creates a role and a database for Prefect and for MLflow. Neither role can read the other database.
 set -euo pipefail
 
 make_database() {

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The repository at one revision in /srv/anyres. What runs have made there stays; a changed file of the repository stops it.
+# Checks out one revision of the repository in /srv/anyres. Outputs of runs stay; it fails if a tracked file was changed.
 set -eu
 if [ ! -d "$WORK/anyres/.git" ]; then
     git clone --quiet --no-checkout "$REPOSITORY" "$WORK/anyres"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Last step, node 0 alone: the ordinary pipeline. It finds the last checkpoint of this training, so its stage `train` ends at once,
-# and goes on to evaluate, export and register.
+# Last step, only on node 0: the ordinary pipeline. Its stage `train` resumes from the last checkpoint of this training and ends at
+# once. Then it evaluates, exports and registers.
 set -eu
 if [ "$JOB_COMPLETION_INDEX" -ne 0 ]; then exit 0; fi
 touch "$WORK/jobs/$JOB_UID/trained"

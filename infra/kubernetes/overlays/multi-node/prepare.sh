@@ -1,16 +1,16 @@
 #!/bin/sh
-# First step on every node: node 0 gets the revision and prepares the store, the others wait for it. Marks are kept by Job, so
-# that nobody takes an earlier Job's store for this one's.
+# First step, on every node: node 0 checks out the revision and prepares the store; the others wait for it. Each Job has its own
+# marker files, so that no node mistakes an earlier Job's store for this Job's.
 set -eu
-marks="$WORK/jobs/$JOB_UID"
+markers="$WORK/jobs/$JOB_UID"
 if [ "$JOB_COMPLETION_INDEX" -ne 0 ]; then
-    until [ -e "$marks/prepared" ]; do sleep 1; done
+    until [ -e "$markers/prepared" ]; do sleep 1; done
     exit 0
 fi
-if [ ! -e "$marks/prepared" ]; then
+if [ ! -e "$markers/prepared" ]; then
     sh /etc/anyres-source/source.sh
     cd "$WORK/anyres"
     dvc repro prepare
-    mkdir -p "$marks"
-    touch "$marks/prepared"
+    mkdir -p "$markers"
+    touch "$markers/prepared"
 fi

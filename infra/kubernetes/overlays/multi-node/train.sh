@@ -1,6 +1,6 @@
 #!/bin/sh
-# Second step on every node: its part of the training. accelerate expands no variables in its file, and what differs from node to
-# node overrides the file on the command line. A pod that comes back after the training has ended has nothing to do.
+# Second step, on every node: the training. accelerate expands no variables in its file, so the values of a node are on the command
+# line, which overrides the file. A pod that restarts after the end of the training does nothing.
 set -eu
 if [ -e "$WORK/jobs/$JOB_UID/trained" ]; then exit 0; fi
 cd "$WORK/anyres"
