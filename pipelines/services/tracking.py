@@ -44,7 +44,7 @@ FINGERPRINT = "fingerprint"
 BUNDLE_HASH = "bundle_hash"
 STORE_WAIT_S = 120.0
 # Time for a store to answer.
-ANSWER_S = 5
+ANSWER_TIMEOUT_S = 5
 SERVERS = ("http://", "https://")
 # MLflow takes at most 1000 metrics in one call.
 METRICS_PER_CALL = 1000
@@ -107,13 +107,13 @@ def reach(environment: Environment) -> None:
     with translate_errors(environment):
         if uri.startswith(SERVERS):
             answer = http_request(
-                get_default_host_creds(uri), "/health", "GET", max_retries=0, timeout=ANSWER_S, raise_on_status=False
+                get_default_host_creds(uri), "/health", "GET", max_retries=0, timeout=ANSWER_TIMEOUT_S, raise_on_status=False
             )
             # Authentication is the task of MLflow's client.
             if answer is not None and answer.status_code >= 500:
                 raise TrackingError(f"tracking at {uri}: HTTP {answer.status_code}")
         elif uri.startswith(("postgresql", "mysql")):
-            engine = create_engine(uri, connect_args={"connect_timeout": ANSWER_S})
+            engine = create_engine(uri, connect_args={"connect_timeout": ANSWER_TIMEOUT_S})
             with engine.connect():
                 pass
             engine.dispose()
@@ -145,9 +145,9 @@ class RunLog:
     def __init__(self, experiment_id: str, fingerprint: str, tags: Mapping[str, str], reopen_finished: bool) -> None:
         self.client = mlflow.MlflowClient()
         query = f"tags.{FINGERPRINT} = '{fingerprint}'" + ("" if reopen_finished else " and attributes.status != 'FINISHED'")
-        found = self.client.search_runs([experiment_id], query, max_results=1, order_by=["attributes.start_time DESC"])
+        runs = self.client.search_runs([experiment_id], query, max_results=1, order_by=["attributes.start_time DESC"])
         tags = {FINGERPRINT: fingerprint, **tags}
-        run = found[0] if found else self.client.create_run(experiment_id, tags=tags, run_name=fingerprint)
+        run = runs[0] if runs else self.client.create_run(experiment_id, tags=tags, run_name=fingerprint)
         self.run_id = run.info.run_id
         self.last_nimg = int(run.data.metrics.get("nimg", -1))
         self.last_sample_nimg = int(run.data.tags.get("last_sample_nimg", -1))
@@ -237,8 +237,8 @@ def registered_version(environment: Environment, name: str, digest: str) -> str 
     """Return the version of model `name` that contains the bundle with this hash, or None; raises TrackingError."""
     with translate_errors(environment):
         connect(environment, name)
-        found = mlflow.MlflowClient().search_model_versions(f"name = '{name}' and tags.{BUNDLE_HASH} = '{digest}'")
-    return str(found[0].version) if found else None
+        versions = mlflow.MlflowClient().search_model_versions(f"name = '{name}' and tags.{BUNDLE_HASH} = '{digest}'")
+    return str(versions[0].version) if versions else None
 
 
 def register(run: RunLog, name: str, bundle: Path, tags: Mapping[str, str]) -> str:

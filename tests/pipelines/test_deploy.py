@@ -167,4 +167,4 @@ def test_what_is_retryable_is_told_from_what_may_not(tmp_path: Path, monkeypatch
         (RemoteError("refused"), False),
         (ValueError("ours"), False),
     ]:
-        assert is_retryable(None, None, Failed(data=error)) is passes  # type: ignore[arg-type]
+        assert is_retryable(None, None, Failed(data=error)) is passes

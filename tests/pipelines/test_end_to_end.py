@@ -68,7 +68,7 @@ def test_killed_in_training_then_run_again_equals_an_uninterrupted_training(chec
     assert not (checkout / "out/train/generator.safetensors").exists(), "training ended before the kill"
 
     said, _ = run(checkout, "-m", "pipelines.flow")
-    assert [re.search(rf"^{name}: (\w+) in", said, re.MULTILINE)[1] for name in ("ingest", "prepare")] == ["cached", "cached"]  # type: ignore[index]
+    assert [re.search(rf"^{name}: (\w+) in", said, re.MULTILINE)[1] for name in ("ingest", "prepare")] == ["cached", "cached"]
     assert "train: done in" in said
     assert "anyres-generator 1 is champion" in said
     assert "out/report/index.html" in said

@@ -285,9 +285,9 @@ def test_resumed_run_logs_each_report_once(inside: Path) -> None:
 
 
 def test_store_that_does_not_answer_is_one_line(inside: Path) -> None:
-    from pipelines.services.registration import registered
+    from pipelines.services.registration import find_registered
     from pipelines.services.tracking import TrackingError
 
     nowhere = Environment(tracking_uri="http://127.0.0.1:9")
     with pytest.raises(TrackingError, match=r"^tracking at http://127.0.0.1:9: [^\n]*$"):
-        registered(tiny_params(), nowhere)
+        find_registered(tiny_params(), nowhere)
