@@ -34,8 +34,8 @@ from anyres.synthesis.render import render
 from anyres.synthesis.request import RenderRequest
 from anyres.viewer.app import create_app
 from anyres.viewer.drawing import ServedModel
-from anyres.viewer.serve import listening_at, server
-from anyres.viewer.tilegrid import NoSuchTile, Pyramid
+from anyres.viewer.serve import make_server, open_socket
+from anyres.viewer.tilegrid import Pyramid, TileNotFoundError
 
 SINGLE = 60
 CHECKED_SHARE = 0.1
@@ -54,8 +54,8 @@ def main(
     model = anyres.load(bundle)
     pyramid = Pyramid.of(model.geometry)
     with tempfile.TemporaryDirectory() as cache:
-        listening = listening_at("127.0.0.1", 0)
-        running = server(create_app([ServedModel("model", model)], Path(cache), 1 << 28))
+        listening = open_socket("127.0.0.1", 0)
+        running = make_server(create_app([ServedModel("model", model)], Path(cache), 1 << 28))
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
@@ -93,7 +93,7 @@ async def asked(address: str, pyramid: Pyramid, model: Any, clients: int, second
         direct, cold, cached = [], [], []
         for seed, where in enumerate(places):
             start = time.perf_counter()
-            pixels = render(model.generator, RenderRequest(seed + 10**5, pyramid.part(*where).window, PSI))
+            pixels = render(model.generator, RenderRequest(seed + 10**5, pyramid.tile_window(*where).window, PSI))
             Image.fromarray(pixels).save(io.BytesIO(), format="PNG")
             direct.append(1000 * (time.perf_counter() - start))
         for times in (cold, cached):
@@ -138,7 +138,7 @@ async def visit(
 
 def agrees(png: bytes, pyramid: Pyramid, model: Any, seed: int, where: tuple[int, int, int]) -> bool:
     """Whether a tile is what the library draws there, but for a grey level."""
-    part = pyramid.part(*where)
+    part = pyramid.tile_window(*where)
     height, width = part.window.size
     tile = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))[part.top : part.top + height, part.left : part.left + width]
     return int(np.abs(tile.astype(int) - render(model.generator, RenderRequest(seed, part.window, PSI))).max()) <= 1
@@ -151,8 +151,8 @@ def place(pyramid: Pyramid, chance: random.Random) -> tuple[int, int, int]:
         columns, rows = (min(count << level, 64) for count in (pyramid.columns, pyramid.rows))
         where = level, chance.randrange(columns) - columns // 2, chance.randrange(rows) - rows // 2
         try:
-            pyramid.part(*where)
-        except NoSuchTile:
+            pyramid.tile_window(*where)
+        except TileNotFoundError:
             continue
         return where
 

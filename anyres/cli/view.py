@@ -93,10 +93,10 @@ def _viewer() -> tuple[Any, Any, Any]:
     """The classes behind the page. Raises ValueError, one line, where what they need is not installed."""
     try:
         from anyres.viewer.drawing import ServedModel
-        from anyres.viewer.models import Registry
+        from anyres.viewer.models import RegisteredModel
         from anyres.viewer.serve import serve
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
             raise
         raise ValueError(f"the viewer needs the package {error.name}; install anyres with its extra: anyres[viewer]") from None
-    return ServedModel, serve, Registry
+    return ServedModel, serve, RegisteredModel

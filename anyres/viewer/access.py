@@ -1,4 +1,4 @@
-"""Who may ask, and what a browser is told of every answer."""
+"""Middlewares: who may send requests, how large a body may be, and security headers for every response."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from anyres.viewer.metrics import Metrics
 
 COOKIE = "anyres_token"
-# What is answered without a token: nothing but that it runs.
-OPEN = ("/healthz",)
+# Paths that need no token.
+PUBLIC = ("/healthz",)
 PHOTOGRAPHS = "/api/photographs/"
+# Labels of requests in the metrics, by the start of the path.
 KINDS = {
     "/api/tile/": "tile",
     "/api/render": "view",
@@ -28,13 +29,13 @@ KINDS = {
     PHOTOGRAPHS: "photograph",
     "/static/": "static",
 }
-# What a request may bring, in bytes and seconds: a picture file, or a few words.
-BODIES = {PHOTOGRAPHS: (32 << 20, 60.0)}
-WORDS = (256 << 10, 10.0)
-# Pictures that are taken in at once: all of them are in memory.
-PICTURES_AT_ONCE = 4
+# The largest body, in bytes, and the longest time to receive it, in seconds, by the start of the path.
+BODY_LIMITS = {PHOTOGRAPHS: (32 << 20, 60.0)}
+DEFAULT_BODY_LIMIT = (256 << 10, 10.0)
+# Uploads that are received at once. All of them are in memory.
+UPLOADS_LIMIT = 4
 
-SECURITY = {
+SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -46,7 +47,7 @@ SECURITY = {
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine alone."""
+    """Whether a host name or address means only this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -54,10 +55,10 @@ def is_loopback(host: str) -> bool:
 
 
 class AuthMiddleware:
-    """Lets through who knows the `token`, or without one who asks for this machine by its own name; counts every answer.
+    """Admits requests with the `token`, or, if there is none, requests for a loopback name. Counts every response.
 
-    The name is asked for since pages of others may lead their name to this address (DNS rebinding); neither may they have
-    anything drawn here.
+    The Host header is checked because a foreign page can let its own name point to this address (DNS rebinding). Requests
+    from foreign pages are refused.
     """
 
     def __init__(self, app: ASGIApp, token: str | None, metrics: Metrics) -> None:
@@ -69,48 +70,47 @@ class AuthMiddleware:
             return
         started, status = time.perf_counter(), 500
 
-        async def answer(message: Message) -> None:
+        async def send_secured(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update(SECURITY)
+                MutableHeaders(scope=message).update(SECURITY_HEADERS)
             await send(message)
 
         kind = next((kind for start, kind in KINDS.items() if scope["path"].startswith(start)), "other")
         try:
             refusal = self._refusal(scope)
-            await (refusal or self._app)(scope, receive, answer)
+            await (refusal or self._app)(scope, receive, send_secured)
         finally:
             self._metrics.requests.labels(kind, str(status)).inc()
             self._metrics.seconds.labels(kind).observe(time.perf_counter() - started)
 
     def _refusal(self, scope: Scope) -> Response | None:
-        if scope["path"] in OPEN:
+        if scope["path"] in PUBLIC:
             return None
         headers = Headers(scope=scope)
-        changes = scope["method"] not in ("GET", "HEAD")
-        navigates = headers.get("sec-fetch-mode") == "navigate" and not changes
-        if headers.get("sec-fetch-site") == "cross-site" and not navigates:
-            return PlainTextResponse("this viewer draws for its own page\n", 403)
-        # Forms of other pages send no more than where they come from.
+        is_write = scope["method"] not in ("GET", "HEAD")
+        is_navigation = headers.get("sec-fetch-mode") == "navigate" and not is_write
+        if headers.get("sec-fetch-site") == "cross-site" and not is_navigation:
+            return PlainTextResponse("this viewer serves only its own page\n", 403)
+        # A form of a foreign page sends no Sec-Fetch headers in old browsers, but its Origin.
         origin = headers.get("origin")
-        if changes and origin is not None and _netloc(origin) != headers.get("host"):
-            return PlainTextResponse("this viewer draws for its own page\n", 403)
+        if is_write and origin is not None and _netloc(origin) != headers.get("host"):
+            return PlainTextResponse("this viewer serves only its own page\n", 403)
         if self._token is None:
             if is_loopback(_hostname(headers.get("host", ""))):
                 return None
-            return PlainTextResponse("this viewer answers to localhost alone; start it with --host and a token\n", 421)
+            return PlainTextResponse("this viewer serves only localhost; start it with --host and a token\n", 421)
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-        given = [value for name, value in query if name == "token"]
-        if any(self._known(value) for value in given):
-            return self._welcome(scope, query)
+        if any(self._is_token(value) for name, value in query if name == "token"):
+            return self._set_cookie(scope, query)
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        if self._known(_cookie(headers)) or (scheme.lower() == "bearer" and self._known(bearer)):
+        if self._is_token(_cookie(headers)) or (scheme.lower() == "bearer" and self._is_token(bearer)):
             return None
-        return PlainTextResponse("open the address that `anyres view` printed: it holds the token\n", 401)
+        return PlainTextResponse("open the address that `anyres view` printed; it contains the token\n", 401)
 
-    def _welcome(self, scope: Scope, query: list[tuple[str, str]]) -> Response | None:
-        """On the page: remember the token and take it out of the address. Elsewhere: go on."""
+    def _set_cookie(self, scope: Scope, query: list[tuple[str, str]]) -> Response | None:
+        """For the page: store the token in a cookie and redirect to the address without it. For other paths: None."""
         if scope["path"] != "/" or scope["method"] != "GET":
             return None
         rest = urlencode([pair for pair in query if pair[0] != "token"])
@@ -120,50 +120,51 @@ class AuthMiddleware:
         response.set_cookie(COOKIE, self._token, httponly=True, samesite="strict", path="/")
         return response
 
-    def _known(self, given: str) -> bool:
+    def _is_token(self, value: str) -> bool:
         assert self._token is not None
-        return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token.encode())
+        return hmac.compare_digest(value.encode("utf-8", "surrogateescape"), self._token.encode())
 
 
 class BodyLimitMiddleware:
-    """Takes in the whole of what a request brings before anyone hears of it: nothing too large (413), nothing too slow (408)."""
+    """Receives the whole body before the application runs, and refuses one that is too large (413) or too slow (408)."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._pictures = 0
+        self._num_uploads = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit, seconds = bound = next((bound for start, bound in BODIES.items() if scope["path"].startswith(start)), WORDS)
-        picture = bound is not WORDS and scope["method"] == "POST"
-        if picture and self._pictures >= PICTURES_AT_ONCE:
-            busy = PlainTextResponse("other pictures are being taken in; ask again\n", 503, {"Retry-After": "1"})
+        limits = (limit for start, limit in BODY_LIMITS.items() if scope["path"].startswith(start))
+        num_bytes, seconds = limit = next(limits, DEFAULT_BODY_LIMIT)
+        is_upload = limit is not DEFAULT_BODY_LIMIT and scope["method"] == "POST"
+        if is_upload and self._num_uploads >= UPLOADS_LIMIT:
+            busy = PlainTextResponse("too many uploads are being received; try again\n", 503, {"Retry-After": "1"})
             await busy(scope, receive, send)
             return
-        self._pictures += picture
+        self._num_uploads += is_upload
         try:
-            body = await self._whole(scope, receive, send, limit, seconds)
+            body = await self._receive_body(scope, receive, send, num_bytes, seconds)
         finally:
-            self._pictures -= picture
+            self._num_uploads -= is_upload
         if body is None:
             return
-        told = False
+        is_replayed = False
 
-        async def again() -> Message:
-            nonlocal told
-            if told:
+        async def replay() -> Message:
+            nonlocal is_replayed
+            if is_replayed:
                 return await receive()
-            told = True
+            is_replayed = True
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await self._app(scope, again, send)
+        await self._app(scope, replay, send)
 
-    async def _whole(self, scope: Scope, receive: Receive, send: Send, limit: int, seconds: float) -> bytes | None:
-        """The body, or None where it was refused or nobody is there any more."""
-        announced = Headers(scope=scope).get("content-length", "0")
-        if announced.isdecimal() and int(announced[:20]) > limit:
+    async def _receive_body(self, scope: Scope, receive: Receive, send: Send, limit: int, seconds: float) -> bytes | None:
+        """The body, or None if it was refused or the client disconnected."""
+        content_length = Headers(scope=scope).get("content-length", "0")
+        if content_length.isdecimal() and int(content_length[:20]) > limit:
             await _too_large(limit)(scope, receive, send)
             return None
         body, more = bytearray(), True
@@ -179,14 +180,14 @@ class BodyLimitMiddleware:
                         await _too_large(limit)(scope, receive, send)
                         return None
         except TimeoutError:
-            late = PlainTextResponse("the body came too slowly\n", 408, {"Connection": "close"})
-            await late(scope, receive, send)
+            too_slow = PlainTextResponse("the body came too slowly\n", 408, {"Connection": "close"})
+            await too_slow(scope, receive, send)
             return None
         return bytes(body)
 
 
 def _too_large(limit: int) -> Response:
-    return PlainTextResponse(f"more than {limit} bytes; send less\n", 413, {"Connection": "close"})
+    return PlainTextResponse(f"the body has more than {limit} bytes; send less\n", 413, {"Connection": "close"})
 
 
 def _netloc(origin: str) -> str:
@@ -196,9 +197,9 @@ def _netloc(origin: str) -> str:
         return ""
 
 
-def _hostname(named: str) -> str:
+def _hostname(host: str) -> str:
     try:
-        return urlsplit(f"//{named}").hostname or ""
+        return urlsplit(f"//{host}").hostname or ""
     except ValueError:
         return ""
 

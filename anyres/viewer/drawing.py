@@ -1,4 +1,4 @@
-"""Tiles and views as pixels: several tiles in one pass, views of any size band by band."""
+"""Draws tiles and views: several tiles in one forward pass, views of any size band by band."""
 
 from __future__ import annotations
 
@@ -23,42 +23,42 @@ from anyres.networks.scene import Scene
 from anyres.plane.window import Window
 from anyres.synthesis.render import BATCH_PX, align, render_tiles
 from anyres.synthesis.request import RenderRequest
-from anyres.viewer.scenes import Subject, paints, takes
+from anyres.viewer.scenes import PreparedScene, draws_strokes, fit_method
 from anyres.viewer.tilegrid import TILE_PX, Pyramid
 
-# zlib's: tiles are sent to the next room more often than across the world.
+# zlib level: clients are mostly near, so that a fast encoder matters more than small files.
 COMPRESSION = 3
 
 
 @dataclass(frozen=True)
-class Address:
-    """One tile of one scene: of a seed, or of what a page has told of."""
+class TileAddress:
+    """One tile of one scene; the scene is a seed or one that a page has sent."""
 
-    scene: int | Subject
+    scene: int | PreparedScene
     level: int
     x: int
     y: int
 
 
 class ServedModel:
-    """A model on show: its name, its pyramid, and an `id` that changes with anything that changes its pictures."""
+    """A model with its name, its pyramid, and an `id` that changes with anything that changes its pictures."""
 
     def __init__(self, name: str, model: Model) -> None:
         self.name, self.model = name, model
         self.pyramid = Pyramid.of(model.geometry)
         self.weights = str(model.meta["weights_sha256"])
-        about = [
+        identity = [
             code_version(__name__),
             self.weights,
             model.meta["method"],
             model.meta["params"]["train"],
             model.meta["geometry"],
         ]
-        self.digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+        self.digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self.id = f"{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-') or 'model'}-{self.digest[:10]}"
 
     def facts(self) -> dict[str, Any]:
-        """What is told of it; JSON types."""
+        """What a page shows and needs of the model; JSON types."""
         meta, geometry = self.model.meta, self.model.geometry
         finest, coarsest = geometry.periods
         pyramid = self.pyramid
@@ -77,65 +77,68 @@ class ServedModel:
             "data_hash": meta["data_hash"],
             "weights_sha256": self.weights,
             "pyramid": pyramid.facts(),
-            "paints": paints(self.model),
-            "photographs": takes(self.model.generator),
+            "paints": draws_strokes(self.model.generator),
+            "photographs": fit_method(self.model.generator),
         }
 
-    def key(self, address: Address, psi: float) -> str:
-        """The name of a tile's picture, the same wherever it is drawn."""
-        about = (self.digest, TILE_PX, str(address.scene), address.level, address.x, address.y, psi)
-        return hashlib.sha256(repr(about).encode()).hexdigest()
+    def key(self, address: TileAddress, psi: float) -> str:
+        """The cache key of a tile: equal in every process for equal pixels."""
+        identity = (self.digest, TILE_PX, str(address.scene), address.level, address.x, address.y, psi)
+        return hashlib.sha256(repr(identity).encode()).hexdigest()
 
 
 @torch.inference_mode()
-def draw_tiles(served: ServedModel, addresses: Sequence[Address], psi: float) -> list[bytes]:
-    """PNG files of tiles, those of one size drawn in one pass; what lies beyond a frame is transparent.
+def draw_tiles(served: ServedModel, addresses: Sequence[TileAddress], psi: float) -> list[bytes]:
+    """Draw tiles as PNG files, those of one size in one pass. Pixels beyond a frame are transparent.
 
-    Of an exact generator a tile is what a picture of any size shows there. Others look `halo_px` further and are cut.
+    With an exact generator a tile equals a crop of a picture of any size. Other generators draw `halo_px` more on each side,
+    which is cut off.
     """
     generator, geometry = served.model.generator, served.model.geometry
     halo = 0 if geometry.exact else geometry.halo_px
-    parts = [served.pyramid.part(address.level, address.x, address.y) for address in addresses]
-    grown = []
-    for part in parts:
-        height, width = part.window.size
-        window, top, left = align(part.window.crop(-halo, -halo, (height + 2 * halo, width + 2 * halo)), geometry.lattice_px)
-        grown.append((window, top + halo, left + halo))
-    out: list[bytes] = [b""] * len(parts)
+    tiles = [served.pyramid.tile_window(address.level, address.x, address.y) for address in addresses]
+    # The window that is drawn for each tile, and where the tile lies in it.
+    padded = []
+    for tile in tiles:
+        height, width = tile.window.size
+        window, top, left = align(tile.window.crop(-halo, -halo, (height + 2 * halo, width + 2 * halo)), geometry.lattice_px)
+        padded.append((window, top + halo, left + halo))
+    files: list[bytes] = [b""] * len(tiles)
 
-    def alike(index: int) -> tuple[tuple[int, int], str]:
+    def batch_key(index: int) -> tuple[tuple[int, int], str]:
         scene = addresses[index].scene
-        return grown[index][0].size, str(scene) if isinstance(scene, Subject) else ""
+        return padded[index][0].size, str(scene) if isinstance(scene, PreparedScene) else ""
 
-    for (size, _), run in itertools.groupby(sorted(range(len(parts)), key=alike), key=alike):
+    for (size, _), run in itertools.groupby(sorted(range(len(tiles)), key=batch_key), key=batch_key):
         indices = list(run)
         count = max(1, BATCH_PX // (size[0] * size[1]))
         for start in range(0, len(indices), count):
             group = indices[start : start + count]
-            pixels = _pixels(generator, [addresses[index].scene for index in group], [grown[index][0] for index in group], psi)
+            pixels = _draw(generator, [addresses[index].scene for index in group], [padded[index][0] for index in group], psi)
             for index, picture in zip(group, pixels, strict=True):
-                (height, width), (_, top, left) = parts[index].window.size, grown[index]
-                out[index] = _png(picture[top : top + height, left : left + width], parts[index].top, parts[index].left)
-    return out
+                (height, width), (_, top, left) = tiles[index].window.size, padded[index]
+                files[index] = _png(picture[top : top + height, left : left + width], tiles[index].top, tiles[index].left)
+    return files
 
 
-def _pixels(generator: Any, scenes: Sequence[int | Subject], windows: Sequence[Window], psi: float) -> np.ndarray:
-    """uint8 (n, h, w, 3) of windows of one size, of seeds, or all of one subject."""
+def _draw(generator: Any, scenes: Sequence[int | PreparedScene], windows: Sequence[Window], psi: float) -> np.ndarray:
+    """uint8 (n, h, w, 3) of windows of one size; `scenes` are all seeds, or all the same prepared scene."""
     first = scenes[0]
-    if isinstance(first, Subject):
+    if isinstance(first, PreparedScene):
         settings: dict[str, Any] = {"psi": psi if first.psi is None else first.psi}
         if first.edit is not None:
             settings["edit"] = first.edit
         return to_uint8(generator(first.scene.repeated(len(windows)), windows, **settings))
-    return to_uint8(generator(Scene.of(scenes, generator.z_dim, device_of(generator)), windows, psi=psi))  # type: ignore[arg-type]
+    seeds = [scene for scene in scenes if isinstance(scene, int)]
+    return to_uint8(generator(Scene.of(seeds, generator.z_dim, device_of(generator)), windows, psi=psi))
 
 
-def draw_bands(served: ServedModel, shown: int | Subject, window: Window, psi: float) -> Iterator[np.ndarray | None]:
-    """Rows of a view from the top down, uint8 (rows, w, 3), as they are complete; None after each pass that completes none."""
+def draw_bands(served: ServedModel, subject: int | PreparedScene, window: Window, psi: float) -> Iterator[np.ndarray | None]:
+    """Yield rows of a view from the top down, uint8 (rows, w, 3), and None after each pass that completes no row."""
     band: np.ndarray | None = None
     top = 0
-    scene, edit = (shown.scene, shown.edit) if isinstance(shown, Subject) else (shown, None)
-    psi = psi if not isinstance(shown, Subject) or shown.psi is None else shown.psi
+    scene, edit = (subject.scene, subject.edit) if isinstance(subject, PreparedScene) else (subject, None)
+    psi = psi if not isinstance(subject, PreparedScene) or subject.psi is None else subject.psi
     for at, pixels in render_tiles(served.model.generator, RenderRequest(scene, window, psi, edit=edit)):
         if band is not None and at.top != top:
             yield band
@@ -149,12 +152,12 @@ def draw_bands(served: ServedModel, shown: int | Subject, window: Window, psi: f
 
 
 def _png(pixels: np.ndarray, top: int, left: int) -> bytes:
-    """A tile that shows `pixels` from (top, left) on."""
+    """A tile as a PNG file, with `pixels` from (top, left) on."""
     picture = Image.fromarray(pixels)
     if pixels.shape[:2] != (TILE_PX, TILE_PX):
-        whole = Image.new("RGBA", (TILE_PX, TILE_PX), (0, 0, 0, 0))
-        whole.paste(picture, (left, top))
-        picture = whole
+        tile = Image.new("RGBA", (TILE_PX, TILE_PX), (0, 0, 0, 0))
+        tile.paste(picture, (left, top))
+        picture = tile
     stream = io.BytesIO()
     picture.save(stream, format="PNG", compress_level=COMPRESSION)
     return stream.getvalue()

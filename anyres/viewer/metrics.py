@@ -1,4 +1,4 @@
-"""What the server counts, in the text format of Prometheus."""
+"""Metrics of the server, in the text format of Prometheus."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         self.requests = Counter("anyres_requests", "Requests answered.", ["kind", "status"], registry=registry)
         self.seconds = Histogram("anyres_request_seconds", "Time to answer.", ["kind"], registry=registry, buckets=SECONDS)
-        self.drawn = Counter("anyres_tiles_drawn", "Tiles drawn.", registry=registry)
-        self.passes = Counter("anyres_passes", "Passes through a network that drew tiles.", registry=registry)
-        self.hits = Counter("anyres_tile_cache_hits", "Tiles found.", ["where"], registry=registry)
-        self.dropped = Counter("anyres_tiles_dropped", "Tiles not drawn since nobody waited any more.", registry=registry)
-        self.refused = Counter("anyres_refused", "Orders refused since too many waited.", registry=registry)
-        self.waiting = Gauge("anyres_queue_length", "Tiles that wait to be drawn.", registry=registry)
+        self.tiles_drawn = Counter("anyres_tiles_drawn", "Tiles drawn.", registry=registry)
+        self.passes = Counter("anyres_passes", "Forward passes that drew tiles.", registry=registry)
+        self.cache_hits = Counter("anyres_tile_cache_hits", "Tiles read from a cache.", ["where"], registry=registry)
+        self.tiles_dropped = Counter("anyres_tiles_dropped", "Tiles cancelled: no client waited any more.", registry=registry)
+        self.refused = Counter("anyres_refused", "Requests refused: the queue was full.", registry=registry)
+        self.queue_length = Gauge("anyres_queue_length", "Tiles that wait to be drawn.", registry=registry)
 
     def text(self) -> bytes:
         return generate_latest(self._registry)

@@ -1,7 +1,7 @@
-"""Photographs that are brought to the page: decoded apart, and fitted one after the other while tiles go first.
+"""Fits scenes to uploaded photographs: decoded in a process of their own, then fitted one by one, with priority for tiles.
 
-A generator of frames is asked for the styles that come nearest to the picture (projection), an unbounded one for the scene that
-holds it at the origin and goes on around it (outpainting).
+A generator of frames finds the styles whose picture is nearest to the photograph (projection). An unbounded generator finds a
+scene that contains the photograph at the origin and continues around it (outpainting).
 """
 
 from __future__ import annotations
@@ -28,69 +28,80 @@ from anyres.synthesis import invert, outpaint
 from anyres.synthesis.latent import Latent
 from anyres.synthesis.render import render
 from anyres.synthesis.request import RenderRequest
-from anyres.viewer.scenes import Latents, Way, takes
-from anyres.viewer.scheduler import Busy
+from anyres.viewer.scenes import FitMethod, LatentStore, fit_method
+from anyres.viewer.scheduler import OverloadedError
 
 State = Literal["waiting", "decoding", "fitting", "done", "failed", "cancelled"]
 ENDED = ("done", "failed", "cancelled")
 
 STEP_LIMIT, STEPS = 2000, 200
-# Photographs that may wait, and whose outcome is remembered.
-WAITING_LIMIT, REMEMBERED = 4, 32
+# Photographs that may wait, and jobs in memory.
+WAITING_LIMIT, JOBS_LIMIT = 4, 32
 PIXEL_LIMIT_MP = 64.0
 DECODE_S, DECODE_MB = 30.0, 1024
 # The longest that a step of a fit waits for tiles.
-COURTESY_S = 2.0
+TILES_FIRST_S = 2.0
 
 
-class _Cancelled(Exception):  # noqa: N818 - no fault
-    """Nobody wants it any more."""
+class _FitCancelledError(Exception):
+    """The client cancelled the fit, or the server shuts down."""
 
 
 @dataclass
-class Job:
-    """A photograph on its way into a scene."""
+class FitJob:
+    """The fit of one photograph."""
 
     model: Model
-    way: Way
+    method: FitMethod
     data: bytes
     steps: int
     id: str = field(default_factory=lambda: secrets.token_hex(16))
     state: State = "waiting"
     step: int = 0
-    said: str = ""
+    message: str = ""
     latent: str | None = None
     view: dict[str, float] | None = None
-    unwanted: threading.Event = field(default_factory=threading.Event)
+    cancelled: threading.Event = field(default_factory=threading.Event)
 
     def facts(self) -> dict[str, Any]:
-        """How far it is; JSON types."""
-        told = ("id", "way", "state", "step", "steps", "said", "latent", "view")
-        return {name: getattr(self, name) for name in told}
+        """State and progress; JSON types. The keys are part of the HTTP interface."""
+        return {
+            "id": self.id,
+            "way": self.method,
+            "state": self.state,
+            "step": self.step,
+            "steps": self.steps,
+            "said": self.message,
+            "latent": self.latent,
+            "view": self.view,
+        }
 
 
-class Photographs:
-    """Fits on a thread of its own, from the first photograph to `close`. `idle` waits for tiles to be drawn, some seconds."""
+class FitQueue:
+    """Fits photographs on a thread of its own, from the first one to `close`.
 
-    def __init__(self, latents: Latents, idle: Callable[[float], None]) -> None:
-        self._latents, self._idle = latents, idle
-        self._jobs: OrderedDict[str, Job] = OrderedDict()
+    `wait_until_idle` returns when no tile waits, or after so many seconds.
+    """
+
+    def __init__(self, latents: LatentStore, wait_until_idle: Callable[[float], None]) -> None:
+        self._latents, self._wait_until_idle = latents, wait_until_idle
+        self._jobs: OrderedDict[str, FitJob] = OrderedDict()
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def start(self, model: Model, data: bytes, steps: int = STEPS) -> Job:
-        """Take a photograph, any picture file. Raises ValueError for a model that takes none, Busy where too many wait."""
-        way = takes(model.generator)
-        if way is None:
-            raise ValueError("this model takes no photographs")
-        job = Job(model, way, data, steps)
+    def start(self, model: Model, data: bytes, steps: int = STEPS) -> FitJob:
+        """Queue a photograph, any picture file. Raises ValueError if the model fits none, OverloadedError if too many wait."""
+        method = fit_method(model.generator)
+        if method is None:
+            raise ValueError("this model cannot fit photographs")
+        job = FitJob(model, method, data, steps)
         with self._wake:
             if self._closed or sum(job.state == "waiting" for job in self._jobs.values()) >= WAITING_LIMIT:
-                raise Busy
+                raise OverloadedError
             self._jobs[job.id] = job
             ended = [key for key, other in self._jobs.items() if other.state in ENDED]
-            for key in ended[: max(len(self._jobs) - REMEMBERED, 0)]:
+            for key in ended[: max(len(self._jobs) - JOBS_LIMIT, 0)]:
                 del self._jobs[key]
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="fitter", daemon=True)
@@ -98,22 +109,22 @@ class Photographs:
             self._wake.notify()
         return job
 
-    def get(self, name: str) -> Job | None:
-        return self._jobs.get(name)
+    def get(self, job_id: str) -> FitJob | None:
+        return self._jobs.get(job_id)
 
-    def cancel(self, job: Job) -> None:
-        """Want it no more: what waits goes at once, what is under way with its next step."""
+    def cancel(self, job: FitJob) -> None:
+        """Cancel a job: a waiting one at once, a running one at its next step."""
         with self._wake:
-            job.unwanted.set()
+            job.cancelled.set()
             if job.state == "waiting":
                 job.state, job.data = "cancelled", b""
 
     def close(self) -> None:
-        """Give up what waits and what is under way."""
+        """Cancel all jobs and end the thread."""
         with self._wake:
             self._closed = True
             for job in self._jobs.values():
-                job.unwanted.set()
+                job.cancelled.set()
             self._wake.notify()
         if self._thread is not None:
             self._thread.join()
@@ -128,54 +139,54 @@ class Photographs:
                 job.state = "decoding"
             try:
                 self._fit(job)
-            except _Cancelled:
+            except _FitCancelledError:
                 job.state = "cancelled"
             except (ValueError, RefusedError) as error:
-                job.state, job.said = "failed", " ".join(str(error).split())
-            except Exception as error:  # noqa: BLE001 - told to the one who waits, and the thread goes on
-                job.state, job.said = "failed", f"the fit broke: {type(error).__name__}"
+                job.state, job.message = "failed", " ".join(str(error).split())
+            except Exception as error:  # noqa: BLE001 - reported to the client; the thread continues
+                job.state, job.message = "failed", f"the fit broke: {type(error).__name__}"
             job.data = b""
 
-    def _next(self) -> Job | None:
+    def _next(self) -> FitJob | None:
         return next((job for job in self._jobs.values() if job.state == "waiting"), None)
 
-    def _fit(self, job: Job) -> None:
-        photo = self._decoded(job)
+    def _fit(self, job: FitJob) -> None:
+        photo = self._decode(job)
         job.state = "fitting"
         generator: Any = job.model.generator
-        fit = _outpainted if job.way == "outpaint" else _projected
-        latent, job.view, job.said = fit(generator, photo, job.steps, partial(self._advance, job))
+        fit = _outpaint if job.method == "outpaint" else _project
+        latent, job.view, job.message = fit(generator, photo, job.steps, partial(self._advance, job))
         job.latent = self._latents.put(latent)
         job.state = "done"
 
-    def _decoded(self, job: Job) -> np.ndarray:
-        """Raises RefusedError for what is no picture, or a hostile one: that takes a process of its own with it, not this one."""
+    def _decode(self, job: FitJob) -> np.ndarray:
+        """Decode in another process, which a hostile file can crash without harm. Raises RefusedError if it is no picture."""
         with Guard(decode_small, 1, DECODE_S, DECODE_MB) as guard:
             wait = guard.submit(job.data)
-            found = wait()
+            outcome = wait()
         self._advance(job, 0)
-        if isinstance(found, RefusedError):
-            raise found
-        return found
+        if isinstance(outcome, RefusedError):
+            raise outcome
+        return outcome
 
-    def _advance(self, job: Job, steps: float) -> None:
-        if job.unwanted.is_set():
-            raise _Cancelled
+    def _advance(self, job: FitJob, steps: float) -> None:
+        if job.cancelled.is_set():
+            raise _FitCancelledError
         job.step += int(steps)
-        self._idle(COURTESY_S)
+        self._wait_until_idle(TILES_FIRST_S)
 
 
 def decode_small(data: bytes) -> np.ndarray:
-    """Pixels of a picture file, uint8 (h, w, 3), of a size that a fit can use. Raises RefusedError."""
+    """Decode a picture file, uint8 (h, w, 3), within the limits of a fit. Raises RefusedError."""
     return decode(data, animated="first_frame", min_side_px=16, max_mpx=PIXEL_LIMIT_MP).pixels
 
 
-def within(photo: np.ndarray, chart: Chart) -> np.ndarray:
-    """The middle of a photograph, as much of it as a frame holds."""
+def crop_to_chart(photo: np.ndarray, chart: Chart) -> np.ndarray:
+    """The middle of a photograph, as much of it as fits on the chart."""
     if chart.limits is None:
         return photo
     height, width = photo.shape[:2]
-    # Cutting the long side leaves the short one, by which a photograph is laid on the plane, as it is.
+    # The short side sets the scale of a photograph on the plane. Cutting the long side leaves it unchanged.
     for _ in range(2):
         half_width, half_height = chart.half_extent_of((height, width))
         limit_x, limit_y = chart.limits
@@ -184,22 +195,22 @@ def within(photo: np.ndarray, chart: Chart) -> np.ndarray:
     return photo[top : top + height, left : left + width]
 
 
-def _projected(
+def _project(
     generator: StyleGenerator, photo: np.ndarray, steps: int, advance: Callable[[float], None]
 ) -> tuple[Latent, dict[str, float] | None, str]:
     geometry = generator.geometry
-    photo = within(photo, geometry.chart)
+    photo = crop_to_chart(photo, geometry.chart)
     short = min(photo.shape[:2])
     lattice = geometry.lattice_px
     sizes = [min(size) for size in geometry.native_sizes if min(size) <= short] or [short // lattice * lattice]
-    wanted = invert.targets(photo, generator, sizes)
+    targets = invert.targets(photo, generator, sizes)
     with torch.enable_grad():
-        found = invert.invert(generator, wanted, steps, advance=advance)
-    fits = ", ".join(f"{min(t.window.size)} px {invert.psnr(generator, found, t):.1f} dB" for t in wanted)
-    return found, None, f"nearest at {fits}"
+        latent = invert.invert(generator, targets, steps, advance=advance)
+    fits = ", ".join(f"{min(t.window.size)} px {invert.psnr(generator, latent, t):.1f} dB" for t in targets)
+    return latent, None, f"fit at {fits}"
 
 
-def _outpainted(
+def _outpaint(
     generator: InfinityGan, photo: np.ndarray, steps: int, advance: Callable[[float], None]
 ) -> tuple[Latent, dict[str, float] | None, str]:
     geometry = generator.geometry
@@ -207,7 +218,8 @@ def _outpainted(
     short = min(round(geometry.chart.short_side / period), *photo.shape[:2])
     target = outpaint.placed(photo, generator, short)
     with torch.enable_grad():
-        found = outpaint.fit(generator, target, steps, advance=advance)
-    near = outpaint.fidelity(render(generator, RenderRequest(found, target.window)), target)
+        latent = outpaint.fit(generator, target, steps, advance=advance)
+    psnr_db = outpaint.fidelity(render(generator, RenderRequest(latent, target.window)), target)
     height, width = target.window.size
-    return found, {"x": 0.0, "y": 0.0, "period": period / 2}, f"{width} x {height} px of it at the middle, {near:.1f} dB"
+    view = {"x": 0.0, "y": 0.0, "period": period / 2}
+    return latent, view, f"{width} x {height} px of the photograph at the middle, {psnr_db:.1f} dB"

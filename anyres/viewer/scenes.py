@@ -1,4 +1,4 @@
-"""Scenes that are more than a seed: edited in their geometry, painted with several styles, or found from a photograph."""
+"""Scenes that are more than a seed: with edited geometry, painted with several styles, or fitted to a photograph."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from anyres.synthesis import edit, fuse
 from anyres.synthesis.latent import Latent
 from anyres.synthesis.request import scene_of
 
-# Scenes that are remembered; a page that comes back tells its own again.
-REMEMBERED = 512
-# Photographs whose scenes are kept on disk.
-LATENTS_KEPT = 256
-# What becomes of photographs: the nearest styles of a generator of frames, or a part of an unbounded canvas.
-Way = Literal["project", "outpaint"]
+# Scenes in memory; a page sends its scene again if it was dropped.
+SCENES_LIMIT = 512
+# Latents of photographs on disk.
+LATENTS_LIMIT = 256
+# How a photograph becomes a scene: the nearest styles of a generator of frames, or a part of an unbounded canvas.
+FitMethod = Literal["project", "outpaint"]
 
-ID = re.compile(r"s[0-9a-f]{32}")
-LATENT = re.compile(r"[0-9a-f]{32}")
+SCENE_ID = re.compile(r"s[0-9a-f]{32}")
+LATENT_ID = re.compile(r"[0-9a-f]{32}")
 
 Number = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
 Point = tuple[Number, Number]
@@ -38,11 +38,11 @@ Radius = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0, lt=SEED_LIMIT, strict=True)]
 
 
-class _Told(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Aspect(_Told):
+class Aspect(_Section):
     """So many times as wide about `center`."""
 
     kind: Literal["aspect"]
@@ -53,7 +53,7 @@ class Aspect(_Told):
         return edit.aspect(self.factor, self.center)
 
 
-class Magnify(_Told):
+class Magnify(_Section):
     """So many times as large about `center`."""
 
     kind: Literal["magnify"]
@@ -64,7 +64,7 @@ class Magnify(_Told):
         return edit.magnify(self.factor, self.center)
 
 
-class Turn(_Told):
+class Turn(_Section):
     """Clockwise about `center`, in degrees."""
 
     kind: Literal["turn"]
@@ -75,7 +75,7 @@ class Turn(_Told):
         return edit.turn(self.degrees, self.center)
 
 
-class Perspective(_Told):
+class Perspective(_Section):
     """Leant back along x and y."""
 
     kind: Literal["perspective"]
@@ -86,7 +86,7 @@ class Perspective(_Told):
         return edit.perspective(*self.tilt, self.center)
 
 
-class Pull(_Told):
+class Pull(_Section):
     """Swollen (power above 1) or pinched within `radius` of a point."""
 
     kind: Literal["pull"]
@@ -98,7 +98,7 @@ class Pull(_Told):
         return edit.pull(self.point, self.power, self.radius)
 
 
-class Displace(_Told):
+class Displace(_Section):
     """Every place moved by about `strength` plane units, smoothly."""
 
     kind: Literal["displace"]
@@ -113,7 +113,7 @@ class Displace(_Told):
 AnyEdit = Annotated[Aspect | Magnify | Turn | Perspective | Pull | Displace, Field(discriminator="kind")]
 
 
-class Stroke(_Told):
+class Stroke(_Section):
     """The style of a seed within `radius` of a line."""
 
     seed: Seed
@@ -121,14 +121,14 @@ class Stroke(_Told):
     radius: Radius
 
 
-class Recipe(_Told):
+class Recipe(_Section):
     """What a scene is made of: the fields and the style of `seed` or a photograph's `latent`, styles painted over it, and edits.
 
     Edits apply to the picture in their order. `softness` is the share of a stroke's radius over which it fades.
     """
 
     seed: Seed = 0
-    latent: Annotated[str, Field(pattern=f"^{LATENT.pattern}$")] | None = None
+    latent: Annotated[str, Field(pattern=f"^{LATENT_ID.pattern}$")] | None = None
     strokes: Annotated[tuple[Stroke, ...], Field(max_length=64)] = ()
     softness: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.5
     edits: Annotated[tuple[AnyEdit, ...], Field(max_length=32)] = ()
@@ -140,8 +140,8 @@ class Recipe(_Told):
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A scene made ready to be drawn. `psi` is its own truncation, None where it takes the one that is asked for."""
+class PreparedScene:
+    """A scene that is ready to be drawn. `psi` is its own truncation; None takes the truncation of the request."""
 
     recipe: Recipe
     scene: Scene
@@ -151,100 +151,99 @@ class Subject:
     def __str__(self) -> str:
         return self.recipe.id
 
-    def about(self) -> dict[str, Any]:
-        """What a file says of it; JSON types."""
+    def facts(self) -> dict[str, Any]:
+        """The metadata of a picture of it; JSON types."""
         return {"Scene": self.recipe.model_dump(mode="json", exclude_defaults=True)}
 
 
-class Scenes:
-    """The scenes that pages have told of lately, by model and name. For one thread."""
+class SceneStore:
+    """The scenes that pages sent, by model and id. Evicts the least recently used. Not thread-safe."""
 
-    def __init__(self, latents: Latents) -> None:
+    def __init__(self, latents: LatentStore) -> None:
         self._latents = latents
-        self._known: OrderedDict[tuple[str, str], Subject] = OrderedDict()
+        self._scenes: OrderedDict[tuple[str, str], PreparedScene] = OrderedDict()
 
-    def put(self, model: Model, digest: str, recipe: Recipe) -> Subject:
-        """Remember a scene of the model `digest`. Raises ValueError, one line, where the model cannot draw it."""
-        known = self.get(digest, recipe.id)
-        if known is not None:
-            return known
-        subject = self._known[digest, recipe.id] = made(model, recipe, self._latents)
-        while len(self._known) > REMEMBERED:
-            self._known.popitem(last=False)
-        return subject
+    def put(self, model: Model, digest: str, recipe: Recipe) -> PreparedScene:
+        """Prepare and store a scene of the model `digest`. Raises ValueError, one line, if the model cannot draw it."""
+        cached = self.get(digest, recipe.id)
+        if cached is not None:
+            return cached
+        scene = self._scenes[digest, recipe.id] = prepare_scene(model.generator, recipe, self._latents)
+        while len(self._scenes) > SCENES_LIMIT:
+            self._scenes.popitem(last=False)
+        return scene
 
-    def get(self, digest: str, name: str) -> Subject | None:
-        """The scene of that name, or None where it was not told of, or long ago."""
-        found = self._known.get((digest, name))
-        if found is not None:
-            self._known.move_to_end((digest, name))
-        return found
+    def get(self, digest: str, scene_id: str) -> PreparedScene | None:
+        """The scene of that id, or None if it was never stored or was evicted."""
+        scene = self._scenes.get((digest, scene_id))
+        if scene is not None:
+            self._scenes.move_to_end((digest, scene_id))
+        return scene
 
 
-class Latents:
-    """Found scenes of photographs as files under `root`, named by what they hold; the longest unused go first."""
+class LatentStore:
+    """Latents of photographs as files under `root`, named by their hash. Evicts the least recently used."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def put(self, latent: Latent) -> str:
-        """Keep a latent; return its name."""
+        """Store a latent and return its id."""
         self._root.mkdir(parents=True, exist_ok=True)
-        raw = self._root / "found.part"
+        raw = self._root / "latent.part"
         latent.save(raw)
-        name = hashlib.sha256(raw.read_bytes()).hexdigest()[:32]
-        raw.replace(self._path(name))
-        kept = [path for path in self._root.glob("*.safetensors") if LATENT.fullmatch(path.stem)]
-        for path in sorted(kept, key=lambda path: path.stat().st_mtime_ns)[:-LATENTS_KEPT]:
+        latent_id = hashlib.sha256(raw.read_bytes()).hexdigest()[:32]
+        raw.replace(self._path(latent_id))
+        stored = [path for path in self._root.glob("*.safetensors") if LATENT_ID.fullmatch(path.stem)]
+        for path in sorted(stored, key=lambda path: path.stat().st_mtime_ns)[:-LATENTS_LIMIT]:
             path.unlink(missing_ok=True)
-        return name
+        return latent_id
 
-    def get(self, name: str) -> Latent:
-        """Raises ValueError, one line, where it is not there (any more)."""
-        path = self._path(name)
+    def get(self, latent_id: str) -> Latent:
+        """The latent of that id. Raises ValueError, one line, if it was never stored or was evicted."""
+        path = self._path(latent_id)
         if not path.is_file():
-            raise ValueError("the photograph of this scene is not kept here any more; drop it again")
+            raise ValueError("the photograph of this scene is not stored here any more; upload it again")
         path.touch()
         return Latent.load(path)
 
-    def _path(self, name: str) -> Path:
-        assert LATENT.fullmatch(name)
-        return self._root / f"{name}.safetensors"
+    def _path(self, latent_id: str) -> Path:
+        assert LATENT_ID.fullmatch(latent_id)
+        return self._root / f"{latent_id}.safetensors"
 
 
-def made(model: Model, recipe: Recipe, latents: Latents) -> Subject:
-    """A scene made ready. Raises ValueError, one line, where the model cannot draw it."""
-    generator = model.generator
+def prepare_scene(generator: Any, recipe: Recipe, latents: LatentStore) -> PreparedScene:
+    """Prepare a scene for drawing. Raises ValueError, one line, if the generator cannot draw it."""
     psi = None
     if recipe.edits and not isinstance(generator, StyleGenerator):
-        raise ValueError("this model takes no edits of its geometry")
+        raise ValueError("this model cannot edit the geometry of its pictures")
     if recipe.latent is not None:
         if recipe.strokes:
-            raise ValueError("a photograph's scene takes no painted styles; paint on a seed's")
-        # Of a latent there is nothing to truncate: it is what it is.
+            raise ValueError("styles cannot be painted over a photograph's scene; paint over a seed's")
+        # A fitted latent is drawn as it is, without truncation.
         psi, scene = 1.0, scene_of(generator, latents.get(recipe.latent))
     elif recipe.strokes:
         scene = _painted(generator, recipe)
     else:
         scene = Scene.of([recipe.seed], generator.z_dim, device_of(generator))
-    return Subject(recipe, scene, edit.compose([told.edit() for told in recipe.edits]), psi)
+    return PreparedScene(recipe, scene, edit.compose([step.edit() for step in recipe.edits]), psi)
 
 
-def takes(generator: Any) -> Way | None:
-    """What becomes of photographs with a generator."""
+def fit_method(generator: Any) -> FitMethod | None:
+    """How a generator fits photographs; None if it cannot."""
     if isinstance(generator, InfinityGan):
         return "outpaint"
     return "project" if isinstance(generator, StyleGenerator) else None
 
 
-def paints(model: Model) -> bool:
-    """Whether a model draws several styles over one canvas."""
-    return bool(getattr(model.generator, "draws_parts", False))
+def draws_strokes(generator: Any) -> bool:
+    """Whether a generator draws several styles over one canvas."""
+    return bool(getattr(generator, "draws_parts", False))
 
 
 def _painted(generator: Any, recipe: Recipe) -> Scene:
-    if not getattr(generator, "draws_parts", False):
-        raise ValueError("this model draws one style a picture; infinity_gan draws several")
+    if not draws_strokes(generator):
+        raise ValueError("this model draws one style per picture; use a model of infinity_gan for several")
     seeds = list(dict.fromkeys([recipe.seed, *(stroke.seed for stroke in recipe.strokes)]))
     shares = fuse.brushed(_strokes(recipe.strokes, seeds), len(seeds), recipe.softness)
     return fuse.fused(seeds, generator.z_dim, shares, device_of(generator))

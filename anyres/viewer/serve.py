@@ -1,4 +1,4 @@
-"""Run the viewer on a socket of this machine."""
+"""Runs the viewer on a socket of this machine."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fastapi import FastAPI
 from anyres.viewer.access import is_loopback
 from anyres.viewer.app import create_app
 from anyres.viewer.drawing import ServedModel
-from anyres.viewer.models import Registry
+from anyres.viewer.models import RegisteredModel
 
-# Connections that are still open at the end are given so long.
+# How long open connections may take to finish at shutdown.
 GRACE_S = 3
-# A connection that waits is kept longer than a busy visitor pauses: closed in the very moment of his next request, it fails.
+# Longer than an active user pauses: a request that arrives while its connection is closed would fail.
 KEEP_ALIVE_S = 75
-# What stands in an address and in a cookie as it is.
+# Characters that need no escaping in a URL or in a cookie.
 TOKEN = re.compile(r"[A-Za-z0-9._~-]{8,}")
 
 
@@ -32,38 +32,38 @@ def serve(
     cache: Path,
     cache_bytes: int,
     announce: Callable[[str], None],
-    registry: Registry | None = None,
+    registry: RegisteredModel | None = None,
 ) -> None:
-    """Serve until Ctrl-C; `announce` is told the address once it is taken.
+    """Serve until Ctrl-C. Calls `announce` with the URL once the socket listens.
 
-    Whoever reaches another address than this machine's own must know the token: without one, one is made. Raises OSError where
-    the address cannot be had, and ValueError for a token that could be guessed.
+    An address that other machines can reach needs a token; if none is given, a random one is made. Raises OSError if the
+    address is not available, and ValueError for a token that is too short.
     """
     token = with_token(token, host)
     app = create_app(served_models, cache, cache_bytes, token, registry=registry)
-    with listening_at(host, port) as listening:
-        shown = f"[{host}]" if ":" in host else host
-        suffix = "" if token is None else f"?token={token}"
-        announce(f"http://{shown}:{listening.getsockname()[1]}/{suffix}")
+    with open_socket(host, port) as listening:
+        url_host = f"[{host}]" if ":" in host else host
+        query = "" if token is None else f"?token={token}"
+        announce(f"http://{url_host}:{listening.getsockname()[1]}/{query}")
         try:
-            server(app).run(sockets=[listening])
+            make_server(app).run(sockets=[listening])
         except KeyboardInterrupt:
             return
 
 
-def listening_at(host: str, port: int) -> socket.socket:
-    """A socket that takes connections. Raises OSError, one line, where the address cannot be had."""
+def open_socket(host: str, port: int) -> socket.socket:
+    """Open a listening socket. Raises OSError, one line, if the address is not available."""
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=256)
     except OSError as error:
         raise OSError(f"{host}, port {port}: {error.strerror or error}; try another --host or --port") from None
-    # Heads and bodies are sent apart: held back until the former is acknowledged, a tile would take 40 ms.
+    # Headers and body are sent separately. With Nagle's algorithm the body would wait about 40 ms for an acknowledgement.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
 
 
 def with_token(token: str | None, host: str) -> str | None:
-    """The token, or a new one where `host` needs one and none is given. Raises ValueError for one that could be guessed."""
+    """The token, or a random one if `host` needs a token and none is given. Raises ValueError for one that is too short."""
     if token is None:
         return None if is_loopback(host) else secrets.token_urlsafe(24)
     if not TOKEN.fullmatch(token):
@@ -71,8 +71,8 @@ def with_token(token: str | None, host: str) -> str | None:
     return token
 
 
-def server(app: FastAPI) -> uvicorn.Server:
-    """What answers: plain HTTP, quiet, believing nothing that a request says of where it came from."""
+def make_server(app: FastAPI) -> uvicorn.Server:
+    """A server of plain HTTP, without an access log. It ignores headers of proxies, which a client could forge."""
     return uvicorn.Server(
         uvicorn.Config(
             app,

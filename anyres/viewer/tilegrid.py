@@ -1,7 +1,7 @@
-"""A dyadic pyramid of tiles over the plane: level 0 holds the whole frame at its base size, each next one has half the period.
+"""A dyadic pyramid of tiles over the plane: level 0 holds the whole frame at its base size, each next level halves the period.
 
-Tile (x, y) of a level has its top left corner at 256 (x, y) pixels from the origin of the plane, so that tiles start on the
-generator's lattice, and neighbours belong to one picture. What a frame does not reach of a tile stays empty.
+The top left corner of tile (x, y) lies 256 (x, y) pixels from the origin of the plane. So tiles start on the generator's
+lattice, and neighbouring tiles form one picture. The part of a tile beyond a frame is empty.
 """
 
 from __future__ import annotations
@@ -17,32 +17,28 @@ from anyres.plane.window import Window
 TILE_PX = 256
 # The short side of a frame on level 0.
 BASE_PX = 256
-# A thumbnail's.
-LEAST_PX = 4
-# Levels finer than the finest that was trained.
+# The short side of the smallest thumbnail.
+THUMBNAIL_PX = 4
+# Levels beyond the finest trained period.
 BEYOND_LEVELS = 4
-# An unbounded plane: tiles of level 0 on either side of the origin, and the most on any level, in powers of two.
+# An unbounded plane: log2 of the tiles on either side of the origin, on level 0 and at most on any level.
 PLANE_OCTAVES, FINEST_OCTAVES = 19, 30
-# No tile lies further out: 2^39 pixels.
+# The largest index of a tile, 2^39 pixels from the origin.
 INDEX_LIMIT = 1 << 31
 LEVEL_LIMIT = 40
 
 
-class NoSuchTile(LookupError):  # noqa: N818 - what there is not
-    """A tile beyond the levels or the chart of a model."""
+class TileNotFoundError(LookupError):
+    """The tile lies beyond the levels or the chart of a model."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """What a tile shows: a window, whose first pixel is (top, left) of the tile."""
+class TileWindow:
+    """The window that a tile shows; its first pixel is pixel (top, left) of the tile."""
 
     window: Window
     top: int
     left: int
-
-    @property
-    def whole(self) -> bool:
-        return self.window.size == (TILE_PX, TILE_PX)
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class Pyramid:
 
     @classmethod
     def of(cls, geometry: Geometry) -> Pyramid:
-        """The pyramid that suits a generator. One that was trained on a single period has a single level."""
+        """The pyramid of a generator. A generator that was trained on a single period has a single level."""
         chart, (finest, coarsest) = geometry.chart, geometry.periods
         single = finest == coarsest
         if single or chart.is_unbounded:
@@ -66,7 +62,7 @@ class Pyramid:
             period = chart.circumference / (2 * TILE_PX * max(1, round(chart.circumference / chart.short_side / 2)))
         else:
             period = chart.short_side / BASE_PX
-            # A model that was never shown so many pixels starts with fewer.
+            # A model that was trained on fewer pixels starts with fewer.
             while period < finest * (1 - 1e-9) and period < coarsest:
                 period *= 2
         levels = 1 if single else max(math.ceil(math.log2(period / finest)), 0) + BEYOND_LEVELS + 1
@@ -85,22 +81,22 @@ class Pyramid:
 
     @property
     def periods(self) -> tuple[float, float]:
-        """The finest and the coarsest period of pictures: an octave beyond the last level, and thumbnails."""
+        """The finest and the coarsest period of views: one octave beyond the last level, and thumbnails."""
         if self.levels == 1:
             return self.period, self.period
         coarsest = self.period * BASE_PX if self.geometry.chart.is_unbounded else self.geometry.chart.short_side
-        return self.period / 2**self.levels, coarsest / LEAST_PX
+        return self.period / 2**self.levels, coarsest / THUMBNAIL_PX
 
-    def place(self, level: int, x: int, y: int) -> tuple[int, int]:
-        """The one name (x, y) of a tile, between tiles that are the same all round. Raises NoSuchTile for none."""
+    def canonical(self, level: int, x: int, y: int) -> tuple[int, int]:
+        """The canonical index (x, y) of a tile; on a ring, many indices name the same tile. Raises TileNotFoundError."""
         if not 0 <= level < self.levels or max(abs(x), abs(y)) > INDEX_LIMIT:
-            raise NoSuchTile(f"level {level} is not between 0 and {self.levels - 1}, or the tile too far out")
+            raise TileNotFoundError(f"level {level} is not between 0 and {self.levels - 1}, or the tile is too far out")
         count = self.columns << level
         return ((x + count // 2) % count - count // 2 if self.wraps else x), y
 
-    def part(self, level: int, x: int, y: int) -> Part:
-        """What the tile shows. Raises NoSuchTile where that is nothing."""
-        x, y = self.place(level, x, y)
+    def tile_window(self, level: int, x: int, y: int) -> TileWindow:
+        """The window that a tile shows. Raises TileNotFoundError for a tile beyond the chart."""
+        x, y = self.canonical(level, x, y)
         period = self.period / 2**level
         chart = self.geometry.chart
         spans = []
@@ -110,14 +106,14 @@ class Pyramid:
                 reach = math.floor(chart.limits[axis] / period + EDGE_TOLERANCE_PX)
                 first, last = max(first, -reach), min(last, reach)
             if first >= last:
-                raise NoSuchTile(f"tile {x}, {y} of level {level} lies beyond the {chart.name}")
+                raise TileNotFoundError(f"tile {x}, {y} of level {level} lies beyond the {chart.name}")
             spans.append((first, last))
         (top, bottom), (left, right) = spans
         center = (period * (left + right) / 2, period * (top + bottom) / 2)
-        return Part(Window(center, period, (bottom - top, right - left)), top - y * TILE_PX, left - x * TILE_PX)
+        return TileWindow(Window(center, period, (bottom - top, right - left)), top - y * TILE_PX, left - x * TILE_PX)
 
     def facts(self) -> dict[str, Any]:
-        """What a page needs to lay tiles out; JSON types."""
+        """What a page needs to place the tiles; JSON types."""
         return {
             "tile_px": TILE_PX,
             "period": self.period,

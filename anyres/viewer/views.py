@@ -1,4 +1,4 @@
-"""Views as files: a window of any size, drawn between tiles and sent as it is drawn."""
+"""Views as files: a window of any size, drawn when no tile waits, and sent while it is drawn."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ from starlette.types import Receive, Scope, Send
 
 from anyres.plane.window import Window
 from anyres.viewer.drawing import ServedModel, draw_bands
-from anyres.viewer.pictures import MEDIA, SIDE_LIMIT, Format, PngStream, encode, texts_of
-from anyres.viewer.scenes import Subject
+from anyres.viewer.pictures import MEDIA_TYPES, SIDE_LIMIT, PictureFormat, PngStream, encode, texts_of
+from anyres.viewer.scenes import PreparedScene
 from anyres.viewer.scheduler import TileScheduler
 
 PIXEL_LIMIT = 64_000_000
-# Views under way at once: the rows of each, or all of it, are in memory.
+# Views in progress at once. Each holds a band of rows, or the whole picture, in memory.
 VIEW_LIMIT = 2
-# Nobody is there any more to be answered; the number is nginx's.
-GONE = 499
-# What an iterator of bands has no more of.
+# The status for a client that has disconnected, as nginx logs it.
+CLIENT_CLOSED_REQUEST = 499
+# Marks the end of the bands.
 END = object()
 
 
 @dataclass(frozen=True)
 class View:
-    """What a file shall show."""
+    """The content and the format of a file."""
 
     served: ServedModel
-    scene: int | Subject
+    scene: int | PreparedScene
     window: Window
     psi: float
-    format: Format
+    format: PictureFormat
 
     @classmethod
     def of(
         cls,
         served: ServedModel,
-        scene: int | Subject,
+        scene: int | PreparedScene,
         center: tuple[float, float],
         period: float,
         size: tuple[int, int],
         psi: float,
-        format: Format,
+        format: PictureFormat,
     ) -> View:
-        """Raises HTTPException (413) where it is too large, ValueError where the model does not reach so far."""
+        """Raises HTTPException (413) for too many pixels, ValueError for a window beyond the model's periods or chart."""
         if size[0] * size[1] > PIXEL_LIMIT or max(size) > SIDE_LIMIT[format]:
             raise HTTPException(
                 413, f"{size[0]} x {size[1]} pixels are too many: {PIXEL_LIMIT} in all, {SIDE_LIMIT[format]} a side of {format}"
@@ -66,26 +66,26 @@ class View:
     @property
     def texts(self) -> dict[str, str]:
         window = self.window
-        about: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "Model": self.served.name,
             "Weights": self.served.weights,
             "Data": self.served.model.meta["data_hash"],
-            **(self.scene.about() if isinstance(self.scene, Subject) else {"Seed": self.scene}),
+            **(self.scene.facts() if isinstance(self.scene, PreparedScene) else {"Seed": self.scene}),
             "Psi": self.psi,
             "Window": {"center": window.center, "period": window.period, "size": window.size},
         }
-        return texts_of(about)
+        return texts_of(facts)
 
     @property
     def filename(self) -> str:
-        """In ASCII, of the model's id and the scene."""
+        """Model, scene and size; ASCII."""
         height, width = self.window.size
-        scene = str(self.scene)[:9] if isinstance(self.scene, Subject) else self.scene
+        scene = str(self.scene)[:9] if isinstance(self.scene, PreparedScene) else self.scene
         return f"{self.served.id.rsplit('-', 1)[0]}-{scene}-{width}x{height}.{self.format}"
 
 
-class Streamed(StreamingResponse):
-    """A body as it comes; `done` is called at its end, also where the client left before it began."""
+class ViewStream(StreamingResponse):
+    """A streamed body. Calls `done` at its end, also if the client disconnected before it began."""
 
     def __init__(self, body: AsyncIterator[bytes], done: Callable[[], None], **settings: Any) -> None:
         super().__init__(body, **settings)
@@ -98,53 +98,61 @@ class Streamed(StreamingResponse):
             self._done()
 
 
-async def answer(
-    view: View, scheduler: TileScheduler, done: Callable[[], None], patiently: Callable[[Awaitable[Any]], Awaitable[Any]]
+async def send_view(
+    view: View,
+    scheduler: TileScheduler,
+    done: Callable[[], None],
+    unless_disconnected: Callable[[Awaitable[Any]], Awaitable[Any]],
 ) -> Response:
-    """Draw and send a view; `done` is called at its end, however it ends. `patiently` gives None once the client has gone."""
+    """Draw and send a view. Calls `done` at its end in any case.
+
+    `unless_disconnected` waits for a result, and returns None as soon as the client has disconnected.
+    """
     headers = {"Content-Disposition": f'attachment; filename="{view.filename}"', "Cache-Control": "private, no-cache"}
-    media = MEDIA[view.format]
+    media_type = MEDIA_TYPES[view.format]
     bands = _bands(view, scheduler)
     try:
-        # What the generator refuses is refused before anything is sent.
-        first = await patiently(anext(bands))
+        # The first band comes before the headers are sent, so that an error of the generator can still set the status.
+        first = await unless_disconnected(anext(bands))
         if first is None:
             done()
-            return Response(status_code=GONE)
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         if view.format == "png":
-            return Streamed(_png(view, first, bands), done, media_type=media, headers=headers)
-        whole = await patiently(_all(first, bands))
-        data = None if whole is None else await to_thread.run_sync(encode, whole, view.format, view.texts)
+            return ViewStream(_png(view, first, bands), done, media_type=media_type, headers=headers)
+        pixels = await unless_disconnected(_concatenate(first, bands))
+        data = None if pixels is None else await to_thread.run_sync(encode, pixels, view.format, view.texts)
     except BaseException:
         done()
         raise
     done()
-    return Response(status_code=GONE) if data is None else Response(data, media_type=media, headers=headers)
+    if data is None:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    return Response(data, media_type=media_type, headers=headers)
 
 
 async def _bands(view: View, scheduler: TileScheduler) -> AsyncIterator[np.ndarray]:
-    """Rows of the view, each drawn when it is asked for."""
-    drawing = draw_bands(view.served, view.scene, view.window, view.psi)
+    """Bands of rows of the view, each drawn on demand."""
+    passes = draw_bands(view.served, view.scene, view.window, view.psi)
     while True:
-        band = await asyncio.wrap_future(_next(drawing, scheduler))
+        band = await asyncio.wrap_future(_next(passes, scheduler))
         if band is END:
             return
         if band is not None:
             yield band
 
 
-def _next(drawing: Iterator[np.ndarray | None], scheduler: TileScheduler) -> Future[Any]:
-    return scheduler.step(lambda: next(drawing, END))
+def _next(passes: Iterator[np.ndarray | None], scheduler: TileScheduler) -> Future[Any]:
+    return scheduler.step(lambda: next(passes, END))
 
 
-async def _all(first: np.ndarray, bands: AsyncIterator[np.ndarray]) -> np.ndarray:
+async def _concatenate(first: np.ndarray, bands: AsyncIterator[np.ndarray]) -> np.ndarray:
     return np.concatenate([first, *[band async for band in bands]])
 
 
 async def _png(view: View, first: np.ndarray, bands: AsyncIterator[np.ndarray]) -> AsyncIterator[bytes]:
-    file = PngStream(view.window.size, view.texts)
-    yield file.head()
-    yield await to_thread.run_sync(file.rows, first)
+    encoder = PngStream(view.window.size, view.texts)
+    yield encoder.head()
+    yield await to_thread.run_sync(encoder.rows, first)
     async for band in bands:
-        yield await to_thread.run_sync(file.rows, band)
-    yield file.tail()
+        yield await to_thread.run_sync(encoder.rows, band)
+    yield encoder.tail()

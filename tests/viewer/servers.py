@@ -22,7 +22,7 @@ from PIL import Image
 import anyres
 from anyres.viewer.app import create_app
 from anyres.viewer.drawing import ServedModel
-from anyres.viewer.serve import listening_at, server
+from anyres.viewer.serve import make_server, open_socket
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
@@ -30,8 +30,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 @contextmanager
 def serving(served_models: list[ServedModel], cache: Path, cache_bytes: int = 1 << 26, **settings: Any) -> Iterator[str]:
     """The address of a viewer that runs until the block ends."""
-    listening = listening_at("127.0.0.1", 0)
-    running = server(create_app(served_models, cache, cache_bytes, **settings))
+    listening = open_socket("127.0.0.1", 0)
+    running = make_server(create_app(served_models, cache, cache_bytes, **settings))
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
     thread.start()
     try:

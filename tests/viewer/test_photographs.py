@@ -18,7 +18,7 @@ from anyres.synthesis.latent import Latent
 from anyres.synthesis.render import render
 from anyres.synthesis.request import RenderRequest
 from anyres.viewer.drawing import ServedModel
-from anyres.viewer.photographs import WAITING_LIMIT, within
+from anyres.viewer.photographs import WAITING_LIMIT, crop_to_chart
 from tests.viewer.servers import ask, pixels, send, serving
 from tests.viewer.test_scenes import told
 
@@ -130,7 +130,7 @@ def test_uploads_that_do_not_fit_are_refused(address: str, frame: ServedModel, m
     assert send(address, "/api/photographs/..%2f..%2fetc", b"x")[0] == 404
     assert ask(address, "/api/photographs/jobs/nobody")[0] == 404
     assert send(address, path, b"", content_length=str(1 << 40))[0] == 413
-    monkeypatch.setattr("anyres.viewer.access.BODIES", {"/api/photographs/": (1000, 1.0)})
+    monkeypatch.setattr("anyres.viewer.access.BODY_LIMITS", {"/api/photographs/": (1000, 1.0)})
     assert send(address, path, photograph())[0] == 413
 
 
@@ -138,9 +138,9 @@ def test_uploads_that_do_not_fit_are_refused(address: str, frame: ServedModel, m
 def test_a_frame_holds_the_middle_of_a_photograph(height: int, width: int):
     chart = Frame((1.5, 1.0))
     photo = np.arange(height * width * 3, dtype=np.uint32).reshape(height, width, 3)
-    part = within(photo, chart)
+    part = crop_to_chart(photo, chart)
     half_width, half_height = chart.half_extent_of(part.shape[:2])
     assert half_width <= 1.5 + 1e-9
     assert half_height <= 1 + 1e-9
     assert min(part.shape[:2]) >= min(height, width) * 0.66
-    assert within(part, chart).shape == part.shape
+    assert crop_to_chart(part, chart).shape == part.shape

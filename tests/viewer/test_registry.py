@@ -18,7 +18,7 @@ import anyres
 from anyres.cli import app
 from anyres.registry.client import versions
 from anyres.viewer.drawing import ServedModel
-from anyres.viewer.models import VERSIONS_LIMIT, Gallery, Registry
+from anyres.viewer.models import VERSIONS_LIMIT, RegisteredModel, ServedModels
 from tests.export.bundles import make_bundle
 from tests.viewer.browsing import keep, link, settle, until
 from tests.viewer.servers import ask, send, serving
@@ -29,7 +29,7 @@ NAME = "anyres-generator"
 
 
 @pytest.fixture
-def registry(empty_registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+def registry(empty_registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RegisteredModel]:
     """A store with three versions of a model, of which the second is champion."""
     import mlflow
 
@@ -46,11 +46,11 @@ def registry(empty_registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         bundle = make_bundle(tmp_path / f"v{seed}" / "generator", seed, 0.5 / (1 + seed))
         client.create_model_version(NAME, bundle.as_uri(), tags={"patch_kid": str(0.5 / (1 + seed))})
     client.set_registered_model_alias(NAME, "champion", "2")
-    yield Registry(NAME, partial(versions, NAME), lambda version: anyres.load(f"models:/{NAME}/{version}"))
+    yield RegisteredModel(NAME, partial(versions, NAME), lambda version: anyres.load(f"models:/{NAME}/{version}"))
     mlflow.set_tracking_uri(before)
 
 
-def test_a_version_is_chosen_in_the_page(page: Page, frame: ServedModel, registry: Registry, tmp_path: Path):
+def test_a_version_is_chosen_in_the_page(page: Page, frame: ServedModel, registry: RegisteredModel, tmp_path: Path):
     with serving([frame], tmp_path / "cache", registry=registry) as address:
         page.goto(address)
         settle(page)
@@ -75,7 +75,7 @@ def test_a_version_is_chosen_in_the_page(page: Page, frame: ServedModel, registr
         assert page.title() == f"{NAME} 2, seed 0 · anyres"
 
 
-def test_only_what_the_registry_tells_of_is_opened(frame: ServedModel, registry: Registry, tmp_path: Path):
+def test_only_what_the_registry_tells_of_is_opened(frame: ServedModel, registry: RegisteredModel, tmp_path: Path):
     with serving([frame], tmp_path / "cache", registry=registry) as address:
         status, _, body = ask(address, "/api/registry")
         assert (status, [version["version"] for version in json.loads(body)["versions"]]) == (200, ["3", "2", "1"])
@@ -92,10 +92,10 @@ def test_only_what_the_registry_tells_of_is_opened(frame: ServedModel, registry:
 
 def test_few_versions_are_in_memory_at_once(frame: ServedModel):
     known = [{"version": str(number)} for number in range(1, 9)]
-    gallery = Gallery([frame], Registry("many", lambda: known, lambda version: frame.model))
-    names = [gallery.open(str(number)).name for number in range(1, 9)]
+    served_models = ServedModels([frame], RegisteredModel("many", lambda: known, lambda version: frame.model))
+    names = [served_models.load_version(str(number)).name for number in range(1, 9)]
     assert names == [f"many {number}" for number in range(1, 9)]
-    assert [served.name for served in gallery.served_models] == ["frame", *names[-VERSIONS_LIMIT:]]
+    assert [served.name for served in served_models.all] == ["frame", *names[-VERSIONS_LIMIT:]]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,9 @@ def test_few_versions_are_in_memory_at_once(frame: ServedModel):
         (["{b}", "--device", "cuda:99"], "--device cuda:99: this machine has"),
     ],
 )
-def test_what_is_not_there_ends_in_one_line(frame_bundle: Path, registry: Registry, tmp_path: Path, words: list[str], said: str):
+def test_what_is_not_there_ends_in_one_line(
+    frame_bundle: Path, registry: RegisteredModel, tmp_path: Path, words: list[str], said: str
+):
     given = [word.replace("{b}", str(frame_bundle)) for word in words]
     run = CliRunner().invoke(app, ["view", "--cache", str(tmp_path), *given])
     assert run.exit_code == 2

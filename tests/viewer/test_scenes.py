@@ -125,9 +125,9 @@ def test_a_scene_has_one_name_and_a_file_says_how_it_was_made(address: str, fram
         ({"edits": [{"kind": "pull", "point": [0], "power": 1, "radius": 1}]}, ""),
         ({"strokes": [{"seed": 1, "points": [], "radius": 1}]}, "points"),
         ({"strokes": [{"seed": 1, "points": [[0, 0]] * 257, "radius": 1}]}, "points"),
-        ({"strokes": [{"seed": 1, "points": [[0, 0]], "radius": 1}]}, "one style a picture"),
+        ({"strokes": [{"seed": 1, "points": [[0, 0]], "radius": 1}]}, "one style per picture"),
         ({"latent": "../../../../etc/passwd"}, "latent"),
-        ({"latent": "0" * 32}, "not kept here"),
+        ({"latent": "0" * 32}, "not stored here"),
         ([], ""),
         (None, ""),
     ],
@@ -162,7 +162,7 @@ def test_too_much_and_too_slow_bodies_are_refused(address: str, frame: ServedMod
     connection.request("POST", path, iter([b" " * (200 << 10)] * 2), {"Content-Type": "application/json"}, encode_chunked=True)
     assert connection.getresponse().status == 413
     connection.close()
-    monkeypatch.setattr("anyres.viewer.access.WORDS", (1000, 0.3))
+    monkeypatch.setattr("anyres.viewer.access.DEFAULT_BODY_LIMIT", (1000, 0.3))
     connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
     connection.putrequest("POST", path)
     connection.putheader("Content-Length", "100")

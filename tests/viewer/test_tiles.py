@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from anyres.plane.window import Window
-from anyres.viewer.drawing import Address, ServedModel, draw_tiles
-from anyres.viewer.tilegrid import TILE_PX, NoSuchTile, Pyramid
+from anyres.viewer.drawing import ServedModel, TileAddress, draw_tiles
+from anyres.viewer.tilegrid import TILE_PX, Pyramid, TileNotFoundError
 from tests.viewer.servers import ask, counted, pixels, serving
 
 ROUNDING = 1
@@ -111,7 +111,7 @@ def test_inexact_tiles_look_around_them(address: str, inexact: ServedModel):
 
 
 def test_tiles_drawn_together_are_the_same(frame: ServedModel):
-    addresses = [Address(seed, 2, x, -1) for seed in (7, 8) for x in (-2, 0, 1)]
+    addresses = [TileAddress(seed, 2, x, -1) for seed in (7, 8) for x in (-2, 0, 1)]
     together = draw_tiles(frame, addresses, 0.7)
     for address, drawn in zip(addresses, together, strict=True):
         assert difference(pixels(drawn), pixels(draw_tiles(frame, [address], 0.7)[0])) <= ROUNDING
@@ -185,11 +185,11 @@ def test_a_large_view_arrives_in_pieces_while_tiles_are_drawn(address: str, plan
 def test_a_pyramid_has_one_name_for_each_tile(frame: ServedModel, plane: ServedModel, ring: ServedModel):
     assert (plane.pyramid.levels, plane.pyramid.wraps) == (1, False)
     count = ring.pyramid.columns << 2
-    assert ring.pyramid.place(2, count // 2, 1) == (-count // 2, 1)
+    assert ring.pyramid.canonical(2, count // 2, 1) == (-count // 2, 1)
     for level in range(frame.pyramid.levels):
-        part = frame.pyramid.part(level, 0, -1)
+        part = frame.pyramid.tile_window(level, 0, -1)
         (index_x, index_y), rest = part.window.phase()
         assert (index_x % frame.model.geometry.lattice_px, index_y % frame.model.geometry.lattice_px, rest) == (0, 0, (0.0, 0.0))
-    with pytest.raises(NoSuchTile, match="beyond the frame"):
-        frame.pyramid.part(0, 1, 0)
+    with pytest.raises(TileNotFoundError, match="beyond the frame"):
+        frame.pyramid.tile_window(0, 1, 0)
     assert Pyramid.of(frame.model.geometry) == frame.pyramid

@@ -159,7 +159,7 @@ def test_a_photograph_is_brought_shown_and_taken_away(roomy: Page, address: str,
     page.locator("#photo-file").set_input_files(tmp_path / "photo.jpg")
     expect(page.locator("#photo-progress")).to_be_visible()
     expect(page.locator("#photo-said")).to_contain_text("step", timeout=PATIENCE_MS)
-    expect(page.locator("#photo-said")).to_contain_text("Done: nearest at", timeout=PATIENCE_MS)
+    expect(page.locator("#photo-said")).to_contain_text("Done: fit at", timeout=PATIENCE_MS)
     until(page, lambda _: "latent" in scene(page))
     keep(page, "photograph")
     assert page.title() == "frame, a photograph · anyres"

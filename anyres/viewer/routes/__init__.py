@@ -1,0 +1,1 @@
+"""HTTP routes of the viewer, one module for each part of its interface."""
