@@ -53,7 +53,7 @@ if name in ("ingest", "prepare"):
     getattr(stage, name)(params, environment, lambda function, items, unit: map(function, items))
 elif name == "train":
     stage.TRAINED.mkdir(parents=True)
-    command = [sys.executable, "-m", "anyres", *stage.WORK, "--runs", str(environment.runs_dir)]
+    command = [sys.executable, "-m", "anyres", *stage.ARGUMENTS, "--runs", str(environment.runs_dir)]
     sys.exit(subprocess.run(command).returncode)
 else:
     getattr(stage, name)(params, environment)

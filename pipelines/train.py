@@ -20,7 +20,7 @@ from pipelines.services.history import read_reports, sample_pictures
 from pipelines.stage import STORE, TRAINED, StageError, exclusive, main
 
 FOLLOW_EVERY_S = 5.0
-WORK = ["train", "--params", "params.yaml", "--store", str(STORE), "--out", str(TRAINED)]
+ARGUMENTS = ["train", "--params", "params.yaml", "--store", str(STORE), "--out", str(TRAINED)]
 
 
 def train(params: Params, environment: Environment) -> None:
@@ -29,11 +29,11 @@ def train(params: Params, environment: Environment) -> None:
     TRAINED.mkdir(parents=True, exist_ok=True)
     gpus = num_gpus(environment)
     count = process_count(environment, params.train.batch, gpus)
-    work = [*WORK, "--runs", str(environment.runs_dir)]
-    work += [] if environment.micro_batch is None else ["--micro-batch", str(environment.micro_batch)]
-    work += ["--ignore-code"] if environment.ignore_code else []
+    arguments = [*ARGUMENTS, "--runs", str(environment.runs_dir)]
+    arguments += [] if environment.micro_batch is None else ["--micro-batch", str(environment.micro_batch)]
+    arguments += ["--ignore-code"] if environment.ignore_code else []
     run = find_run(environment.runs_dir, params.train, dataset["hash"], environment.ignore_code).path.name
-    command, environ, tee = launch_command(environment, count, work), launch_environ(environment, count, gpus), StderrTee()
+    command, environ, tee = launch_command(environment, count, arguments), launch_environ(environment, count, gpus), StderrTee()
     with (
         exclusive("train", run, environment),
         supervised_process(command, environ, stderr=tee.stderr) as process,

@@ -15,7 +15,7 @@ import pytest
 
 from pipelines.environment import Environment
 from pipelines.process.launch import launch_command, process_count
-from pipelines.train import WORK
+from pipelines.train import ARGUMENTS
 from tests.pipelines.checkouts import TINY, add_pictures, change, hand_out
 
 # One checkout, one story: the tests build on each other.
@@ -76,7 +76,7 @@ def test_killed_in_training_then_run_again_equals_an_uninterrupted_training(chec
         assert (checkout / path).is_file()
 
     # The last of equal options counts: the stage's own launch, into other folders.
-    launch = launch_command(Environment(), process_count(Environment(), TINY["train"]["batch"], gpus=0), WORK)
+    launch = launch_command(Environment(), process_count(Environment(), TINY["train"]["batch"], gpus=0), ARGUMENTS)
     run(checkout, *launch[1:], "--out", "again/train", "--runs", "again/runs")
     for name in ("generator.safetensors", "generator_init.safetensors"):
         assert (checkout / "out/train" / name).read_bytes() == (checkout / "again/train" / name).read_bytes()

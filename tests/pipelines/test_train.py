@@ -10,7 +10,7 @@ from anyres.networks import discriminator
 from pipelines.environment import Environment
 from pipelines.process import launch
 from pipelines.process.launch import launch_command, launch_environ, num_cores, process_count
-from pipelines.train import WORK
+from pipelines.train import ARGUMENTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,13 +38,13 @@ def test_the_environment_decides_where_it_speaks():
 
 
 def test_one_process_needs_no_launcher():
-    assert launch_command(Environment(), 1, WORK)[1:4] == ["-m", "anyres", "train"]
+    assert launch_command(Environment(), 1, ARGUMENTS)[1:4] == ["-m", "anyres", "train"]
 
 
 def test_several_processes_are_launched_by_accelerate():
-    command = launch_command(Environment(), 2, WORK)
+    command = launch_command(Environment(), 2, ARGUMENTS)
     assert command[2] == "accelerate.commands.launch"
     assert command[command.index("--num_processes") + 1] == "2"
-    own = launch_command(Environment(accelerate_config=Path("own.yaml")), 2, WORK)
+    own = launch_command(Environment(accelerate_config=Path("own.yaml")), 2, ARGUMENTS)
     assert own[own.index("--config_file") + 1] == "own.yaml"
     assert "--num_processes" not in own
