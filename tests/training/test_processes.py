@@ -44,7 +44,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "continuum, consistent": {"loss": {"consistency": 2.0}, "optimizer": SLOWER},
     "anyres_gan": {
         **ANYRES_GAN,
-        "network": ANYRES_GAN["network"] | {"layers": 4},
         "stages": {"global_kimg": 0.12, "global_share": 0.5, "teacher_weight": 2.0},
         "loss": STATISTICS,
     },
