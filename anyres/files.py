@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes: a reader sees the old file or the complete new one, never a part."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import BinaryIO
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary neighbour of `path` for writing; it takes the place of `path` only when the block ends well.
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path` for writing; it replaces `path` when the block ends without an error.
 
-    An equal file stays untouched, its time of change included.
+    If `path` already has the same content, it is not touched and keeps its modification time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
     try:
-        # mkstemp makes private files; give the rights that open() would have given.
+        # mkstemp creates files that only the owner can read; set the permissions that open() would set.
         os.fchmod(handle, 0o666 & ~_umask())
         os.close(handle)
         with Path(temporary).open("w+b") as stream:
@@ -35,8 +35,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all; an equal file stays untouched."""
-    with replacing(path) as stream:
+    """Write `data` to `path` atomically. If `path` already has this content, it is not touched."""
+    with atomic_file(path) as stream:
         stream.write(data)
 
 

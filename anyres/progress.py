@@ -1,4 +1,4 @@
-"""One look for every long job: what, how far, how fast, how long still."""
+"""The progress bar of every long job: title, amount done, rate, time left."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 
-class _Rate(ProgressColumn):
+class _RateColumn(ProgressColumn):
     def __init__(self, unit: str) -> None:
         super().__init__()
         self.unit = unit
@@ -20,8 +20,8 @@ class _Rate(ProgressColumn):
         return Text("" if speed is None else f"{speed:.1f} {self.unit}/s", style="progress.data.speed")
 
 
-class _Done(ProgressColumn):
-    """Completed of total; megapixels of a small picture with their decimals."""
+class _AmountColumn(ProgressColumn):
+    """Completed / total. A small fractional total, such as the megapixels of a small picture, is shown with decimals."""
 
     def render(self, task: Task) -> Text:
         total = task.total
@@ -30,9 +30,9 @@ class _Done(ProgressColumn):
 
 
 @contextmanager
-def progress_bar(title: str, total: float | None, unit: str, shown: bool = True) -> Iterator[Callable[[float], None]]:
-    """Show a bar on stderr and yield a function that advances it by a number of `unit`s."""
-    columns = [TextColumn("{task.description}"), BarColumn(), _Done(), _Rate(unit), TimeRemainingColumn()]
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+def progress_bar(title: str, total: float | None, unit: str, visible: bool = True) -> Iterator[Callable[[float], None]]:
+    """Show a progress bar on stderr. Yield a function that advances it by an amount in `unit`."""
+    columns = [TextColumn("{task.description}"), BarColumn(), _AmountColumn(), _RateColumn(unit), TimeRemainingColumn()]
+    with Progress(*columns, console=Console(stderr=True), disable=not visible) as bar:
         task = bar.add_task(title, total=total)
         yield lambda amount: bar.advance(task, amount)

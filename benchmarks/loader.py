@@ -38,7 +38,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anyres.data.intake import intake
-from anyres.data.patches import PatchSampler, PeriodLaw
+from anyres.data.patches import PatchLaw, PatchSampler, PeriodLaw
 from anyres.data.pyramid import Store, prepare
 from anyres.data.sources.record import Access, LocalFile, Record
 from anyres.params import Params
@@ -202,7 +202,7 @@ def fed(path: Path, side: int, seconds: float) -> float:
 
 def draw_for(path: Path, side: int, seconds: float, rank: int) -> float:
     """Draw patches for a while; their number a second."""
-    sampler = PatchSampler(Store.open(path), (side, side), 64.0, "log_uniform", 0.5, seed=rank)
+    sampler = PatchSampler(Store.open(path), PatchLaw((side, side), 64.0, "log_uniform", 0.5), seed=rank)
     sampler.batch(0, 4)
     start, n = time.perf_counter(), 0
     while (spent := time.perf_counter() - start) < seconds:

@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.ndimage import gaussian_filter
 
-from anyres.data.patches import PatchSampler
+from anyres.data.patches import PatchLaw, PatchSampler
 from anyres.data.store import Store
 from anyres.evaluation import figures
 from anyres.evaluation.consistency import resized, self_ssim
@@ -104,7 +104,7 @@ def measure(
     store: Store, space: FeatureSpace, samples: int, patch: int, progress: bool = True
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """All numbers of the page, and its pictures. Raises ValueError where the store has too few pictures."""
-    sampler = PatchSampler(store, (patch, patch), ZOOM_MAX, "log_uniform", 0.0, SEED)
+    sampler = PatchSampler(store, PatchLaw((patch, patch), ZOOM_MAX, "log_uniform", 0.0), SEED)
     reals, others = (sampler.batch(first, samples)[0] for first in (0, samples))
     passes = 2 + sum(len(damage.levels) for damage in DAMAGES) + 3
     with progress_bar("features", passes * samples, "img", progress) as advance:

@@ -85,7 +85,7 @@ def section(changes: dict[str, Any], kimg: float) -> Train:
     """The section train of the preset, changed."""
     yaml = YAML(typ="safe", pure=True)
     values = Params.load(ROOT / "params.yaml").train.model_dump()
-    for key, value in yaml.load(presets.shipped()["scaleparty-small"].read_text(encoding="utf-8"))["train"].items():
+    for key, value in yaml.load(presets.preset_files()["scaleparty-small"].read_text(encoding="utf-8"))["train"].items():
         values[key] = values[key] | value if isinstance(value, dict) and key != "network" else value
     values |= {"kimg": kimg, "method": changes.get("method", values["method"])}
     values["stages"]["global_kimg"] = kimg if changes.get("whole") else 0.4 * kimg

@@ -147,7 +147,7 @@ def anyres_gan(accelerator: Accelerator) -> Case:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "params.yaml")
         shutil.copy(ROOT / "params.yaml", path)
-        presets.use("anyres_gan-small", path)
+        presets.apply_preset("anyres_gan-small", path)
         params = Params.load(path).train
     stages = params.stages.model_copy(update={"global_kimg": 0.0, "teacher_weight": 0.0})
     params = params.model_copy(update={"stages": stages, "kimg": 1e9})

@@ -105,7 +105,7 @@ def section(method: str, kimg: float) -> Train:
     yaml = YAML(typ="safe", pure=True)
     shipped = Params.load(ROOT / "params.yaml").train.model_dump()
     values = dict(shipped)
-    for key, value in yaml.load(presets.shipped()["infinity_gan-small"].read_text(encoding="utf-8"))["train"].items():
+    for key, value in yaml.load(presets.preset_files()["infinity_gan-small"].read_text(encoding="utf-8"))["train"].items():
         values[key] = values[key] | value if isinstance(value, dict) and key != "network" else value
     values |= {"method": method, "kimg": kimg}
     if method != "infinity_gan":
@@ -113,7 +113,7 @@ def section(method: str, kimg: float) -> Train:
     if method == "continuum":
         values |= {"network": shipped["network"], "discriminator": shipped["discriminator"], "period_law": "log_uniform"}
     if method == "stylegan2":
-        scaleparty = yaml.load(presets.shipped()["scaleparty-small"].read_text(encoding="utf-8"))["train"]
+        scaleparty = yaml.load(presets.preset_files()["scaleparty-small"].read_text(encoding="utf-8"))["train"]
         values |= {"network": scaleparty["network"], "discriminator": scaleparty["discriminator"]}
     return Train.model_validate(values)
 

@@ -7,8 +7,8 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from anyres.data.catalogue import Row
-from anyres.data.intake import Batch
+from anyres.data.catalogue import CatalogueRow
+from anyres.data.intake import SourceShard
 from anyres.data.sources.record import Access
 from anyres.params import Ingest, Params
 from pipelines.environment import Environment
@@ -19,7 +19,7 @@ from pipelines.stage import INGESTED, MapShards, atomic_directory, main_sharded
 class Task:
     """What a worker needs to ingest one shard."""
 
-    batch: Batch
+    shard: SourceShard
     params: Ingest
     access: Access
     scratch: str
@@ -29,7 +29,7 @@ class Task:
 def ingest(params: Params, environment: Environment, map_shards: MapShards) -> None:
     """Fill data/ingested from the source that params.ingest names."""
     from anyres.data.catalogue import SHARDS
-    from anyres.data.intake import catalogue, plan
+    from anyres.data.intake import split_source, write_catalogue
     from anyres.data.scratch import Scratch
     from anyres.data.sources import open_source
 
@@ -40,31 +40,31 @@ def ingest(params: Params, environment: Environment, map_shards: MapShards) -> N
         environment.google_key,
         environment.google_engine,
     )
-    batches = plan(open_source(params.ingest, access), params.ingest)
+    shards = split_source(open_source(params.ingest, access), params.ingest)
     # All workers together keep to the limit of a host.
     share = replace(access, requests_per_second=access.requests_per_second / (environment.num_workers or os.cpu_count() or 1))
     scratch = Scratch(environment.scratch_address)
     scratch.keep_only("ingest", set())
-    tasks = [Task(batch, params.ingest, share, scratch.address, environment.work_folder) for batch in batches]
-    rows: list[list[Row]] = []
+    tasks = [Task(shard, params.ingest, share, scratch.address, environment.work_folder) for shard in shards]
+    rows: list[list[CatalogueRow]] = []
     with atomic_directory(INGESTED) as out:
         for task, shard_rows in zip(tasks, map_shards(ingest_shard, tasks, "shards"), strict=True):
             if any(row.shard for row in shard_rows):
-                scratch.get(f"ingest/{task.batch.name}", out / SHARDS / task.batch.name)
+                scratch.get(f"ingest/{task.shard.name}", out / SHARDS / task.shard.name)
             rows.append(shard_rows)
-        catalogue(rows, out, params.ingest)
+        write_catalogue(rows, out, params.ingest)
     scratch.keep_only("ingest", set())
 
 
-def ingest_shard(task: Task) -> list[Row]:
+def ingest_shard(task: Task) -> list[CatalogueRow]:
     """Ingest one shard in a worker and copy its file to the scratch."""
     from anyres.data import intake
     from anyres.data.scratch import Scratch
 
-    with intake.judges(task.params) as guard:
-        rows = intake.take(task.batch, task.params, task.access, task.work_folder, guard)
+    with intake.decoder_pool(task.params) as decoders:
+        rows = intake.ingest_shard(task.shard, task.params, task.access, task.work_folder, decoders)
     if any(row.shard for row in rows):
-        Scratch(task.scratch).put(task.work_folder / task.batch.name, f"ingest/{task.batch.name}")
+        Scratch(task.scratch).put(task.work_folder / task.shard.name, f"ingest/{task.shard.name}")
     return rows
 
 

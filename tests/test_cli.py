@@ -86,7 +86,7 @@ def params_file(tmp_path: Path) -> Path:
     return Path(shutil.copy(ROOT / "params.yaml", tmp_path))
 
 
-@pytest.mark.parametrize("name", sorted(presets.shipped()))
+@pytest.mark.parametrize("name", sorted(presets.preset_files()))
 def test_a_preset_fits_and_leaves_the_rest(params_file: Path, name: str) -> None:
     before = Params.load(params_file)
     assert anyres("preset", name, "--params", params_file).returncode == 0
@@ -104,7 +104,7 @@ def test_an_unknown_preset_is_named_and_nothing_written(params_file: Path) -> No
     before = params_file.read_bytes()
     result = anyres("preset", "stylegan", "--params", params_file)
     assert result.returncode == 2
-    assert f"no preset 'stylegan'; there are {', '.join(sorted(presets.shipped()))}" in result.stderr
+    assert f"no preset 'stylegan'; there are {', '.join(sorted(presets.preset_files()))}" in result.stderr
     assert params_file.read_bytes() == before
     assert "anyres_gan-small" in anyres("preset").stdout
 

@@ -103,7 +103,7 @@ def _in_words(registered: dict[str, Any]) -> dict[str, Any]:
 
 
 def _data(place: Path, verify: bool, as_json: bool) -> None:
-    from anyres.data.contents import DatasetSummary
+    from anyres.data.dataset_summary import DatasetSummary
 
     try:
         contents = DatasetSummary.of(place)
@@ -131,11 +131,11 @@ def preset(
     from anyres.params import ParamsError
 
     if not name:
-        for known, path in presets.shipped().items():
+        for known, path in presets.preset_files().items():
             typer.echo(f"{known:20} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
         return
     try:
-        presets.use(name, params)
+        presets.apply_preset(name, params)
     except ParamsError as error:
         typer.echo(error, err=True)
         raise typer.Exit(2) from None

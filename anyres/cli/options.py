@@ -119,7 +119,7 @@ def write(out: Path, model: Any, request: Any, dask: str | None = None) -> None:
     """Draw a `RenderRequest` into a picture file."""
     from PIL import Image
 
-    from anyres.files import replacing
+    from anyres.files import atomic_file
     from anyres.progress import progress_bar
     from anyres.synthesis.render import render
 
@@ -136,7 +136,7 @@ def write(out: Path, model: Any, request: Any, dask: str | None = None) -> None:
         else:
             with model.drawn_on(dask) as draw:
                 pixels = render(model.generator, request, advance, draw)
-            with replacing(out) as stream:
+            with atomic_file(out) as stream:
                 Image.fromarray(pixels).save(stream, format=PICTURES[kind])
 
 

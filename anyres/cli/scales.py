@@ -30,7 +30,7 @@ def grid(
     import numpy as np
     from PIL import Image
 
-    from anyres.files import replacing
+    from anyres.files import atomic_file
     from anyres.plane.window import frame_window
     from anyres.progress import progress_bar
     from anyres.synthesis.render import render
@@ -59,7 +59,7 @@ def grid(
                     top, left = row * (height + GAP_PX), column * (width + GAP_PX)
                     canvas[top : top + height, left : left + width] = np.asarray(large)
                     advance(1)
-        with replacing(out) as stream:
+        with atomic_file(out) as stream:
             Image.fromarray(canvas).save(stream, format=PICTURES[out.suffix.lower()])
         facts = {"size": canvas.shape[:2], "seeds": rows, "sizes": columns, "psi": psi}
         tell(as_json, f"{out}: scenes {seeds} at {sizes} px", out, loaded, began, **facts)
@@ -128,10 +128,10 @@ def _film(out: Path, frames: Iterator[Any], fps: int, size: tuple[int, int]) -> 
     """An animation that Pillow writes: the frames pass through one by one."""
     from PIL import Image
 
-    from anyres.files import replacing
+    from anyres.files import atomic_file
 
     pictures = (Image.fromarray(frame) for frame in frames)
-    with replacing(out) as stream:
+    with atomic_file(out) as stream:
         first = next(pictures)
         options: dict[str, Any] = {"quality": 85, "method": 4} if out.suffix.lower() == ".webp" else {}
         first.save(

@@ -1,1 +1,1 @@
-"""Pictures: sources, intake, a tiled multi-resolution store, and the sampler of training patches."""
+"""Pictures: sources, intake, the tiled multi-resolution store, and the sampler of training patches."""

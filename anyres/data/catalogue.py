@@ -1,4 +1,4 @@
-"""The catalogue of an intake: one row per file seen, accepted or set aside with the reason, as a Parquet table."""
+"""The catalogue of an intake, a Parquet table: one row per file, accepted or refused with the reason."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SHARDS = "shards"
 
 
 @dataclass(frozen=True)
-class Row:
-    """One file seen.
+class CatalogueRow:
+    """One file of the source.
 
-    The original lies in `shard` at bytes `offset` to `offset + size`; `sha256` is its hash, `pixels` that of the decoded
-    picture. `width` and `height` are upright. `converted` says what decoding did, in order, `background` is the sRGB colour
-    that transparent pixels were laid over. `phash` (64 bits, hexadecimal) and `thumbnail` (8 x 8 x 3 int8, each picture at
-    zero mean and unit deviation, times 32) tell near-duplicates.
+    The original file is stored in `shard` at bytes `offset` to `offset + size`. `sha256` is its hash; `pixels` is the hash of
+    the decoded picture. `width` and `height` are those of the upright picture. `converted` lists the conversions of the
+    decoder, in order. `background` is the sRGB colour behind transparent pixels. `phash` (64 bits, hexadecimal) and
+    `thumbnail` (8 x 8 x 3 int8, normalised to zero mean and unit deviation, times 32) identify near-duplicates.
     """
 
     id: str
@@ -49,28 +49,28 @@ class Row:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Rows in the order of the source."""
+    """The rows, in the order of the source."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[CatalogueRow, ...]
 
     @property
-    def accepted(self) -> list[Row]:
+    def accepted(self) -> list[CatalogueRow]:
         return [row for row in self.rows if row.status == "accepted"]
 
     @property
-    def refused(self) -> list[Row]:
+    def refused(self) -> list[CatalogueRow]:
         return [row for row in self.rows if row.status == "refused"]
 
     def reasons(self) -> dict[str, int]:
-        """How many files were set aside, by the first words of the reason."""
+        """Count the refused files by the kind of reason: its words before the first colon."""
         return dict(Counter(row.reason.split(":")[0] for row in self.refused).most_common())
 
     def save(self, folder: Path) -> None:
-        """Write `folder`/catalogue.parquet; equal rows give equal bytes."""
+        """Write `folder`/catalogue.parquet. Equal rows give equal bytes."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        columns = {field.name: [getattr(row, field.name) for row in self.rows] for field in fields(Row)}
+        columns = {field.name: [getattr(row, field.name) for row in self.rows] for field in fields(CatalogueRow)}
         columns["converted"] = [list(row.converted) for row in self.rows]
         columns["background"] = [list(row.background) for row in self.rows]
         stream = io.BytesIO()
@@ -79,7 +79,7 @@ class Catalogue:
 
     @classmethod
     def load(cls, folder: Path) -> Catalogue:
-        """Read the catalogue in `folder`. Raises ValueError, one line, where there is none or it is damaged."""
+        """Read the catalogue in `folder`. Raises ValueError, one line, if it is missing or damaged."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -94,12 +94,12 @@ class Catalogue:
 
 
 def credit_line(name: str, author: str, licence: str) -> str:
-    """Name, author and licence in one line."""
+    """Return name, author and licence in one line."""
     return f"{name}: {author or 'author not stated'}, {licence or 'licence not stated'}"
 
 
-def credits_page(rows: list[Row]) -> str:
-    """A page of credits in Markdown, one line per picture."""
+def credits_page(rows: list[CatalogueRow]) -> str:
+    """Return the credits as Markdown, one line per picture."""
     lines = [f"- {credit_line(row.name, row.author, row.licence)}{row.page and f', <{row.page}>'}" for row in rows]
     return "# Credits\n\n" + "\n".join(lines) + "\n"
 
@@ -107,7 +107,7 @@ def credits_page(rows: list[Row]) -> str:
 def _schema() -> Any:
     import pyarrow as pa
 
-    kinds = {
+    types = {
         "offset": pa.int64(),
         "size": pa.int64(),
         "width": pa.int32(),
@@ -116,10 +116,10 @@ def _schema() -> Any:
         "background": pa.list_(pa.uint8()),
         "thumbnail": pa.binary(),
     }
-    return pa.schema([pa.field(field.name, kinds.get(field.name, pa.string()), nullable=False) for field in fields(Row)])
+    return pa.schema([pa.field(field.name, types.get(field.name, pa.string()), nullable=False) for field in fields(CatalogueRow)])
 
 
-def _row(values: dict[str, Any]) -> Row:
+def _row(values: dict[str, Any]) -> CatalogueRow:
     values["converted"] = tuple(values["converted"])
     values["background"] = tuple(values["background"])
-    return Row(**values)
+    return CatalogueRow(**values)

@@ -1,6 +1,6 @@
-"""Any picture file -> sRGB, 8 bits, upright: judged by its header before a pixel is decoded.
+"""Decode any picture file to upright 8-bit sRGB. Limits are checked against the header before a pixel is decoded.
 
-libvips decodes and converts (ICC through LittleCMS, 16 bits, CMYK); Pillow opens the formats that libvips's wheel lacks.
+libvips decodes and converts (ICC through LittleCMS, 16 bits, CMYK). Pillow opens the formats that libvips's wheel lacks.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from pathlib import Path
 
 import numpy as np
 import pyvips
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
 
-from anyres.data.refusal import RefusedError, in_few_words
+from anyres.data.refusal import RefusedError, one_line
 
-# Other loaders of libvips read things that are no photographs (SVG, PDF, CSV).
+# The other loaders of libvips read files that are not photographs (SVG, PDF, CSV).
 LOADERS = ("jpegload", "pngload", "webpload", "gifload", "tiffload", "ppmload", "jp2kload", "jxlload", "heifload")
-ANIMATIONS = ("pngload", "webpload", "gifload", "heifload")
-DEPTHS = {"uchar": 8, "ushort": 16}
+ANIMATED_LOADERS = ("pngload", "webpload", "gifload", "heifload")
+BITS = {"uchar": 8, "ushort": 16}
 DEFAULT_BACKGROUND = (0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """`pixels` (h, w, 3) sRGB uint8; `mode` is how the file stored them; `converted` what was done, in order."""
+    """A decoded picture: `pixels` (h, w, 3) sRGB uint8, the `mode` of the file, and the conversions in order."""
 
     pixels: np.ndarray
     mode: str
@@ -38,7 +38,7 @@ class Decoded:
 def decode_srgb(
     content: Path | bytes, background: tuple[int, int, int] = DEFAULT_BACKGROUND, animated: str = "refuse"
 ) -> np.ndarray:
-    """Return the upright sRGB picture, uint8 (h, w, 3), of a path or bytes. Raises RefusedError with the reason."""
+    """Return the upright sRGB picture of a path or of bytes, uint8 (h, w, 3). Raises RefusedError with the reason."""
     return decode(content if isinstance(content, bytes) else content.read_bytes(), background, animated).pixels
 
 
@@ -51,10 +51,10 @@ def decode(
 ) -> Decoded:
     """Decode a picture file.
 
-    Orientation by EXIF; colours by the embedded profile, else taken for sRGB (CMYK: libvips's own profile);
-    16 bits rounded down to 8; transparency laid over `background` (sRGB). `animated` is "refuse" or "first_frame".
-    The limits (short side in pixels, megapixels) are held against the header, before decoding.
-    Raises RefusedError with the reason for anything else, a broken file included.
+    Orientation follows EXIF. Colours follow the embedded profile; without one they are read as sRGB (CMYK: libvips's own
+    profile). 16 bits are rounded down to 8. Transparent pixels are composited over `background` (sRGB). `animated` is
+    "refuse" or "first_frame". The limits (short side in pixels, megapixels) are checked against the header, before decoding.
+    Raises RefusedError with the reason for any other file, including a broken one.
     """
     if not data:
         raise RefusedError("empty file")
@@ -65,7 +65,7 @@ def decode(
             raise RefusedError(f"too small: {width}x{height}, short side under {min_side_px}")
         if height * width > max_mpx * 1e6:
             raise RefusedError(f"too large: {width}x{height}, over {max_mpx:g} megapixels")
-        if header.moves and animated == "refuse":
+        if header.is_animated and animated == "refuse":
             raise RefusedError("animated")
         return _to_srgb(header, background)
     except RefusedError:
@@ -76,18 +76,18 @@ def decode(
 
 @dataclass(frozen=True)
 class _Header:
-    """What a file says of itself; `load` decodes it."""
+    """The header of a file. `load` decodes the file."""
 
     size: tuple[int, int]  # (height, width) as stored
     frames: int
-    moves: bool
+    is_animated: bool
     mode: str
     load: Callable[[], pyvips.Image]
 
 
 @contextmanager
 def quiet_decoders() -> Iterator[None]:
-    """Silence what decoders say of oddities in files; enter it in the main thread, around the threads that decode."""
+    """Suppress the warnings of decoders. Enter it in the main thread, around the threads that decode."""
     logger = logging.getLogger("pyvips")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -110,16 +110,16 @@ def _open(data: bytes) -> _Header:
     if loader not in LOADERS:
         return _open_with_pillow(data)
     frames = _field(image, "n-pages", 1)
-    moves = loader in ANIMATIONS and frames > 1
-    if loader == "pngload":  # libvips reads an APNG as its first frame; the chunk acTL precedes the data
-        moves = b"acTL" in data[: data.find(b"IDAT")]
+    is_animated = loader in ANIMATED_LOADERS and frames > 1
+    if loader == "pngload":  # libvips reads only the first frame of an APNG; its chunk acTL precedes the data
+        is_animated = b"acTL" in data[: data.find(b"IDAT")]
 
     def load() -> pyvips.Image:
         if loader == "tiffload":
-            _check_reach(data)
+            _refuse_truncated_tiff(data)
         return image
 
-    return _Header((image.height, image.width), frames, moves, _mode(image), load)
+    return _Header((image.height, image.width), frames, is_animated, _mode(image), load)
 
 
 def _open_with_pillow(data: bytes) -> _Header:
@@ -136,8 +136,9 @@ def _open_with_pillow(data: bytes) -> _Header:
 
     def load() -> pyvips.Image:
         upright = ImageOps.exif_transpose(picture)
-        clear = upright.has_transparency_data
-        image = pyvips.Image.new_from_array(np.asarray(upright.convert("RGBA" if clear else "RGB")), interpretation="srgb")
+        image = pyvips.Image.new_from_array(
+            np.asarray(upright.convert("RGBA" if upright.has_transparency_data else "RGB")), interpretation="srgb"
+        )
         profile = picture.info.get("icc_profile")
         if profile and picture.mode in ("RGB", "RGBA"):
             image = image.copy()
@@ -147,22 +148,28 @@ def _open_with_pillow(data: bytes) -> _Header:
     return _Header((picture.height, picture.width), frames, frames > 1, mode, load)
 
 
-def _check_reach(data: bytes) -> None:
-    """Refuse a TIFF whose strips or tiles end behind the end of the file: libtiff fills them with what it likes."""
+def _refuse_truncated_tiff(data: bytes) -> None:
+    """Refuse a TIFF whose strips or tiles end after the end of the file: libtiff fills the missing pixels arbitrarily."""
     try:
-        tags = Image.open(io.BytesIO(data)).tag_v2  # type: ignore[attr-defined]
+        picture = Image.open(io.BytesIO(data))
     except (OSError, SyntaxError, ValueError, AttributeError):
         return  # a variant that Pillow cannot open
-    ends = [at + count for at, count in zip(tags.get(273) or tags.get(324), tags.get(279) or tags.get(325), strict=False)]
+    if not isinstance(picture, TiffImagePlugin.TiffImageFile):
+        return
+    tags = picture.tag_v2
+    starts, counts = tags.get(273) or tags.get(324), tags.get(279) or tags.get(325)
+    if not starts or not counts:
+        raise RefusedError("broken: no positions of strips or tiles")
+    ends = [start + count for start, count in zip(starts, counts, strict=False)]
     if max(ends) > len(data):
         raise RefusedError(f"broken: {max(ends) - len(data)} bytes are missing")
 
 
 def _to_srgb(header: _Header, background: tuple[int, int, int]) -> Decoded:
     image, converted = header.load(), []
-    if header.frames > 1 or header.moves:
+    if header.frames > 1 or header.is_animated:
         converted.append(f"first of {header.frames} frames" if header.frames > 1 else "first frame")
-    if image.format not in DEPTHS:
+    if image.format not in BITS:
         raise RefusedError(f"{image.format} samples are not supported")
     orientation = _field(image, "orientation", 1)
     if orientation != 1:
@@ -170,8 +177,8 @@ def _to_srgb(header: _Header, background: tuple[int, int, int]) -> Decoded:
         converted.append(f"orientation {orientation}")
     if header.mode.startswith("palette"):
         converted.append("palette to rgb")
-    image, how = _colours(image)
-    converted.extend(how)
+    image, conversions = _to_srgb_colours(image)
+    converted.extend(conversions)
     if image.hasalpha():
         image = image.flatten(background=list(background))
         converted.append(f"transparency over {background}")
@@ -180,40 +187,40 @@ def _to_srgb(header: _Header, background: tuple[int, int, int]) -> Decoded:
     return Decoded(np.ascontiguousarray(image.numpy()), header.mode, tuple(converted))
 
 
-def _colours(image: pyvips.Image) -> tuple[pyvips.Image, list[str]]:
-    """Convert to sRGB with 8 bits, transparency kept."""
+def _to_srgb_colours(image: pyvips.Image) -> tuple[pyvips.Image, list[str]]:
+    """Convert to 8-bit sRGB and keep transparency. Return the image and the conversions."""
     cmyk = image.interpretation == "cmyk"
     deep = ["16 to 8 bits"] if image.format == "ushort" else []
     grey = ["grey to rgb"] if image.interpretation in ("b-w", "grey16") else []
     if "icc-profile-data" in image.get_fields() or cmyk:
-        own = "icc-profile-data" in image.get_fields()
+        has_profile = "icc-profile-data" in image.get_fields()
         try:
-            after = image.icc_transform(
+            in_srgb = image.icc_transform(
                 "srgb",
-                embedded=own,
+                embedded=has_profile,
                 input_profile="cmyk" if cmyk else "srgb",
                 intent="relative",
                 black_point_compensation=True,
                 depth=8,
             )
-            # The transform is lazy; a profile that does not fit the pixels shows on the first of them.
-            after.crop(0, 0, 1, 1).numpy()
+            # The transform is lazy: a profile that does not fit the pixels fails on the first pixel.
+            in_srgb.crop(0, 0, 1, 1).numpy()
         except pyvips.Error:
             if cmyk:
                 raise
             image = image.copy()
             image.remove("icc-profile-data")
-            after, how = _colours(image)
-            return after, ["icc profile unusable, taken for sRGB", *how]
-        return after, [*deep, *grey, "icc profile to sRGB" if own else "cmyk by the default profile"]
+            in_srgb, conversions = _to_srgb_colours(image)
+            return in_srgb, ["icc profile unusable, taken for sRGB", *conversions]
+        return in_srgb, [*deep, *grey, "icc profile to sRGB" if has_profile else "cmyk by the default profile"]
     if image.interpretation != "srgb" or deep:
         image = image.colourspace("srgb")
     return image, [*deep, *grey]
 
 
 def _mode(image: pyvips.Image) -> str:
-    """Name how the file stores its pixels: rgb8, grey16+alpha, palette8, cmyk8."""
-    depth = _field(image, "bits-per-sample", DEPTHS.get(str(image.format), 0)) or image.format
+    """Return how the file stores its pixels: rgb8, grey16+alpha, palette8, cmyk8."""
+    depth = _field(image, "bits-per-sample", BITS.get(str(image.format), 0)) or image.format
     kind = str(image.interpretation)
     kind = {"b-w": "grey", "grey16": "grey", "srgb": "rgb", "rgb16": "rgb"}.get(kind, kind)
     if _field(image, "palette", 0) or "palette-bit-depth" in image.get_fields():
@@ -227,6 +234,6 @@ def _field(image: pyvips.Image, name: str, default: int) -> int:
 
 def _first_line(error: Exception) -> str:
     if isinstance(error, pyvips.Error) and error.detail:
-        # What follows the first line depends on which of libvips's threads came first.
+        # The lines after the first depend on the order of libvips's threads.
         return " ".join(error.detail.strip().splitlines()[0].split())[:200]
-    return in_few_words(error)
+    return one_line(error)

@@ -1,4 +1,4 @@
-"""The prepared store: every accepted picture as a pyramidal tiled TIFF, many of them in each shard, and an index of them all."""
+"""Build the prepared store: every accepted picture as a pyramidal tiled TIFF, in shards, with an index of all."""
 
 from __future__ import annotations
 
@@ -16,51 +16,53 @@ from typing import IO, Any
 
 import numpy as np
 
-from anyres.data.catalogue import SHARDS, Catalogue, Row
+from anyres.data.catalogue import SHARDS, Catalogue, CatalogueRow
 from anyres.data.decode import decode, quiet_decoders
 from anyres.data.scratch import Scratch
-from anyres.data.shards import Place, ShardReader, ShardWriter
-from anyres.data.store import DATASET, Store, write_index
+from anyres.data.shards import ByteRange, ShardReader, ShardWriter
+from anyres.data.store import DATASET, IndexRow, Store, StoredFile, write_index
 from anyres.data.tiff import write_pyramid
 from anyres.files import write_atomic
 from anyres.params import Prepare
 from anyres.progress import progress_bar
 
-__all__ = ["Build", "Store", "Stored", "assemble", "build", "halve", "lend", "plan", "prepare", "pyramid"]
+__all__ = [
+    "Store",
+    "StoreShard",
+    "StoredFile",
+    "assemble_store",
+    "build_shard",
+    "halve",
+    "plan_store",
+    "prepare",
+    "pyramid",
+    "upload_originals",
+]
 
 # Part of the content hash: raise it when the pixels of a store change for equal parameters.
-FORMAT = "pyramid 3: kaiser halving, sRGB of 8 bits, coarser levels unclipped in 16"
-# Levels end when the short side is this small: no window is coarser than a few pixels over the frame.
+PYRAMID_VERSION = "pyramid 3: kaiser halving, sRGB of 8 bits, coarser levels unclipped in 16"
+# The last level is the first with a short side of at most this: no window shows the frame in fewer pixels.
 COARSEST_PX = 16
-# Taps on each side and shape of the halving filter: its pass band is flat where LEVEL_MARGIN lets windows read.
+# Taps on each side and shape of the halving filter. Its pass band is flat for the windows that LEVEL_MARGIN allows.
 HALF_TAPS = 16
 KAISER_BETA = 6.0
-# Fixed point: of the taps, and of values between the two passes.
+# Bits after the binary point: of the taps, and of the values between the two passes.
 TAP_BITS = 14
 GUARD_BITS = 6
 BLOCK_VALUES = 2**15
-# Edges of the classes of the short side in dataset.json, in pixels.
-CLASSES = (128, 256, 512, 1024, 2048, 4096)
-# A pyramid under construction stays in memory up to so many bytes.
+# Edges of the histogram of the short side in dataset.json, in pixels.
+SHORT_SIDE_EDGES = (128, 256, 512, 1024, 2048, 4096)
+# A pyramid under construction stays in memory up to this many bytes.
 SPOOL_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
-class Build:
-    """One shard of a store: the pictures of one shard of the intake. `key` names all that determines its bytes."""
+class StoreShard:
+    """One shard of a store: the pictures of one shard of the intake. `key` is a hash of everything that determines its bytes."""
 
     name: str
     key: str
-    rows: tuple[Row, ...]
-
-
-@dataclass(frozen=True)
-class Stored:
-    """Where a picture lies in its shard, and the SHA-256 of its file."""
-
-    offset: int
-    size: int
-    sha256: str
+    rows: tuple[CatalogueRow, ...]
 
 
 def prepare(
@@ -73,107 +75,112 @@ def prepare(
 ) -> Store:
     """Build the store of the pictures in `ingested` under `out`: the same bytes for any number of `workers`.
 
-    Shards found in `scratch` (default: `out`/.scratch, removed at the end) are taken from there. Returns the store.
-    Raises ValueError, one line, where the catalogue is missing or a picture has changed since the intake.
+    Shards that exist in `scratch` (default: `out`/.scratch, removed at the end) are used from there. Returns the store.
+    Raises ValueError, one line, if the catalogue is missing or a picture has changed since the intake.
     """
-    found = Catalogue.load(ingested)
-    builds = plan(found, params, ingested)
-    own = scratch is None
-    place = Scratch(out / ".scratch") if scratch is None else scratch
-    megapixels = sum(row.width * row.height for row in found.accepted) / 1e6
-    with progress_bar("prepare", round(megapixels), "MP", progress) as advance:
-        stored = [build(item, ingested, params, place, out / ".work", workers or os.cpu_count() or 1, advance) for item in builds]
-    store = assemble(found, builds, stored, params, place, out)
+    catalogue = Catalogue.load(ingested)
+    shards = plan_store(catalogue, params, ingested)
+    is_temporary = scratch is None
+    scratch = scratch or Scratch(out / ".scratch")
+    workers = workers or os.cpu_count() or 1
+    with progress_bar("prepare", round(_megapixels(catalogue.accepted)), "MP", progress) as advance:
+        stored = [build_shard(shard, ingested, params, scratch, out / ".work", workers, advance) for shard in shards]
+    store = assemble_store(catalogue, shards, stored, params, scratch, out)
     (out / ".work").rmdir()
-    if own:
-        place.keep_only("", set())
+    if is_temporary:
+        scratch.keep_only("", set())
         for folder in (out / ".scratch" / "prepare", out / ".scratch"):
             folder.rmdir()
     return store
 
 
-def plan(found: Catalogue, params: Prepare, ingested: Path) -> list[Build]:
-    """Return the shards of the store: those of the intake, as far as they hold accepted pictures."""
-    if not found.accepted:
-        raise ValueError(f"{ingested}: no accepted picture in the catalogue; run the stage ingest on some")
-    groups = [tuple(rows) for _, rows in groupby(found.accepted, key=lambda row: row.shard)]
-    return [Build(f"{index:05d}.tar", _key(rows, params), rows) for index, rows in enumerate(groups)]
+def plan_store(catalogue: Catalogue, params: Prepare, ingested: Path) -> list[StoreShard]:
+    """Return the shards of the store: one for each shard of the intake that has accepted pictures."""
+    if not catalogue.accepted:
+        raise ValueError(f"{ingested}: no accepted picture in the catalogue; run the stage ingest with other pictures")
+    groups = [tuple(rows) for _, rows in groupby(catalogue.accepted, key=lambda row: row.shard)]
+    return [StoreShard(f"{index:05d}.tar", _key(rows, params), rows) for index, rows in enumerate(groups)]
 
 
-def build(
-    item: Build,
+def build_shard(
+    shard: StoreShard,
     ingested: Path,
     params: Prepare,
     scratch: Scratch,
     work: Path,
     workers: int = 1,
     advance: Callable[[float], None] = lambda megapixels: None,
-) -> list[Stored]:
-    """Write one shard to `scratch`, unless it is there, and return where its pictures lie in it.
+) -> list[StoredFile]:
+    """Write one shard to `scratch`, unless it exists there. Return where its pictures are stored in it.
 
-    It grows in the local folder `work`: what an interrupted build completed stays.
+    The shard is built in the local folder `work`. Members that an interrupted build completed are reused.
     """
-    key, listing = f"prepare/{item.key}.tar", f"prepare/{item.key}.json"
+    key, listing_key = f"prepare/{shard.key}.tar", f"prepare/{shard.key}.json"
     work.mkdir(parents=True, exist_ok=True)
-    local = work / f"{item.key}.json"
-    if scratch.exists(key) and scratch.exists(listing):
-        scratch.get(listing, local)
-        stored = [Stored(**values) for values in json.loads(local.read_text(encoding="utf-8"))]
-        local.unlink()
-        advance(sum(row.width * row.height for row in item.rows) / 1e6)
+    listing = work / f"{shard.key}.json"
+    if scratch.exists(key) and scratch.exists(listing_key):
+        scratch.get(listing_key, listing)
+        stored = [StoredFile(**values) for values in json.loads(listing.read_text(encoding="utf-8"))]
+        listing.unlink()
+        advance(_megapixels(shard.rows))
         return stored
-    path = work / f"{item.key}.tar"
-    originals = ShardReader(_originals(item, ingested, scratch, work))
-    with ShardWriter(path, resume=True) as shard, ThreadPoolExecutor(workers) as pool, quiet_decoders():
-        missing = [row for row in item.rows if _member(row) not in shard.found]
-        places = dict(shard.found)
-        advance(sum(row.width * row.height for row in item.rows if _member(row) in shard.found) / 1e6)
-        for row, stream in _ahead(lambda row: _pyramid_file(row, originals, params), missing, pool, workers):
+    path = work / f"{shard.key}.tar"
+    originals = ShardReader(_originals_folder(shard, ingested, scratch, work))
+    with ShardWriter(path, resume=True) as writer, ThreadPoolExecutor(workers) as pool, quiet_decoders():
+        missing = [row for row in shard.rows if _member_name(row) not in writer.completed]
+        members = dict(writer.completed)
+        advance(_megapixels([row for row in shard.rows if _member_name(row) in members]))
+        for row, stream in _map_ahead(lambda row: _pyramid_file(row, originals, params), missing, pool, workers):
             with stream:
                 size = stream.seek(0, os.SEEK_END)
                 stream.seek(0)
-                places[_member(row)] = shard.add(_member(row), stream, size)
-            advance(row.width * row.height / 1e6)
-    stored = _digests(path, [places[_member(row)] for row in item.rows])
-    local.write_text(json.dumps([asdict(each) for each in stored]), encoding="utf-8")
+                members[_member_name(row)] = writer.add(_member_name(row), stream, size)
+            advance(_megapixels([row]))
+    stored = _stored_files(path, [members[_member_name(row)] for row in shard.rows])
+    listing.write_text(json.dumps([asdict(file) for file in stored]), encoding="utf-8")
     scratch.put(path, key)
-    scratch.put(local, listing)
-    shutil.rmtree(work / item.key, ignore_errors=True)
+    scratch.put(listing, listing_key)
+    shutil.rmtree(work / shard.key, ignore_errors=True)
     return stored
 
 
-def assemble(
-    found: Catalogue, builds: Sequence[Build], stored: Iterable[list[Stored]], params: Prepare, scratch: Scratch, out: Path
+def assemble_store(
+    catalogue: Catalogue,
+    shards: Sequence[StoreShard],
+    stored: Iterable[list[StoredFile]],
+    params: Prepare,
+    scratch: Scratch,
+    out: Path,
 ) -> Store:
-    """Bring the shards together under `out` and write the index: the store exists when that is there."""
-    digest = content_hash(found.accepted, params)
+    """Collect the shards under `out` and write the index. The store is valid once dataset.json exists."""
+    digest = content_hash(catalogue.accepted, params)
     if _stored_hash(out) != digest:
-        (out / DATASET).unlink(missing_ok=True)  # until all is there, this is no store
-    pictures: list[tuple[Row, int, Stored]] = []
-    for index, (item, places) in enumerate(zip(builds, stored, strict=True)):
-        scratch.get(f"prepare/{item.key}.tar", out / SHARDS / item.name)
-        pictures += [(row, index, place) for row, place in zip(item.rows, places, strict=True)]
+        (out / DATASET).unlink(missing_ok=True)  # an incomplete folder is not a store
+    index: list[IndexRow] = []
+    for number, (shard, files) in enumerate(zip(shards, stored, strict=True)):
+        scratch.get(f"prepare/{shard.key}.tar", out / SHARDS / shard.name)
+        index += [IndexRow(row, number, file) for row, file in zip(shard.rows, files, strict=True)]
     for path in (out / SHARDS).glob("*.tar"):
-        if path.name not in {item.name for item in builds}:
+        if path.name not in {shard.name for shard in shards}:
             path.unlink()
-    scratch.keep_only("prepare", {f"prepare/{item.key}.{suffix}" for item in builds for suffix in ("tar", "json")})
-    write_index(out, [(row, shard, place.offset, place.size, place.sha256) for row, shard, place in pictures])
-    stats = {"hash": digest, "shards": [item.name for item in builds], **figures_of(found)}
+    scratch.keep_only("prepare", {f"prepare/{shard.key}.{suffix}" for shard in shards for suffix in ("tar", "json")})
+    write_index(out, index)
+    stats = {"hash": digest, "shards": [shard.name for shard in shards], **catalogue_stats(catalogue)}
     write_atomic(out / DATASET, (json.dumps(stats, indent=2, ensure_ascii=False) + "\n").encode())
     return Store.open(out)
 
 
-def content_hash(rows: Sequence[Row], params: Prepare) -> str:
-    """SHA-256 of all that determines a store's pixels and their order."""
+def content_hash(rows: Sequence[CatalogueRow], params: Prepare) -> str:
+    """Return the SHA-256 of everything that determines a store's pixels and their order."""
     settings = params.model_dump()
     if params.codec != "jpeg":
         del settings["jpeg_quality"]
-    text = json.dumps([FORMAT, settings, [row.pixels for row in rows]], sort_keys=True)
+    text = json.dumps([PYRAMID_VERSION, settings, [row.pixels for row in rows]], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def pyramid(pixels: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield a picture, uint8 (h, w, 3), and its halvings down to a short side of COARSEST_PX, int16 (h, w, 3)."""
+    """Yield a picture, uint8 (h, w, 3), then its halvings, int16 (h, w, 3), until the short side is at most COARSEST_PX."""
     yield pixels
     while min(pixels.shape[:2]) > COARSEST_PX:
         pixels = halve(pixels)
@@ -181,48 +188,48 @@ def pyramid(pixels: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def halving_taps() -> np.ndarray:
-    """The low pass of `halve`: 2 HALF_TAPS taps of a sinc at half the sampling rate under a Kaiser window, of sum 1."""
+    """Return the low-pass filter of `halve`: 2 HALF_TAPS taps of a Kaiser-windowed sinc at half the sampling rate, of sum 1."""
     offsets = np.arange(-HALF_TAPS, HALF_TAPS) + 0.5
     taps = np.sinc(offsets / 2) * np.kaiser(2 * HALF_TAPS, KAISER_BETA)
     return taps / taps.sum()
 
 
 def halve(pixels: np.ndarray) -> np.ndarray:
-    """Halve (h, w, 3) to int16 (ceil(h/2), ceil(w/2), 3): pixel k has its centre at 2k + 1 from the corner.
+    """Halve (h, w, 3) to int16 (ceil(h/2), ceil(w/2), 3). Pixel k has its centre at 2k + 1 from the corner.
 
-    Values beyond 0..255, where the filter rings around stars and edges, stay: cut off, they would shine through
-    every coarser picture, by up to ten grey levels. Borders repeat the last row or column. In whole numbers, so that
+    The filter rings around stars and edges, so values may leave 0..255. They are not clipped: clipping would change every
+    coarser level, by up to ten grey levels. Borders repeat the last row or column. The arithmetic uses integers, so that
     every machine gives the same bytes.
     """
     height, width, _ = pixels.shape
-    # Down the rows, which lie in one piece; then the same on the transpose.
-    down = _halve_rows(pixels.reshape(height, width * 3), TAP_BITS - GUARD_BITS)
-    turned = down.reshape(-1, width, 3).transpose(1, 0, 2).reshape(width, -1)
-    across = _halve_rows(turned, TAP_BITS + GUARD_BITS)
-    return np.ascontiguousarray(across.reshape(across.shape[0], -1, 3).transpose(1, 0, 2), dtype=np.int16)
+    # First along the rows, which are contiguous; then the same on the transpose.
+    half_height = _halve_rows(pixels.reshape(height, width * 3), TAP_BITS - GUARD_BITS)
+    transposed = half_height.reshape(-1, width, 3).transpose(1, 0, 2).reshape(width, -1)
+    halved = _halve_rows(transposed, TAP_BITS + GUARD_BITS)
+    return np.ascontiguousarray(halved.reshape(halved.shape[0], -1, 3).transpose(1, 0, 2), dtype=np.int16)
 
 
 def _halve_rows(rows: np.ndarray, shift: int) -> np.ndarray:
-    """Halve integers (h, n) along h to int32 (ceil(h/2), n), times 2^TAP_BITS and divided by 2^shift, rounded."""
+    """Halve integers (h, n) along h to int32 (ceil(h/2), n), multiplied by 2^TAP_BITS / 2^shift and rounded."""
     count, length = rows.shape
     halves = -(-count // 2)
     margin = HALF_TAPS - 1
     taps = np.rint(halving_taps() * 2**TAP_BITS).astype(np.int32)
-    taps[margin : margin + 2] += (2**TAP_BITS - taps.sum()) // 2  # whole numbers too keep constants
+    taps[margin : margin + 2] += (2**TAP_BITS - taps.sum()) // 2  # the rounded taps keep constants too
     out = np.empty((halves, length), np.int32)
-    # Blocks that stay in a core's cache.
+    # The size of a block fits the cache of a core.
     step = max(1, BLOCK_VALUES // length)
     for first in range(0, halves, step):
         last = min(first + step, halves)
-        reach = np.clip(np.arange(2 * first - margin, 2 * last + margin), 0, count - 1)
-        block = rows[reach].astype(np.int32)
+        sources = np.clip(np.arange(2 * first - margin, 2 * last + margin), 0, count - 1)
+        block = rows[sources].astype(np.int32)
         total = np.full((last - first, length), (1 << shift - 1) - 1, np.int32)
         for tap in range(HALF_TAPS):
             # The taps are symmetric.
             pair = block[tap : tap + 2 * (last - first) : 2] + block[2 * margin + 1 - tap :: 2][: last - first]
             pair *= taps[tap]
             total += pair
-        # Halves to even: rounded up, ramps would brighten from level to level.
+        # Round half to even: rounding up would brighten ramps from level to level.
         total += total >> shift & 1
         np.right_shift(total, shift, out=out[first:last])
     return out
@@ -235,50 +242,53 @@ def _stored_hash(out: Path) -> str:
         return ""
 
 
-def _key(rows: Sequence[Row], params: Prepare) -> str:
-    decoding = [[row.sha256, row.background] for row in rows]
-    return hashlib.sha256(f"{content_hash(rows, params)} {json.dumps(decoding)}".encode()).hexdigest()[:32]
+def _key(rows: Sequence[CatalogueRow], params: Prepare) -> str:
+    originals = [[row.sha256, row.background] for row in rows]
+    return hashlib.sha256(f"{content_hash(rows, params)} {json.dumps(originals)}".encode()).hexdigest()[:32]
 
 
-def _member(row: Row) -> str:
+def _member_name(row: CatalogueRow) -> str:
     return f"{row.sha256}.tif"
 
 
-def lend(item: Build, ingested: Path, scratch: Scratch) -> None:
-    """Put the originals of a shard where a worker without this machine's files finds them."""
-    if not scratch.is_local and not scratch.exists(f"prepare/{item.key}.json"):
-        scratch.copy(ingested / SHARDS / item.rows[0].shard, _original(item))
+def upload_originals(shard: StoreShard, ingested: Path, scratch: Scratch) -> None:
+    """Copy the originals of a shard to `scratch`, unless it is local, for workers that cannot read this machine's files."""
+    if not scratch.is_local and not scratch.exists(f"prepare/{shard.key}.json"):
+        scratch.copy(ingested / SHARDS / shard.rows[0].shard, _originals_key(shard))
 
 
-def _original(item: Build) -> str:
-    return f"prepare/{item.key}-original.tar"
+def _originals_key(shard: StoreShard) -> str:
+    return f"prepare/{shard.key}-original.tar"
 
 
-def _originals(item: Build, ingested: Path, scratch: Scratch, work: Path) -> Path:
-    """Return a local folder that holds the originals' shard: the intake's, or a copy out of `scratch`."""
-    name = item.rows[0].shard
+def _originals_folder(shard: StoreShard, ingested: Path, scratch: Scratch, work: Path) -> Path:
+    """Return a local folder with the shard of the originals: that of the intake, or a copy from `scratch`."""
+    name = shard.rows[0].shard
     if (ingested / SHARDS / name).exists():
         return ingested / SHARDS
-    if scratch.is_local or not scratch.exists(_original(item)):
+    if scratch.is_local or not scratch.exists(_originals_key(shard)):
         raise ValueError(f"{ingested / SHARDS / name}: no such file; run the stage ingest again")
-    scratch.get(_original(item), work / item.key / name)
-    return work / item.key
+    scratch.get(_originals_key(shard), work / shard.key / name)
+    return work / shard.key
 
 
-def _pyramid_file(row: Row, originals: ShardReader, params: Prepare) -> tuple[Row, IO[bytes]]:
+def _pyramid_file(row: CatalogueRow, originals: ShardReader, params: Prepare) -> tuple[CatalogueRow, IO[bytes]]:
     data = originals.read(row.shard, row.offset, row.size)
     if hashlib.sha256(data).hexdigest() != row.sha256:
         raise ValueError(f"{originals.folder / row.shard}: {row.name} changed since the intake; run the stage ingest again")
     pixels = decode(data, row.background, "first_frame").pixels
-    stream = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 - closed by whom it is handed to
-    write_pyramid(stream, pyramid(pixels), params.tile_px, params.codec, params.jpeg_quality)  # type: ignore[arg-type]
+    stream = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115 - the caller closes it
+    write_pyramid(stream, pyramid(pixels), params.tile_px, params.codec, params.jpeg_quality)
     return row, stream
 
 
-def _ahead(
-    function: Callable[[Row], tuple[Row, IO[bytes]]], rows: Sequence[Row], pool: ThreadPoolExecutor, workers: int
-) -> Iterator[tuple[Row, IO[bytes]]]:
-    """Map in order; finished pyramids wait for their turn, a few at most."""
+def _map_ahead(
+    function: Callable[[CatalogueRow], tuple[CatalogueRow, IO[bytes]]],
+    rows: Sequence[CatalogueRow],
+    pool: ThreadPoolExecutor,
+    workers: int,
+) -> Iterator[tuple[CatalogueRow, IO[bytes]]]:
+    """Map in order, with at most `workers` results waiting."""
     waiting = []
     for row in rows:
         waiting.append(pool.submit(function, row))
@@ -288,26 +298,30 @@ def _ahead(
         yield waiting.pop(0).result()
 
 
-def _digests(path: Path, places: Sequence[Place]) -> list[Stored]:
+def _stored_files(path: Path, members: Sequence[ByteRange]) -> list[StoredFile]:
     reader = ShardReader(path.parent)
     return [
-        Stored(place.offset, place.size, hashlib.sha256(reader.read(path.name, place.offset, place.size)).hexdigest())
-        for place in places
+        StoredFile(member.offset, member.size, hashlib.sha256(reader.read(path.name, member.offset, member.size)).hexdigest())
+        for member in members
     ]
 
 
-def figures_of(found: Catalogue) -> dict[str, Any]:
-    """Counts and sizes of the accepted pictures, reasons of the others: what dataset.json says of a set."""
-    rows = found.accepted
+def _megapixels(rows: Iterable[CatalogueRow]) -> float:
+    return sum(row.width * row.height for row in rows) / 1e6
+
+
+def catalogue_stats(catalogue: Catalogue) -> dict[str, Any]:
+    """Return the statistics in dataset.json: counts and sizes of the accepted pictures, reasons of the refused ones."""
+    rows = catalogue.accepted
     short = np.array([min(row.width, row.height) for row in rows])
-    edges = [0, *CLASSES, int(max(short.max(), CLASSES[-1])) + 1]
+    edges = [0, *SHORT_SIDE_EDGES, int(max(short.max(), SHORT_SIDE_EDGES[-1])) + 1]
     counts, _ = np.histogram(short, bins=edges)
-    names = [f"under_{CLASSES[0]}", *(f"from_{edge}" for edge in CLASSES)]
+    names = [f"under_{SHORT_SIDE_EDGES[0]}", *(f"from_{edge}" for edge in SHORT_SIDE_EDGES)]
     return {
         "pictures": len(rows),
-        "refused": len(found.refused),
-        "refused_for": found.reasons(),
-        "megapixels": round(sum(row.width * row.height for row in rows) / 1e6, 3),
+        "refused": len(catalogue.refused),
+        "refused_for": catalogue.reasons(),
+        "megapixels": round(_megapixels(rows), 3),
         "short_side": {
             "min": int(short.min()),
             "median": float(np.median(short)),

@@ -1,4 +1,4 @@
-"""Where workers put finished shards and others find them: a folder, or an object store by its address."""
+"""The scratch storage through which workers exchange shards: a folder, or an object store."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import fsspec
 
 
 class Scratch:
-    """Files by key below `address`, a path or what fsspec understands (s3://bucket/prefix). Each appears whole or not at all."""
+    """Files by key below `address`: a path, or an address for fsspec such as s3://bucket/prefix. Each write is atomic."""
 
     def __init__(self, address: str | Path) -> None:
         self.address = str(address)
-        self._files, self._root = fsspec.url_to_fs(self.address)
-        self._local = Path(self._root) if isinstance(self._files, fsspec.get_filesystem_class("file")) else None
+        self._system, self._root = fsspec.url_to_fs(self.address)
+        self._local = Path(self._root) if isinstance(self._system, fsspec.get_filesystem_class("file")) else None
 
     def exists(self, key: str) -> bool:
-        return bool(self._files.exists(self._place(key)))
+        return bool(self._system.exists(self._full_path(key)))
 
     @property
     def is_local(self) -> bool:
         return self._local is not None
 
     def copy(self, path: Path, key: str) -> None:
-        """Copy a local file to an object store, which shows an object when all of it has arrived."""
-        self._files.put_file(str(path), self._place(key))
+        """Copy a local file to the object store. The object becomes visible when the upload is complete."""
+        self._system.put_file(str(path), self._full_path(key))
 
     def put(self, path: Path, key: str) -> None:
-        """Move a local file here."""
+        """Move a local file into the scratch storage."""
         if self._local is None:
             self.copy(path, key)
             path.unlink()
@@ -47,12 +47,12 @@ class Scratch:
             path.unlink()
 
     def get(self, key: str, path: Path) -> None:
-        """Make `path` the file of this key, by a hard link where that can be; an equal file stays. Raises OSError."""
+        """Copy the file of `key` to `path`, by a hard link if possible. An equal file is not touched. Raises OSError."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         partial.unlink(missing_ok=True)
         if self._local is None:
-            self._files.get_file(self._place(key), str(partial))
+            self._system.get_file(self._full_path(key), str(partial))
         else:
             try:
                 os.link(self._local / key, partial)
@@ -66,13 +66,13 @@ class Scratch:
             partial.replace(path)
 
     def keep_only(self, prefix: str, keys: set[str]) -> None:
-        """Remove what is below `prefix` and not among `keys`."""
-        if not self._files.exists(self._place(prefix)):
+        """Delete all files below `prefix` whose keys are not in `keys`."""
+        if not self._system.exists(self._full_path(prefix)):
             return
-        for name in self._files.find(self._place(prefix)):
+        for name in self._system.find(self._full_path(prefix)):
             key = name.removeprefix(str(self._root)).lstrip("/")
             if key not in keys:
-                self._files.rm_file(name)
+                self._system.rm_file(name)
 
-    def _place(self, key: str) -> str:
+    def _full_path(self, key: str) -> str:
         return f"{str(self._root).rstrip('/')}/{key}"

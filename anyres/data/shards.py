@@ -1,6 +1,6 @@
-"""Shards: plain tar files of many pictures each, so that a million pictures are thousands of files, not millions.
+"""Shards: tar files of many pictures each, so that a million pictures need thousands of files, not millions.
 
-A member is read in place by its offset; `tar x` or GDAL's /vsitar/ open it as the file it is.
+A member is read in place by its offset. It is an ordinary file for `tar x` and for GDAL's /vsitar/.
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-# Offsets of a tar are multiples of this.
-BLOCK = 512
-# Open files a reader keeps.
+# Bytes. The offsets in a tar file are multiples of this.
+BLOCK_BYTES = 512
+# Files that a reader keeps open.
 MAX_OPEN = 256
 
 
 @dataclass(frozen=True)
-class Place:
-    """Bytes `offset` to `offset + size` of a shard."""
+class ByteRange:
+    """The bytes `offset` to `offset + size` of a shard."""
 
     shard: str
     offset: int
     size: int
 
 
-def cut(ids: Sequence[str], mean: int) -> list[range]:
-    """Cut a source of files into runs of about `mean`, each one shard.
+def split_into_runs(ids: Sequence[str], mean: int) -> list[range]:
+    """Split the files of a source into runs of about `mean` files. Each run becomes one shard.
 
-    A run ends behind an id whose hash says so (content-defined chunking), between mean / 4 and 4 mean files: a file
-    added or taken away changes the shards around it, not all those behind it.
+    The hash of an id decides whether a run ends after it (content-defined chunking). A run has between mean / 4 and 4 mean
+    files. If a file is added or removed, only the shards near it change, not all that follow.
     """
     runs, start = [], 0
     for index, name in enumerate(ids):
         length = index + 1 - start
-        ends = length >= mean / 4 and int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % mean == 0
-        if ends or length >= 4 * mean:
+        is_boundary = length >= mean / 4 and int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % mean == 0
+        if is_boundary or length >= 4 * mean:
             runs.append(range(start, index + 1))
             start = index + 1
     if start < len(ids):
@@ -51,21 +51,21 @@ def cut(ids: Sequence[str], mean: int) -> list[range]:
 
 
 class ShardWriter:
-    """Appends members to a tar. Equal members in equal order give equal bytes: no times, owners or rights.
+    """Appends members to a tar file. Equal members in equal order give equal bytes: no times, owners or permissions.
 
-    With `resume`, members that an interrupted writer completed stay and are listed in `found`; the rest is cut off.
+    With `resume`, the members that an interrupted writer completed stay and are listed in `completed`. The rest is removed.
     """
 
     def __init__(self, path: Path, resume: bool = False) -> None:
         self.path = path
-        self.found = _complete_members(path) if resume else {}
-        end = max((_padded(place.offset + place.size) for place in self.found.values()), default=0)
-        self._stream = path.open("r+b" if self.found else "wb")
+        self.completed = _complete_members(path) if resume else {}
+        end = max((_padded(member.offset + member.size) for member in self.completed.values()), default=0)
+        self._stream = path.open("r+b" if self.completed else "wb")
         self._stream.truncate(end)
         self._stream.seek(end)
 
-    def add(self, name: str, data: bytes | IO[bytes], size: int | None = None) -> Place:
-        """Append a member: its bytes, or a stream of `size` bytes. `name` has at most 100 ASCII characters."""
+    def add(self, name: str, data: bytes | IO[bytes], size: int | None = None) -> ByteRange:
+        """Append a member: its bytes, or a stream of `size` bytes. `name` must have at most 100 ASCII characters."""
         info = tarfile.TarInfo(name)
         info.size = len(data) if isinstance(data, bytes) else int(size or 0)
         self._stream.write(info.tobuf(tarfile.USTAR_FORMAT, "ascii"))
@@ -75,13 +75,13 @@ class ShardWriter:
         else:
             shutil.copyfileobj(data, self._stream, 2**20)
         self._stream.write(bytes(_padded(info.size) - info.size))
-        # A member counts as complete only when it is in the file: a killed writer's buffer is lost.
+        # A member is complete only when it is in the file: the buffer of a killed writer is lost.
         self._stream.flush()
-        return Place(self.path.name, offset, info.size)
+        return ByteRange(self.path.name, offset, info.size)
 
     def close(self) -> None:
         if not self._stream.closed:
-            self._stream.write(bytes(2 * BLOCK))
+            self._stream.write(bytes(2 * BLOCK_BYTES))
             self._stream.close()
 
     def __enter__(self) -> Self:
@@ -94,47 +94,47 @@ class ShardWriter:
             self._stream.close()
 
 
-class _Handle:
-    """An open file that closes with its last user."""
+class _OpenFile:
+    """A file descriptor that is closed when the last reference is dropped."""
 
     def __init__(self, path: Path) -> None:
-        self.number = -1
-        self.number = os.open(path, os.O_RDONLY)
+        self.descriptor = -1
+        self.descriptor = os.open(path, os.O_RDONLY)
 
     def __del__(self) -> None:
-        if self.number >= 0:
-            os.close(self.number)
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
 
 
 class ShardReader:
-    """Reads members in place. Threads may share it; forked processes may too, for nothing moves a file's position."""
+    """Reads members in place. Threads and forked processes may share it, because no read moves the position of a file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._open: OrderedDict[str, _Handle] = OrderedDict()
+        self._open: OrderedDict[str, _OpenFile] = OrderedDict()
         self._lock = threading.Lock()
 
     def read(self, shard: str, offset: int, size: int) -> bytes:
-        """Return `size` bytes from `offset` on, fewer at the end of the shard. Raises OSError."""
-        handle = self._handle(shard)
-        return os.pread(handle.number, size, offset)
+        """Return `size` bytes from `offset`, fewer at the end of the shard. Raises OSError."""
+        file = self._file(shard)
+        return os.pread(file.descriptor, size, offset)
 
-    def _handle(self, shard: str) -> _Handle:
+    def _file(self, shard: str) -> _OpenFile:
         with self._lock:
-            handle = self._open.pop(shard, None) or _Handle(self.folder / shard)
-            self._open[shard] = handle
+            file = self._open.pop(shard, None) or _OpenFile(self.folder / shard)
+            self._open[shard] = file
             if len(self._open) > MAX_OPEN:
                 self._open.popitem(last=False)
-            return handle
+            return file
 
 
-def _complete_members(path: Path) -> dict[str, Place]:
-    found: dict[str, Place] = {}
+def _complete_members(path: Path) -> dict[str, ByteRange]:
+    members: dict[str, ByteRange] = {}
     if not path.exists():
-        return found
+        return members
     total = path.stat().st_size
     with path.open("rb") as stream:
-        while len(header := stream.read(BLOCK)) == BLOCK:
+        while len(header := stream.read(BLOCK_BYTES)) == BLOCK_BYTES:
             try:
                 info = tarfile.TarInfo.frombuf(header, "ascii", "strict")
             except (tarfile.HeaderError, UnicodeDecodeError):
@@ -142,10 +142,10 @@ def _complete_members(path: Path) -> dict[str, Place]:
             offset = stream.tell()
             if offset + _padded(info.size) > total:
                 break
-            found[info.name] = Place(path.name, offset, info.size)
+            members[info.name] = ByteRange(path.name, offset, info.size)
             stream.seek(_padded(info.size), os.SEEK_CUR)
-    return found
+    return members
 
 
 def _padded(size: int) -> int:
-    return -(-size // BLOCK) * BLOCK
+    return -(-size // BLOCK_BYTES) * BLOCK_BYTES

@@ -1,4 +1,4 @@
-"""Read patches of stored pictures, decoding only the tiles under them."""
+"""Read windows of stored pictures; only the tiles under a window are decoded."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any, overload
 
 import numpy as np
 
-from anyres.data.catalogue import SHARDS, Row, credit_line
+from anyres.data.catalogue import SHARDS, CatalogueRow, credit_line
 from anyres.data.shards import ShardReader
 from anyres.data.tiff import DamagedTiffError, Level, decode_tile, read_levels
-from anyres.files import replacing, write_atomic
+from anyres.files import atomic_file, write_atomic
 from anyres.plane.chart import Chart
 from anyres.plane.resample import FRAME, PERIOD_SLACK, footprint, resample
 from anyres.plane.window import Window
@@ -27,12 +27,12 @@ INDEX = "index.npy"
 CREDITS = "pictures.jsonl"
 DATASET = "dataset.json"
 DEFAULT_CACHE_BYTES = 768 * 2**20
-# A level serves windows at least this much coarser than itself: with its halving filter flat up to there, a window is
-# that of the native picture to 1/255.
+# A window is read from a level that is finer than the window by at least this factor. The halving filter is flat there,
+# so the result equals that of the native picture to 1/255.
 LEVEL_MARGIN = 1.5
-# Pixels beside the ends of a level's rows that halving, which does not wrap, has touched.
-SEAM_REACH = 16
-# A row of the index; `text` and `text_size` say where in CREDITS its line stands.
+# Pixels at each end of a level's rows that depend on the border: halving does not wrap.
+SEAM_MARGIN_PX = 16
+# A row of the index. `text` and `text_size` are the offset and size of its line in CREDITS.
 ENTRY = np.dtype(
     [
         ("shard", "<u4"),
@@ -48,8 +48,8 @@ ENTRY = np.dtype(
 
 
 @dataclass(frozen=True)
-class Frame:
-    """The geometry of a picture; sizes in native pixels."""
+class PictureSize:
+    """The size of a picture in native pixels."""
 
     width: int
     height: int
@@ -60,28 +60,28 @@ class Frame:
 
     @property
     def aspect(self) -> float:
-        """Width over height."""
+        """Width / height."""
         return self.width / self.height
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width."""
+        """(height, width)."""
         return self.height, self.width
 
     @property
     def period(self) -> float:
-        """Native period, plane units per pixel, on a frame."""
+        """Native period on the frame chart, in plane units per pixel."""
         return FRAME.native_period(self.size)
 
     @property
     def half_extent(self) -> tuple[float, float]:
-        """Half width and half height in plane units, on a frame."""
+        """(half width, half height) on the frame chart, in plane units."""
         return FRAME.half_extent_of(self.size)
 
 
 @dataclass(frozen=True)
-class Picture(Frame):
-    """One picture of a store, with its credits as the source states them."""
+class Picture(PictureSize):
+    """One picture of a store, with the credits from its source."""
 
     id: str
     name: str
@@ -97,15 +97,15 @@ class Picture(Frame):
 
 
 class Pictures(Sequence[Picture]):
-    """The pictures of a store, each made when asked for: opening a million costs what opening one does."""
+    """The pictures of a store. Each is read on access, so the time to open a store does not depend on its size."""
 
-    def __init__(self, index: np.ndarray, texts: Path) -> None:
+    def __init__(self, index: np.ndarray, credits_file: Path) -> None:
         self._index = index
-        self._texts = texts
+        self._credits_file = credits_file
 
     @property
     def sizes(self) -> np.ndarray:
-        """Native (height, width) of each, int64 (n, 2)."""
+        """Native (height, width) of each picture, int64 (n, 2)."""
         return np.stack([self._index["height"], self._index["width"]], axis=1).astype(np.int64)
 
     def __len__(self) -> int:
@@ -119,28 +119,48 @@ class Pictures(Sequence[Picture]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         entry = self._index[index]
-        with self._texts.open("rb") as stream:
+        with self._credits_file.open("rb") as stream:
             stream.seek(int(entry["text"]))
             text = json.loads(stream.read(int(entry["text_size"])))
         return Picture(int(entry["width"]), int(entry["height"]), **text)
 
 
-def write_index(folder: Path, pictures: Iterable[tuple[Row, int, int, int, str]]) -> None:
-    """Write the index of pictures given as (row, number of the shard, offset, size, SHA-256 of the stored file)."""
-    entries, lines, at = [], [], 0
-    for row, shard, offset, size, digest in pictures:
-        text = {name: getattr(row, name) for name in ("id", "name", "sha256", "author", "licence", "page")}
+@dataclass(frozen=True)
+class StoredFile:
+    """The position of a picture's file in its shard, and its SHA-256."""
+
+    offset: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class IndexRow:
+    """A picture of a store: its row of the catalogue, the number of its shard, its file there."""
+
+    picture: CatalogueRow
+    shard: int
+    file: StoredFile
+
+
+def write_index(folder: Path, rows: Iterable[IndexRow]) -> None:
+    """Write the index of a store and the file of its credits."""
+    entries, lines, position = [], [], 0
+    for row in rows:
+        picture, file = row.picture, row.file
+        text = {name: getattr(picture, name) for name in ("id", "name", "sha256", "author", "licence", "page")}
         line = json.dumps(text, ensure_ascii=False).encode() + b"\n"
-        entries.append((shard, row.width, row.height, len(line), offset, size, at, list(bytes.fromhex(digest))))
+        digest = list(bytes.fromhex(file.sha256))
+        entries.append((row.shard, picture.width, picture.height, len(line), file.offset, file.size, position, digest))
         lines.append(line)
-        at += len(line)
+        position += len(line)
     write_atomic(folder / CREDITS, b"".join(lines))
-    with replacing(folder / INDEX) as stream:
+    with atomic_file(folder / INDEX) as stream:
         np.save(stream, np.array(entries, ENTRY))
 
 
 class Store:
-    """Pictures at every resolution. Safe to share between threads; `cache_bytes` bounds the decoded tiles it keeps."""
+    """Pictures at every resolution. Threads may share it. `cache_bytes` limits the cache of decoded tiles."""
 
     def __init__(self, path: Path, stats: dict[str, Any], index: np.ndarray, cache_bytes: int) -> None:
         self.path = path
@@ -150,17 +170,17 @@ class Store:
         self._index = index
         self._shards: list[str] = stats["shards"]
         self._reader = ShardReader(path / SHARDS)
-        self._cache = _Cache(cache_bytes)
+        self._cache = _TileCache(cache_bytes)
 
     @classmethod
     def open(cls, path: str | Path, cache_bytes: int = DEFAULT_CACHE_BYTES) -> Store:
-        """Open the store that `prepare` wrote, in milliseconds whatever its size. Raises ValueError, one line."""
+        """Open the store that `prepare` wrote. Raises ValueError, one line, if it is missing or damaged."""
         path = Path(path)
         try:
             stats = json.loads((path / DATASET).read_text(encoding="utf-8"))
             index = np.load(path / INDEX, mmap_mode="r")
             if index.dtype != ENTRY:
-                raise ValueError("another format of index")
+                raise ValueError("the index has another format")
             return cls(path, stats, index, cache_bytes)
         except FileNotFoundError as error:
             raise ValueError(f"{error.filename}: no such file; run the stage prepare first") from None
@@ -170,13 +190,13 @@ class Store:
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def frame(self, index: int) -> Frame:
-        """The geometry of picture `index`, without its credits."""
+    def frame(self, index: int) -> PictureSize:
+        """Return the size of picture `index`, without reading its credits."""
         entry = self._index[index]
-        return Frame(int(entry["width"]), int(entry["height"]))
+        return PictureSize(int(entry["width"]), int(entry["height"]))
 
     def damaged(self) -> Iterator[str | None]:
-        """Read every picture's file whole; yield None for a sound one, else what is wrong, in one line."""
+        """Read every picture's file completely. Yield None for an intact one, else the damage in one line."""
         for number, entry in enumerate(self._index):
             shard = self._shards[entry["shard"]]
             try:
@@ -184,21 +204,22 @@ class Store:
             except OSError as error:
                 yield f"{self.path / SHARDS / shard}: {error.strerror}"
                 continue
-            sound = hashlib.sha256(data).digest() == entry["sha256"].tobytes()
-            yield None if sound else f"{self.path / SHARDS / shard}: {self.pictures[number].name} is damaged"
+            is_intact = hashlib.sha256(data).digest() == entry["sha256"].tobytes()
+            yield None if is_intact else f"{self.path / SHARDS / shard}: {self.pictures[number].name} is damaged"
 
     def read(self, index: int, window: Window, chart: Chart = FRAME) -> np.ndarray:
-        """Return picture `index` at a window as `render_real` would, float32 (h, w, 3) in 0..255.
+        """Return picture `index` at a window, as `render_real` would: float32 (h, w, 3) in 0..255.
 
-        `chart` is the picture's own, its centre at 0: one that closes a cylinder wraps. From the coarsest level finer than
-        the window by LEVEL_MARGIN, or the native one. Kernels have negative lobes: values may leave 0..255 slightly. Raises
-        ValueError where the window is finer than the picture or leaves its frame, or the stored file is damaged.
+        `chart` is that of the picture, with its centre at 0. A picture that closes a cylinder wraps. The pixels come from the
+        coarsest level that is finer than the window by LEVEL_MARGIN, or from the native level. The kernel has negative lobes,
+        so values may leave 0..255 slightly. Raises ValueError if the window is finer than the picture, if it leaves the
+        picture's frame, or if the stored file is damaged.
         """
         picture = self.frame(index)
         native = chart.native_period(picture.size)
         if window.period < native * (1 - PERIOD_SLACK):
             name = self.pictures[index].name
-            raise ValueError(f"window period {window.period:g} is finer than the {native:g} of {name}; this never upsamples")
+            raise ValueError(f"window period {window.period:g} is finer than the {native:g} of {name}; the store never upsamples")
         half_width, half_height = chart.half_extent_of(picture.size)
         corner = (-half_width, -half_height)
         levels = self._levels(index)
@@ -210,20 +231,20 @@ class Store:
             x, y = window.center
             window = Window((chart.wrap(x), y), window.period, window.size)
             _, left, _, right = footprint(window, corner, period, levels[depth].size, clip=False)
-            if left < SEAM_REACH or right > picture.width // 2**depth - SEAM_REACH:
-                # A kernel over the seam needs both ends of a row, and halving does not wrap: whole rows, native.
-                top, _, bottom, _ = self._reach(window, corner, native, levels[0])
+            if left < SEAM_MARGIN_PX or right > picture.width // 2**depth - SEAM_MARGIN_PX:
+                # A kernel across the seam needs both ends of a row, and halving does not wrap: read complete native rows.
+                top, _, bottom, _ = self._padded_footprint(window, corner, native, levels[0])
                 rows = self._pixels(index, levels, 0, (top, 0, bottom, picture.width))
                 return resample(rows, window, (corner[0], corner[1] + top * native), native, wraps=True)
-        top, left, bottom, right = self._reach(window, corner, period, levels[depth])
+        top, left, bottom, right = self._padded_footprint(window, corner, period, levels[depth])
         pixels = self._pixels(index, levels, depth, (top, left, bottom, right))
-        # Of an odd side the coarser levels' last pixel reaches beyond the picture.
+        # If a side is odd, the last pixel of the coarser levels extends beyond the picture.
         extent = picture.height / 2**depth - top, picture.width / 2**depth - left
         return resample(pixels, window, (corner[0] + left * period, corner[1] + top * period), period, extent=extent)
 
     @staticmethod
-    def _reach(window: Window, corner: tuple[float, float], period: float, level: Level) -> tuple[int, int, int, int]:
-        """The kernel's footprint and one pixel more, so that `resample` sees a cut kernel at true borders only."""
+    def _padded_footprint(window: Window, corner: tuple[float, float], period: float, level: Level) -> tuple[int, int, int, int]:
+        """Return the kernel's footprint plus one pixel, so that `resample` cuts the kernel only at the borders of the picture."""
         top, left, bottom, right = footprint(window, corner, period, level.size)
         return max(top - 1, 0), max(left - 1, 0), min(bottom + 1, level.size[0]), min(right + 1, level.size[1])
 
@@ -240,42 +261,42 @@ class Store:
         return levels
 
     def _pixels(self, index: int, levels: list[Level], depth: int, region: tuple[int, int, int, int]) -> np.ndarray:
-        """Pixels (top, left, bottom, right) of a level, float32 (h, w, 3)."""
+        """Return the region (top, left, bottom, right) of a level, float32 (h, w, 3)."""
         top, left, bottom, right = region
         level = levels[depth]
         side = level.tile_px
         rows, columns = range(top // side, (bottom - 1) // side + 1), range(left // side, (right - 1) // side + 1)
-        places = [(row, column) for row in rows for column in columns]
-        tiles = self._tiles(index, level, depth, [row * level.across + column for row, column in places])
-        pixels = np.empty((bottom - top, right - left, 3), np.float32)  # as the resampler works
-        for (row, column), tile in zip(places, tiles, strict=True):
+        positions = [(row, column) for row in rows for column in columns]
+        tiles = self._tiles(index, level, depth, [row * level.across + column for row, column in positions])
+        pixels = np.empty((bottom - top, right - left, 3), np.float32)  # the type that `resample` uses
+        for (row, column), tile in zip(positions, tiles, strict=True):
             y, x = row * side - top, column * side - left
             above, before = max(-y, 0), max(-x, 0)
-            part = pixels[max(y, 0) : y + side, max(x, 0) : x + side]
-            part[:] = tile[above : above + part.shape[0], before : before + part.shape[1]]
+            target = pixels[max(y, 0) : y + side, max(x, 0) : x + side]
+            target[:] = tile[above : above + target.shape[0], before : before + target.shape[1]]
         return pixels
 
-    def _tiles(self, index: int, level: Level, depth: int, places: list[int]) -> list[np.ndarray]:
-        """Decoded tiles of a level, (t, t, 3) each, from the cache where they are there."""
-        tiles = {place: self._cache.get((index, depth, place)) for place in places}
+    def _tiles(self, index: int, level: Level, depth: int, numbers: list[int]) -> list[np.ndarray]:
+        """Return tiles of a level, (t, t, 3) each, by number in row order; decoded, or from the cache."""
+        tiles = {number: self._cache.get((index, depth, number)) for number in numbers}
         shard = self._shards[self._index[index]["shard"]]
         try:
-            for place, tile in tiles.items():
+            for number, tile in tiles.items():
                 if tile is None:
-                    data = self._reader.read(shard, int(level.offsets[place]), int(level.counts[place]))
-                    tile = tiles[place] = decode_tile(data, level)
-                    self._cache.put((index, depth, place), tile, tile.nbytes)
+                    data = self._reader.read(shard, int(level.offsets[number]), int(level.counts[number]))
+                    tile = tiles[number] = decode_tile(data, level)
+                    self._cache.put((index, depth, number), tile, tile.nbytes)
         except (OSError, DamagedTiffError) as error:
             raise self._damaged(index, error) from None
-        return [tiles[place] for place in places]
+        return [tiles[number] for number in numbers]
 
     def _damaged(self, index: int, error: Exception) -> ValueError:
-        place = self.path / SHARDS / self._shards[self._index[index]["shard"]]
-        return ValueError(f"{place}: {self.pictures[index].name}: {error}; run the stage prepare again")
+        path = self.path / SHARDS / self._shards[self._index[index]["shard"]]
+        return ValueError(f"{path}: {self.pictures[index].name}: {error}; run the stage prepare again")
 
 
-class _Cache:
-    """Values by key, least recently used out first, `limit` bytes at most."""
+class _TileCache:
+    """A least-recently-used cache of at most `limit` bytes."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -297,5 +318,5 @@ class _Cache:
             self._values[key] = value, size
             self.size += size
             while self.size > self.limit:
-                _, (_, gone) = self._values.popitem(last=False)
-                self.size -= gone
+                _, (_, evicted_size) = self._values.popitem(last=False)
+                self.size -= evicted_size

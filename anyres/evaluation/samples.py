@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from anyres.data.patches import PatchSampler
+from anyres.data.patches import PatchLaw, PatchSampler
 from anyres.data.store import Store
 from anyres.evaluation.parallel import over_chunks
 from anyres.networks.generator import SEED_LIMIT, Generator, device_of
@@ -80,7 +80,8 @@ def scene_seeds(seed: int, stream: str, count: int) -> list[int]:
 def sampler_of(train: Train, store: Store, seed: int) -> PatchSampler:
     """The sampler of training under a seed of its own."""
     chart = chart_of(train.chart, fov=train.fov)
-    return PatchSampler(store, train.patch_px, train.zoom_max, train.period_law, train.flip, SAMPLER_SEED + seed, chart=chart)
+    law = PatchLaw(train.patch_px, train.zoom_max, train.period_law, train.flip)
+    return PatchSampler(store, law, SAMPLER_SEED + seed, chart)
 
 
 def real_patches(sampler: PatchSampler, first: int, count: int) -> tuple[Samples, list[Window]]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import httpx
 import torch
 
-from anyres.files import replacing
+from anyres.files import atomic_file
 
 # A server that has not begun to answer by then counts as out of reach; later pauses of this length end a download.
 PATIENCE_S = 15.0
@@ -92,7 +92,7 @@ def _unfetched(file: Published, path: Path, patience_s: float) -> str:
     """Download the file to `path`, whole and verified or not at all; say why not, in a few words, or nothing."""
     digest = hashlib.sha256()
     try:
-        with httpx.stream("GET", file.url, follow_redirects=True, timeout=patience_s) as answer, replacing(path) as out:
+        with httpx.stream("GET", file.url, follow_redirects=True, timeout=patience_s) as answer, atomic_file(path) as out:
             for part in answer.raise_for_status().iter_bytes():
                 digest.update(part)
                 out.write(part)

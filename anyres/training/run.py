@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from anyres.data.patches import Batches, PatchSampler, Prefetch, TwoSizes
+from anyres.data.patches import BatchSource, PatchLaw, PatchSampler, Prefetch, TwoSizeSampler
 from anyres.data.store import Store
 from anyres.files import write_atomic
 from anyres.identity import RUN_RECORD, RunFolder, find_run
@@ -104,22 +104,20 @@ class Run:
             monitor if params.monitor.every_kimg else None, params.monitor.patience, run.path, accelerator
         )
         self.chart = chart_of(params.chart, fov=params.fov)
-        self.sampler = PatchSampler(
-            store,
+        law = PatchLaw(
             params.patch_px,
             params.zoom_max,
             params.period_law,
             params.flip,
-            params.seed,
             whole_until=round(params.stages.global_kimg * 1000),
             whole_share=params.stages.global_share,
-            chart=self.chart,
             reach=params.pairs.ratio if params.two_sizes else 1.0,
         )
-        self.batches: Batches = self.sampler
+        self.sampler = PatchSampler(store, law, params.seed, self.chart)
+        self.batches: BatchSource = self.sampler
         if params.two_sizes:
             pairs, begins = params.pairs, round(params.stages.global_kimg * 1000)
-            self.batches = TwoSizes(self.sampler, params.batch, params.large_px, pairs.share, pairs.large_share, begins)
+            self.batches = TwoSizeSampler(self.sampler, params.batch, params.large_px, pairs.share, pairs.large_share, begins)
         half_extent = self.sampler.half_extent
         reached = self.sampler.base / min(self.chart.native_period(store.frame(i).size) for i in self.sampler.usable)
         if reached < params.zoom_max * (1 - 1e-6):
@@ -160,7 +158,7 @@ class Run:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         with (
             Prefetch(self.batches, state.nimg, local, rank, world) as reader,
-            progress_bar(title, total, "img", shown=self.writes) as advance,
+            progress_bar(title, total, "img", visible=self.writes) as advance,
         ):
             advance(state.nimg)
             # Patience may have ended just before an interruption.

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from anyres.data.decode import decode
-from anyres.data.guard import Guard
+from anyres.data.process_pool import LimitedProcessPool
 from anyres.data.refusal import RefusedError
 from anyres.export.bundle import Model
 from anyres.networks import InfinityGan
@@ -161,8 +161,8 @@ class FitQueue:
 
     def _decode(self, job: FitJob) -> np.ndarray:
         """Decode in another process, which a hostile file can crash without harm. Raises RefusedError if it is no picture."""
-        with Guard(decode_small, 1, DECODE_S, DECODE_MB) as guard:
-            wait = guard.submit(job.data)
+        with LimitedProcessPool(decode_small, 1, DECODE_S, DECODE_MB) as decoders:
+            wait = decoders.submit(job.data)
             outcome = wait()
         self._advance(job, 0)
         if isinstance(outcome, RefusedError):

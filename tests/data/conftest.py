@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from anyres.data.catalogue import Catalogue
-from anyres.data.guard import Guard
-from anyres.data.intake import catalogue, intake, judges, plan, take
+from anyres.data.intake import decoder_pool, ingest_shard, intake, split_source, write_catalogue
+from anyres.data.process_pool import LimitedProcessPool
 from anyres.data.pyramid import Store, prepare
 from anyres.data.sources.folder import records
 from anyres.data.sources.record import Access
@@ -28,14 +28,14 @@ def take_in(source: Path, out: Path, **changes: object) -> Catalogue:
 
 
 @pytest.fixture(scope="session")
-def guard() -> Iterator[Guard]:
-    """A process that decodes for all stores: each that starts takes a second."""
-    with judges(ingest_params()) as guard:
-        yield guard
+def decoders() -> Iterator[LimitedProcessPool]:
+    """A process that decodes for all stores: to start one takes a second."""
+    with decoder_pool(ingest_params()) as decoders:
+        yield decoders
 
 
 @pytest.fixture
-def build(tmp_path: Path, guard: Guard) -> Build:
+def build(tmp_path: Path, decoders: LimitedProcessPool) -> Build:
     """Build a store of pictures given by name as arrays; keywords are prepare parameters."""
     params = ingest_params(near_duplicates="keep")
 
@@ -45,8 +45,9 @@ def build(tmp_path: Path, guard: Guard) -> Build:
         for name, pixels in pictures.items():
             (source / f"{name}.png").write_bytes(encoded(pixels, "PNG", compress_level=1))
         access = Access(tmp_path / f"{folder}-cache")
-        batches = plan(records(source, access.cache_dir, params.max_mb), params)
-        catalogue([take(batch, params, access, ingested / "shards", guard) for batch in batches], ingested, params)
+        shards = split_source(records(source, access.cache_dir, params.max_mb), params)
+        rows = [ingest_shard(shard, params, access, ingested / "shards", decoders) for shard in shards]
+        write_catalogue(rows, ingested, params)
         return prepare(ingested, prepare_params(**changes), tmp_path / folder, progress=False)
 
     return make

@@ -20,13 +20,13 @@ import pytest
 from anyres.data.intake import intake
 from anyres.data.refusal import RefusedError
 from anyres.data.sources import IntakeError, urls
-from anyres.data.sources.download import Limits, Link
+from anyres.data.sources.download import DownloadLimits, Link
 from anyres.data.sources.record import Access, Record
 
 from .misbehaving import Server, misbehaving
 from .pictures import encoded, ingest_params, photograph
 
-QUICK = Limits(connect_s=2, idle_s=0.6, attempt_s=20, attempts=3, backoff_s=0.05, longest_wait_s=1.0)
+QUICK = DownloadLimits(connect_s=2, idle_s=0.6, attempt_s=20, attempts=3, backoff_s=0.05, max_wait_s=1.0)
 ARRIVE = [
     "good", "flaky", "busy", "cut-once", "cut-and-changed", "cut-without-ranges", "lost-place", "other-part", "reset-once",
     "redirect", "wrong-type", "no-type", "no-length", "packed", "packed-and-cut", "slow-once",
@@ -68,7 +68,7 @@ def access(tmp_path: Path) -> Access:
     return Access(tmp_path / "cache", requests_per_second=1000.0)
 
 
-def listed(path: Path, limits: Limits = QUICK, max_mb: float = 5.0) -> list[Record]:
+def listed(path: Path, limits: DownloadLimits = QUICK, max_mb: float = 5.0) -> list[Record]:
     """The records of a list, impatient."""
     return [
         replace(record, content=replace(record.content, limits=limits)) if isinstance(record.content, Link) else record
@@ -195,7 +195,7 @@ def test_lists_are_text_csv_and_parquet(tmp_path: Path) -> None:
     ("name", "text", "says"),
     [
         ("none.txt", None, "no such file"),
-        ("empty.txt", "# nothing\n", "holds no address"),
+        ("empty.txt", "# nothing\n", "has no addresses"),
         ("a.csv", "link\nhttp://x.example/a\n", "no column `url` among link"),
         ("a.parquet", "no table", "cannot be read"),
         ("a.txt", b"\xff\xfe\x00", "cannot be read"),

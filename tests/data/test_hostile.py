@@ -17,7 +17,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from anyres.data.guard import Guard, LimitError
+from anyres.data.process_pool import LimitedProcessPool, LimitError
 
 from .conftest import take_in
 from .pictures import encoded, photograph
@@ -120,7 +120,7 @@ def test_a_thousand_files_of_which_two_hundred_are_broken_in_twenty_ways(tmp_pat
 
 
 # Expressions for workers that evaluate what they are given.
-PIECES = {
+TASKS = {
     "good": "'a'.upper()",
     "sleeps": "__import__('time').sleep(60)",
     "good too": "'b'.upper()",
@@ -132,9 +132,9 @@ PIECES = {
 }
 
 
-def test_a_guarded_piece_takes_only_itself_down() -> None:
-    with Guard(eval, workers=2, seconds=2.0, megabytes=256) as guard:
-        pending = {name: guard.submit(piece) for name, piece in PIECES.items()}
+def test_a_task_over_its_limits_takes_only_itself_down() -> None:
+    with LimitedProcessPool(eval, workers=2, seconds=2.0, megabytes=256) as pool:
+        pending = {name: pool.submit(task) for name, task in TASKS.items()}
         results = {name: result() for name, result in pending.items()}
     assert [result for name, result in results.items() if name.startswith("good")] == ["A", "B", "C", "D"]
     assert str(results["sleeps"]) == "too slow: takes more than 2 s to decode"

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from anyres.data.catalogue import Catalogue
-from anyres.data.intake import intake, plan
+from anyres.data.intake import intake, split_source
 from anyres.data.sources import IntakeError, open_source
 from anyres.data.sources.folder import records
 from anyres.data.sources.record import Access
@@ -98,7 +98,9 @@ def test_originals_are_kept_unchanged_in_shards_that_tar_opens(mixed: Path, tmp_
     assert row.sha256 == hashlib.sha256(data).hexdigest()
     assert (out / "shards" / row.shard).read_bytes()[row.offset : row.offset + row.size] == data
     with tarfile.open(out / "shards" / row.shard) as archive:
-        assert archive.extractfile(f"{row.sha256}.jpg").read() == data  # type: ignore[union-attr]
+        member = archive.extractfile(f"{row.sha256}.jpg")
+        assert member is not None
+        assert member.read() == data
     assert (row.width, row.height) == (30, 64)
 
 
@@ -141,9 +143,9 @@ def test_a_new_file_changes_the_shards_around_it_only(tmp_path: Path) -> None:
     folder.mkdir()
     for index in range(300):
         (folder / f"{index:03d}.png").touch()
-    before = [[record.id for record in batch.records] for batch in plan(records(folder), ingest_params(shard_files=16))]
+    before = [[record.id for record in shard.records] for shard in split_source(records(folder), ingest_params(shard_files=16))]
     (folder / "1505.png").touch()
-    after = [[record.id for record in batch.records] for batch in plan(records(folder), ingest_params(shard_files=16))]
+    after = [[record.id for record in shard.records] for shard in split_source(records(folder), ingest_params(shard_files=16))]
     assert [name for run in before for name in run] == sorted(f"{index:03d}.png" for index in range(300))
     assert all(len(run) <= 64 for run in before)
     assert all(len(run) >= 4 for run in before[:-1])

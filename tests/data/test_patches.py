@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from anyres.data.patches import PatchSampler, Prefetch
+from anyres.data.patches import PatchLaw, PatchSampler, Prefetch
 from anyres.data.pyramid import Store
 from anyres.plane.chart import Cylinder, Frame
-from anyres.plane.resample import render_real
+from anyres.plane.resample import FRAME, render_real
 from anyres.plane.window import Window
 
 from .conftest import Build
@@ -32,8 +32,9 @@ def store(build: Build) -> Store:
 
 
 def sampler(store: Store, **changes: object) -> PatchSampler:
-    values: dict = {"patch_px": PATCH, "zoom_max": 16.0, "period_law": "log_uniform", "flip": 0.5, "seed": 3} | changes
-    return PatchSampler(store, **values)
+    values: dict = {"patch_px": PATCH, "zoom_max": 16.0, "period": "log_uniform", "flip": 0.5, "seed": 3} | changes
+    seed, chart = values.pop("seed"), values.pop("chart", FRAME)
+    return PatchSampler(store, PatchLaw(**values), seed, chart)
 
 
 def test_pictures_without_a_window_are_skipped_and_counted(store: Store) -> None:
@@ -56,7 +57,7 @@ def test_a_picture_of_exactly_the_patch_has_one_window(build: Build) -> None:
 @pytest.mark.parametrize("law", ["log_uniform", "uniform_size"])
 @pytest.mark.parametrize("zoom_max", [1.7, 4.0, 64.0])
 def test_windows_lie_in_the_frame_and_never_upsample(store: Store, law: str, zoom_max: float) -> None:
-    drawn = sampler(store, period_law=law, zoom_max=zoom_max)
+    drawn = sampler(store, period=law, zoom_max=zoom_max)
     for n in range(300):
         draw = drawn.draw(n)
         picture = store.pictures[draw.picture]
@@ -69,7 +70,7 @@ def test_windows_lie_in_the_frame_and_never_upsample(store: Store, law: str, zoo
 
 def test_one_scale_alone_skips_pictures_that_do_not_reach_it(store: Store) -> None:
     """Frames of 60 pixels: short sides of 96, 61 and 200 have them, 16 and 18 do not."""
-    drawn = sampler(store, period_law="fixed", zoom_max=5.0)
+    drawn = sampler(store, period="fixed", zoom_max=5.0)
     assert drawn.usable == [0, 1, 2]
     for n in range(100):
         draw = drawn.draw(n)
@@ -81,7 +82,7 @@ def test_the_laws_of_the_period(build: Build) -> None:
     """Over the range of one picture: log_uniform has a uniform log zoom, uniform_size a uniform 1 / period."""
     store = build({"a": photograph(160, 300)})
     zooms = {
-        law: [sampler(store, period_law=law).draw(n).window.zoom(2 / 12) for n in range(2000)]
+        law: [sampler(store, period=law).draw(n).window.zoom(2 / 12) for n in range(2000)]
         for law in ("log_uniform", "uniform_size")
     }
     # The frame of 160 x 300 holds 12 x 20 at most at zoom 1 (height) and natively has zoom 160 / 12.

@@ -22,12 +22,12 @@ from PIL import Image
 
 from anyres.data.intake import intake
 from anyres.data.sources import flickr, folder, google, huggingface
-from anyres.data.sources.download import Limits, Link
+from anyres.data.sources.download import DownloadLimits, Link
 from anyres.data.sources.record import Access, IntakeError
 
 from .pictures import encoded, ingest_params, photograph
 
-QUICK = Limits(connect_s=2, idle_s=2, attempts=3, backoff_s=0.02, longest_wait_s=0.2)
+QUICK = DownloadLimits(connect_s=2, idle_s=2, attempts=3, backoff_s=0.02, max_wait_s=0.2)
 KEY = "0123456789abcdef-secret"
 
 
@@ -200,7 +200,7 @@ def test_flickr_stops_at_the_limit(flickr_server: FakeFlickr, access: Access) ->
     [
         ({"flickr_key": ""}, {}, "^ANYRES_FLICKR_KEY: not set"),
         ({"flickr_key": "wrong-key"}, {}, "^Flickr refuses: Invalid API Key \\(…\\); correct ANYRES_FLICKR_KEY"),
-        ({}, {"queries": ["nothing"]}, "^ingest.queries: Flickr has nothing for nothing"),
+        ({}, {"queries": ["nothing"]}, "^ingest.queries: Flickr has no pictures for nothing"),
     ],
 )
 def test_flickr_says_what_is_wrong(flickr_server: FakeFlickr, access: Access, keys: dict, changes: dict, says: str) -> None:
@@ -248,7 +248,7 @@ def test_no_service_can_say_json_and_mean_a_page(access: Access) -> None:
             return 200, "<html>Captive portal</html>"
 
     for server in serving(Page(1)):
-        with pytest.raises(IntakeError, match="Google: status 200 without JSON"):
+        with pytest.raises(IntakeError, match="Google: status 200, and the response is not JSON"):
             ask_google(server, access)
 
 

@@ -15,7 +15,7 @@ import OpenEXR
 import pytest
 from PIL import Image
 
-from anyres.data.sources import credits, npm, panoramas, qres, wallpapers
+from anyres.data.sources import credits, npm, panoramas, qt_resources, wallpapers
 from anyres.data.sources.record import Access, IntakeError
 
 from .pictures import encoded, photograph
@@ -73,11 +73,11 @@ def qrc(files: dict[str, bytes], version: int = 3, compress: bool = False) -> by
         names += struct.pack(">HI", len(name), 0) + name.encode("utf-16-be")
         stamp = bytes(8) if version >= 2 else b""
         if isinstance(node, dict):
-            nodes.append(struct.pack(">IHII", place, qres.DIRECTORY, len(node), next_child) + stamp)
+            nodes.append(struct.pack(">IHII", place, qt_resources.DIRECTORY, len(node), next_child) + stamp)
             next_child += len(node)
             queue += node.items()
         else:
-            flags = qres.COMPRESSED if compress else 0
+            flags = qt_resources.COMPRESSED if compress else 0
             body = struct.pack(">I", len(node)) + zlib.compress(node) if compress else node
             nodes.append(struct.pack(">IHHHI", place, flags, 0, 0, len(contents)) + stamp)
             contents += struct.pack(">I", len(body)) + body
@@ -105,14 +105,14 @@ def deb(folder: Path, name: str, files: dict[str, bytes]) -> Path:
 @pytest.mark.parametrize("compress", [False, True])
 def test_a_qt_resource_file_gives_its_files_back(version: int, compress: bool) -> None:
     files = {"a/b/deep sky.webp": b"x" * 1000, "a/é.txt": b"", "z": bytes(range(256)), "a/b/c": b"c"}
-    assert dict(qres.members(qrc(files, version, compress))) == files
+    assert dict(qt_resources.members(qrc(files, version, compress))) == files
 
 
 def test_a_damaged_qt_resource_file_is_a_value_error() -> None:
     data = qrc({"a/b": b"x" * 100})
     for bad in (b"", b"PK", data[:40], data[:-30], data[:-10] + b"\xff" * 10):
-        with pytest.raises(ValueError, match=r"Qt resource|holds itself"):
-            list(qres.members(bad))
+        with pytest.raises(ValueError, match=r"Qt resource|contains itself"):
+            list(qt_resources.members(bad))
 
 
 def test_credits_follow_the_last_stanza_that_names_a_file() -> None:
@@ -215,7 +215,7 @@ def test_exposure_does_not_depend_on_the_scale_of_light() -> None:
 
 
 def test_npm_packages_are_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = npm.Package("@sky/assets", "1.2.3", "00" * 32)
+    package = npm.NpmPackage("@sky/assets", "1.2.3", "00" * 32)
     assert package.file == "sky-assets-1.2.3.tgz"
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / package.file).write_bytes(b"x")
@@ -224,7 +224,7 @@ def test_npm_packages_are_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "cache" / package.file).unlink()
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    with pytest.raises(IntakeError, match=r"no npm on this machine .*put sky-assets-1\.2\.3\.tgz \(SHA-256 0+\) into"):
+    with pytest.raises(IntakeError, match=r"this machine has no npm .*put sky-assets-1\.2\.3\.tgz \(SHA-256 0+\) into"):
         package.fetch(tmp_path / "cache", progress=False)
     (tmp_path / "bin" / "npm").write_text("#!/bin/sh\necho 'npm error 404 no such package' >&2; exit 1\n")
     (tmp_path / "bin" / "npm").chmod(0o755)

@@ -12,7 +12,7 @@ import pytest
 
 from anyres.data.intake import intake
 from anyres.data.sources import Access, IntakeError, debian, packages, stellarium
-from anyres.data.sources.debian import Package
+from anyres.data.sources.debian import DebianPackage
 from anyres.data.sources.packages import SETS, PackageSet, records
 
 from .pictures import encoded, ingest_params, photograph
@@ -67,7 +67,7 @@ def package(tmp_path: Path) -> PackageSet:
     built = tmp_path / "cache" / "stellarium-data_0.1-1_all.deb"
     subprocess.run(["dpkg-deb", "-Zxz", "--root-owner-group", "--build", root, built], check=True, capture_output=True)
     digest = hashlib.sha256(built.read_bytes()).hexdigest()
-    return PackageSet(Package("stellarium-data", "0.1-1", "all", digest, built.stat().st_size), stellarium.records)
+    return PackageSet(DebianPackage("stellarium-data", "0.1-1", "all", digest, built.stat().st_size), stellarium.records)
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ UNKNOWN = 'echo "E: Unable to locate package stellarium-data"; exit 100'
 def test_missing_package_lists_name_the_one_command(tmp_path: Path, no_network: Path) -> None:
     program(no_network, "apt-get", UNKNOWN)
     program(no_network, "apt-cache", "exit 0")
-    with pytest.raises(IntakeError, match="type `sudo apt-get update` and try again") as caught:
+    with pytest.raises(IntakeError, match="run `sudo apt-get update` and try again") as caught:
         debian.fetch(packages.STELLARIUM, tmp_path / "cache", may_update=False, progress=False)
     assert "\n" not in str(caught.value)
     assert list((tmp_path / "cache").iterdir()) == []

@@ -146,7 +146,7 @@ def test_a_picture_of_its_coordinates_reads_as_the_windows_coordinates(build: Bu
 
 def test_reading_never_upsamples_nor_leaves_the_frame(build: Build) -> None:
     store = build({"a": photograph(101, 153)})
-    with pytest.raises(ValueError, match=r"finer than the 0\.0198\d+ of a\.png; this never upsamples"):
+    with pytest.raises(ValueError, match=r"finer than the 0\.0198\d+ of a\.png; the store never upsamples"):
         store.read(0, Window((0, 0), 0.0197, (8, 9)))
     with pytest.raises(ValueError, match="outside the frame"):
         store.read(0, Window((0, 0.97), 0.04, (8, 9)))
@@ -185,7 +185,9 @@ def file_of(store: Store) -> bytes:
     (shard,) = (store.path / "shards").glob("*.tar")
     with tarfile.open(shard) as archive:
         (member,) = archive.getmembers()
-        return archive.extractfile(member).read()  # type: ignore[union-attr]
+        file = archive.extractfile(member)
+        assert file is not None
+        return file.read()
 
 
 def test_other_tools_open_the_files(build: Build, tmp_path: Path) -> None:

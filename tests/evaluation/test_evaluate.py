@@ -158,10 +158,11 @@ def test_real_frames_are_square_about_the_centre(store: Store) -> None:
 
 
 def test_patches_of_metrics_are_none_of_training(params: Params, store: Store) -> None:
-    from anyres.data.patches import PatchSampler
+    from anyres.data.patches import PatchLaw, PatchSampler
 
     train = params.train
-    training = PatchSampler(store, train.patch_px, train.zoom_max, train.period_law, train.flip, params.evaluate.seed)
+    law = PatchLaw(train.patch_px, train.zoom_max, train.period_law, train.flip)
+    training = PatchSampler(store, law, params.evaluate.seed)
     metric = samples.sampler_of(train, store, params.evaluate.seed)
     assert {training.draw(n).window for n in range(50)}.isdisjoint(metric.draw(n).window for n in range(50))
 

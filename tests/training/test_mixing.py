@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from anyres.data.patches import PatchSampler, TwoSizes
+from anyres.data.patches import PatchLaw, PatchSampler, TwoSizeSampler
 from anyres.data.store import Store
 from anyres.networks import Scene, build_generator
 from anyres.params import Train
@@ -76,12 +76,12 @@ def test_gradients_reach_both_sizes() -> None:
 
 @pytest.fixture(scope="module")
 def sampler(store: Store) -> PatchSampler:
-    return PatchSampler(store, (16, 24), 4.0, "log_uniform", 0.5, 5, reach=1.5)
+    return PatchSampler(store, PatchLaw((16, 24), 4.0, "log_uniform", 0.5, reach=1.5), seed=5)
 
 
 @pytest.mark.parametrize(("share", "large_share"), [(0.0, 0.0), (1.0, 0.5), (0.3, 1.0), (0.3, 0.4), (0.0, 0.4)])
 def test_sizes_are_drawn_with_their_probabilities(sampler: PatchSampler, share: float, large_share: float) -> None:
-    two = TwoSizes(sampler, 8, (24, 36), share, large_share, begins=800)
+    two = TwoSizeSampler(sampler, 8, (24, 36), share, large_share, begins=800)
     found = [two.sizes(8 * step) for step in range(2000)]
     early, late = found[:100], np.array(found[100:])
     assert (True, True) not in early
@@ -97,7 +97,7 @@ def test_sizes_are_drawn_with_their_probabilities(sampler: PatchSampler, share: 
 
 def test_a_pair_shows_the_same_windows_at_both_sizes(sampler: PatchSampler) -> None:
     """Real pictures and windows agree by extent, and by their pixels: the large brought down is the small."""
-    pair = TwoSizes(sampler, 8, (24, 36), 1.0, 0.5).batch(16, 8)
+    pair = TwoSizeSampler(sampler, 8, (24, 36), 1.0, 0.5).batch(16, 8)
     (small, small_at), (large, large_at) = pair
     assert (small.shape, large.shape) == ((8, 16, 24, 3), (8, 24, 36, 3))
     for a, b in zip(small_at, large_at, strict=True):
@@ -113,7 +113,7 @@ def test_a_pair_shows_the_same_windows_at_both_sizes(sampler: PatchSampler) -> N
 
 
 def test_windows_of_pairs_never_upsample(store: Store) -> None:
-    reaching = PatchSampler(store, (16, 24), 64.0, "uniform_extent", 0.5, 5, reach=1.5)
+    reaching = PatchSampler(store, PatchLaw((16, 24), 64.0, "uniform_extent", 0.5, reach=1.5), seed=5)
     for n in range(200):
         draw = reaching.draw(n)
         assert draw.window.period / 1.5 >= store.frame(draw.picture).period * (1 - 1e-9)

@@ -152,10 +152,11 @@ def test_it_learns(tiny: Train, store: Store, tmp_path: Path):
         update={"kimg": 2.0, "sample_every_kimg": 10.0, "checkpoint_every_kimg": 10.0, "report_every_kimg": 1.0}
     )
     train(longer, store, tmp_path / "out", tmp_path / "runs", cpu())
-    from anyres.data.patches import PatchSampler
+    from anyres.data.patches import PatchLaw, PatchSampler
     from anyres.synthesis.render import render_many
 
-    sampler = PatchSampler(store, longer.patch_px, longer.zoom_max, longer.period_law, longer.flip, seed=5)
+    law = PatchLaw(longer.patch_px, longer.zoom_max, longer.period_law, longer.flip)
+    sampler = PatchSampler(store, law, seed=5)
     real, windows = sampler.batch(0, 64)
 
     def distance(weights: str) -> float:

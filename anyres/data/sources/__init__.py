@@ -1,4 +1,4 @@
-"""Where pictures come from. Each source lists records; the intake judges them."""
+"""Sources of pictures. Each source lists records; the intake fetches and inspects them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["Access", "IntakeError", "Record", "open_source"]
 
 
 def open_source(params: Ingest, access: Access, progress: bool = True) -> list[Record]:
-    """List the records of the source that `params` names; downloads are kept in `access.cache_dir`.
+    """List the records of the source that `params` names. Downloads are cached in `access.cache_dir`.
 
-    Raises IntakeError, one line with the cure, where there is nothing to list.
+    Raises IntakeError, one line that says what to do, if the source has no records.
     """
-    # Each is imported where it is chosen: no client of a service that is not asked.
+    # Imported on use, so that a run loads only the client of its own source.
     match params.source:
         case "packages":
             from anyres.data.sources import packages

@@ -1,4 +1,4 @@
-"""Members of zip and tar archives, read in place where the archive allows it."""
+"""Members of zip and tar archives, read in place if the format allows it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-from anyres.data.refusal import RefusedError, in_few_words
+from anyres.data.refusal import RefusedError, one_line
 from anyres.data.sources.record import Access, Content, Record, Unavailable
-from anyres.files import replacing
+from anyres.files import atomic_file
 
 ZIP, TAR = (".zip",), (".tar",)
-PACKED_TAR = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-ARCHIVES = ZIP + TAR + PACKED_TAR
-# No archive of pictures unpacks to so many times its own size.
-RATIO = 200
-# Notes in the headers of an unpacked copy.
+COMPRESSED_TAR = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+ARCHIVES = ZIP + TAR + COMPRESSED_TAR
+# An archive that unpacks to more than this times its own size is refused: pictures do not compress so well.
+MAX_RATIO = 200
+# Keys of the headers in an unpacked copy.
 DECLARED, PROBLEM = "anyres.size", "anyres.problem"
-# What a damaged archive, or damaged data in one, raises.
-DAMAGE = (
+# The errors of a damaged archive, or of damaged data in an archive.
+DAMAGE_ERRORS = (
     lzma.LZMAError,
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -40,30 +40,30 @@ DAMAGE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Zipped:
-    """Member `number` of a zip file that was last changed at `changed` (ns)."""
+class ZipMember:
+    """Member `number` of a zip file with modification time `mtime_ns`."""
 
     archive: Path
-    changed: int
+    mtime_ns: int
     number: int
     size: int
 
     def fetch(self, access: Access) -> bytes:
         try:
-            opened = _opened(self.archive, self.changed)
-            with opened.open(opened.infolist()[self.number]) as stream:
-                # No more than is declared, whatever it unpacks to; the sum at the end is checked.
+            archive = _open_zip(self.archive, self.mtime_ns)
+            with archive.open(archive.infolist()[self.number]) as stream:
+                # Read no more than the declared size. At the end of the member, zipfile checks its CRC.
                 data = stream.read(self.size + 1)
-        except DAMAGE as error:
-            raise RefusedError(f"cannot be read: {in_few_words(error)}") from None
+        except DAMAGE_ERRORS as error:
+            raise RefusedError(f"cannot be read: {one_line(error)}") from None
         if len(data) != self.size:
             raise RefusedError(f"cannot be read: {len(data)} bytes, expected {self.size}")
         return data
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
-    """`size` bytes of a file from `offset` on, such as a member of a plain tar."""
+class FileSegment:
+    """`size` bytes of a file from `offset`, such as a member of an uncompressed tar."""
 
     path: Path
     offset: int
@@ -82,91 +82,90 @@ def is_archive(name: str) -> bool:
 
 
 def members(archive: Path, key: str, cache_dir: Path, max_mb: float) -> list[Record]:
-    """List the files of an archive as records with ids "`key`!/path in it", names that begin with a dot left out.
+    """List the files of an archive as records with ids "`key`!/path". Names that begin with a dot are skipped.
 
-    A compressed tar is unpacked once into `cache_dir`, member by member; zip and plain tar are read in place. A damaged
-    archive gives what can be listed and one record that says what is wrong; members over `max_mb` are not unpacked.
+    A compressed tar is unpacked once into `cache_dir`, as an uncompressed tar. Zip and tar are read in place. A damaged
+    archive gives the records that can be listed and one with the reason. Members over `max_mb` are not unpacked.
     """
-    found: dict[str, Record] = {}
+    records: dict[str, Record] = {}
     try:
-        for name, content in _listed(archive, cache_dir, max_mb):
+        for name, content in _contents(archive, cache_dir, max_mb):
             inner = PurePosixPath(name)
             if any(part.startswith(".") or part == "__MACOSX" for part in inner.parts if part not in (".", "..")):
                 continue
             identity = f"{key}!/{inner}".encode("utf-8", "replace").decode()
-            while identity in found:  # archives may hold a name twice
+            while identity in records:  # archives may hold a name twice
                 identity += "+"
-            found[identity] = Record(identity, content, identity)
-    except DAMAGE as error:
-        found[key] = Record(key, Unavailable(f"damaged archive: {in_few_words(error)}"), key)
-    if not found:
-        found[key] = Record(key, Unavailable("an archive without files"), key)
-    return list(found.values())
+            records[identity] = Record(identity, content, identity)
+    except DAMAGE_ERRORS as error:
+        records[key] = Record(key, Unavailable(f"damaged archive: {one_line(error)}"), key)
+    if not records:
+        records[key] = Record(key, Unavailable("an archive without files"), key)
+    return list(records.values())
 
 
-def _listed(archive: Path, cache_dir: Path, max_mb: float) -> Iterator[tuple[str, Content]]:
+def _contents(archive: Path, cache_dir: Path, max_mb: float) -> Iterator[tuple[str, Content]]:
     name, status = archive.name.lower(), archive.stat()
     if name.endswith(ZIP):
-        for number, member in enumerate(_opened(archive, status.st_mtime_ns).infolist()):
+        for number, member in enumerate(_open_zip(archive, status.st_mtime_ns).infolist()):
             if member.is_dir():
                 continue
-            content: Content = Zipped(archive, status.st_mtime_ns, number, member.file_size)
+            content: Content = ZipMember(archive, status.st_mtime_ns, number, member.file_size)
             if member.file_size > max_mb * 1e6:
                 content = _too_large(member.file_size, max_mb)
             elif member.flag_bits & 1:
                 content = Unavailable("encrypted")
             yield member.filename, content
     elif name.endswith(TAR):
-        with tarfile.open(archive, "r:") as opened:
-            for member in opened:
+        with tarfile.open(archive, "r:") as tar:
+            for member in tar:
                 if member.isreg():
-                    fits = member.size <= max_mb * 1e6
-                    yield (
-                        member.name,
-                        Stretch(archive, member.offset_data, member.size) if fits else _too_large(member.size, max_mb),
-                    )
+                    is_small = member.size <= max_mb * 1e6
+                    segment = FileSegment(archive, member.offset_data, member.size)
+                    yield member.name, segment if is_small else _too_large(member.size, max_mb)
     else:
-        yield from _unpacked(archive, cache_dir, max_mb)
+        yield from _compressed_contents(archive, cache_dir, max_mb)
 
 
-def _unpacked(archive: Path, cache_dir: Path, max_mb: float) -> Iterator[tuple[str, Content]]:
-    """List a compressed tar, which cannot be read in the middle: unpacked once, into a plain tar."""
+def _compressed_contents(archive: Path, cache_dir: Path, max_mb: float) -> Iterator[tuple[str, Content]]:
+    """List a compressed tar. It has no random access, so it is unpacked once into an uncompressed tar."""
     status = archive.stat()
     identity = f"{archive.resolve()}:{status.st_size}:{status.st_mtime_ns}:{max_mb}"
-    plain = cache_dir / "archives" / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.tar"
-    if not plain.exists():
-        with replacing(plain) as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as out:
+    unpacked = cache_dir / "archives" / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.tar"
+    if not unpacked.exists():
+        with atomic_file(unpacked) as stream, tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as out:
             _repack(archive, out, max_mb)
-    with tarfile.open(plain, "r:") as opened:
-        for member in opened:
+    with tarfile.open(unpacked, "r:") as tar:
+        for member in tar:
             if PROBLEM in member.pax_headers:
                 raise tarfile.ReadError(member.pax_headers[PROBLEM])
             declared = member.pax_headers.get(DECLARED)
-            yield member.name, _too_large(int(declared), max_mb) if declared else Stretch(plain, member.offset_data, member.size)
+            segment = FileSegment(unpacked, member.offset_data, member.size)
+            yield member.name, _too_large(int(declared), max_mb) if declared else segment
 
 
 def _repack(archive: Path, out: tarfile.TarFile, max_mb: float) -> None:
-    """Copy the files of a compressed tar; what is too large, or ends it early, is noted in their place."""
-    left = RATIO * archive.stat().st_size
+    """Copy the files of a compressed tar. A header replaces a file that is too large, and records an error that ends the copy."""
+    remaining = MAX_RATIO * archive.stat().st_size
     try:
-        with tarfile.open(archive, "r|*") as packed:
-            for member in packed:
+        with tarfile.open(archive, "r|*") as compressed:
+            for member in compressed:
                 if not member.isreg():
                     continue
                 copy = tarfile.TarInfo(member.name)
-                left -= member.size
-                if left < 0:
-                    raise tarfile.ReadError(f"unpacks to more than {RATIO} times its size")
+                remaining -= member.size
+                if remaining < 0:
+                    raise tarfile.ReadError(f"unpacks to more than {MAX_RATIO} times its size")
                 if member.size > max_mb * 1e6:
                     copy.pax_headers = {DECLARED: str(member.size)}
                     out.addfile(copy)
-                elif (stream := packed.extractfile(member)) is not None:
+                elif (stream := compressed.extractfile(member)) is not None:
                     data = stream.read()
                     copy.size = len(data)
                     out.addfile(copy, io.BytesIO(data))
-    except DAMAGE as error:
+    except DAMAGE_ERRORS as error:
         problem = tarfile.TarInfo("problem")
-        problem.pax_headers = {PROBLEM: in_few_words(error)}
+        problem.pax_headers = {PROBLEM: one_line(error)}
         out.addfile(problem)
 
 
@@ -175,6 +174,6 @@ def _too_large(size: int, max_mb: float) -> Unavailable:
 
 
 @lru_cache(maxsize=32)
-def _opened(archive: Path, changed: int) -> zipfile.ZipFile:
-    """Kept open: the list of a large archive takes long to read. Threads may share it."""
+def _open_zip(archive: Path, mtime_ns: int) -> zipfile.ZipFile:
+    """Open a zip file and keep it open, because reading the list of a large archive takes long. Threads may share it."""
     return zipfile.ZipFile(archive)

@@ -1,4 +1,4 @@
-"""Pinned Debian packages: fetched by apt, checked by SHA-256, read without installing and without root."""
+"""Pinned Debian packages: downloaded by apt, checked by SHA-256, read without installation and without root."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pathlib import Path
 from anyres.data.sources.record import IntakeError
 from anyres.progress import progress_bar
 
-# Without this apt warns that its sandbox user cannot write to our folder.
+# Without this option apt warns that its sandbox user cannot write to the download folder.
 APT = ("apt-get", "-o", "APT::Sandbox::User=root", "-q")
 AR_MAGIC = b"!<arch>\n"
 AR_HEADER_BYTES = 60
 
 
 @dataclass(frozen=True)
-class Package:
+class DebianPackage:
     """One exact package file."""
 
     name: str
@@ -41,25 +41,25 @@ class Package:
         return fetch(self, cache_dir, progress=progress)
 
 
-def fetch(package: Package, cache_dir: Path, may_update: bool | None = None, progress: bool = True) -> Path:
-    """Return the package file in `cache_dir`, downloading it where it is missing; verified by SHA-256 each time.
+def fetch(package: DebianPackage, cache_dir: Path, may_update: bool | None = None, progress: bool = True) -> Path:
+    """Return the package file in `cache_dir`; download it if it is missing. The SHA-256 is checked every time.
 
-    `may_update`: whether package lists may be fetched where apt does not know the package (default: as root).
-    Raises IntakeError with the command to type or the file to put there.
+    `may_update` allows `apt-get update` if apt does not know the package (default: if the user is root).
+    Raises IntakeError with the command to run, or the file to put into `cache_dir`.
     """
     path = cache_dir / package.file
     if not path.exists():
         _download(package, cache_dir, os.geteuid() == 0 if may_update is None else may_update, progress)
-    found = _sha256(path)
-    if found != package.sha256:
-        raise IntakeError(f"{path}: SHA-256 is {found}, expected {package.sha256}; delete this file and try again")
+    digest = _sha256(path)
+    if digest != package.sha256:
+        raise IntakeError(f"{path}: SHA-256 is {digest}, expected {package.sha256}; delete this file and try again")
     return path
 
 
 def members(package_file: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield (path, bytes) of the regular files in a .deb, in its order; needs no dpkg.
+    """Yield (path, bytes) of the regular files in a .deb, in its order. dpkg is not needed.
 
-    Raises IntakeError where the file is no Debian package or uses a compression Python lacks.
+    Raises IntakeError if the file is not a Debian package, or if Python cannot read its compression.
     """
     with package_file.open("rb") as stream:
         if stream.read(len(AR_MAGIC)) != AR_MAGIC:
@@ -82,39 +82,39 @@ def members(package_file: Path) -> Iterator[tuple[str, bytes]]:
             raise IntakeError(f"{package_file}: {name} cannot be unpacked: {error}") from None
 
 
-def _download(package: Package, cache_dir: Path, may_update: bool, progress: bool) -> None:
-    by_hand = f"put {package.file} (SHA-256 {package.sha256}) into {cache_dir}"
+def _download(package: DebianPackage, cache_dir: Path, may_update: bool, progress: bool) -> None:
+    manual_step = f"put {package.file} (SHA-256 {package.sha256}) into {cache_dir}"
     if shutil.which("apt-get") is None:
-        raise IntakeError(f"no apt-get on this machine to fetch Debian's {package.name} {package.version}: {by_hand}")
+        raise IntakeError(f"this machine has no apt-get to download Debian's {package.name} {package.version}: {manual_step}")
     cache_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache_dir, prefix=".download-") as folder:
         failure = _apt_download(package, Path(folder), progress)
-        known = _versions(package) if failure else []
-        if failure and package.version not in known:
+        versions = _available_versions(package) if failure else []
+        if failure and package.version not in versions:
             if may_update:
                 with progress_bar("fetching package lists", None, "lists", progress):
                     subprocess.run([*APT, "update"], capture_output=True, check=False)
                 failure = _apt_download(package, Path(folder), progress)
-            elif known:
-                failure = f"apt has {', '.join(known)} only"
+            elif versions:
+                failure = f"apt has {', '.join(versions)} only"
             else:
-                raise IntakeError(f"apt knows no {package.name}: type `sudo apt-get update` and try again, or {by_hand}")
+                raise IntakeError(f"apt does not know {package.name}: run `sudo apt-get update` and try again, or {manual_step}")
         if failure:
-            raise IntakeError(f"apt-get download {package.name}={package.version}: {failure}; or {by_hand}")
+            raise IntakeError(f"apt-get download {package.name}={package.version}: {failure}; or {manual_step}")
         Path(folder, package.file).replace(cache_dir / package.file)
 
 
-def _versions(package: Package) -> list[str]:
-    """The versions in the package lists of this machine."""
-    shown = subprocess.run(["apt-cache", "madison", package.name], capture_output=True, text=True, check=False)
-    columns = [line.split("|") for line in shown.stdout.splitlines()]
+def _available_versions(package: DebianPackage) -> list[str]:
+    """Return the versions in the package lists of this machine."""
+    madison = subprocess.run(["apt-cache", "madison", package.name], capture_output=True, text=True, check=False)
+    columns = [line.split("|") for line in madison.stdout.splitlines()]
     return sorted({column[1].strip() for column in columns if len(column) > 1})
 
 
-def _apt_download(package: Package, folder: Path, progress: bool) -> str:
-    """Download into `folder`; return what went wrong, in one line, or an empty string."""
+def _apt_download(package: DebianPackage, folder: Path, progress: bool) -> str:
+    """Download into `folder`. Return the error in one line, or an empty string."""
     command = [*APT, "download", f"{package.name}={package.version}"]
-    path, seen = folder / package.file, 0
+    path, advanced_mb = folder / package.file, 0
     with (
         tempfile.TemporaryFile("w+") as output,
         progress_bar(f"fetching {package.name}", round(package.size / 1e6), "MB", progress) as advance,
@@ -123,17 +123,17 @@ def _apt_download(package: Package, folder: Path, progress: bool) -> str:
         try:
             while process.poll() is None:
                 time.sleep(0.1)
-                size = sum(part.stat().st_size for part in folder.iterdir() if part.is_file())
-                advance((size - seen) // 10**6)
-                seen += (size - seen) // 10**6 * 10**6
+                size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+                advance(size // 10**6 - advanced_mb)
+                advanced_mb = size // 10**6
         except BaseException:
             process.kill()
             raise
         output.seek(0)
-        said = [line.strip() for line in output.read().splitlines() if line.strip()]
+        lines = [line.strip() for line in output.read().splitlines() if line.strip()]
     if process.returncode == 0 and path.is_file():
         return ""
-    errors = [line.removeprefix("E: ") for line in said if line.startswith("E: ")] or said[-1:]
+    errors = [line.removeprefix("E: ") for line in lines if line.startswith("E: ")] or lines[-1:]
     return "; ".join(errors) or f"ended with status {process.returncode}"
 
 

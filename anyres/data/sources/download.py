@@ -1,12 +1,10 @@
-"""Files over HTTP: polite, retried, continued where they broke off, checked, and kept."""
+"""Downloads over HTTP: rate-limited, retried, resumed, checked and cached."""
 
 from __future__ import annotations
 
 import atexit
-import fcntl
 import hashlib
 import json
-import os
 import threading
 import time
 from collections import defaultdict
@@ -20,37 +18,38 @@ from typing import Any, TypeVar
 
 import httpx
 import tenacity
+from filelock import FileLock
 
-from anyres.data.refusal import RefusedError, in_few_words
+from anyres.data.refusal import RefusedError, one_line
 from anyres.data.sources.record import Access
 from anyres.files import write_atomic
 
 T = TypeVar("T")
-AGENT = "anyres (collects pictures for training)"
-PASSING = {408, 425, 429, 500, 502, 503, 504}
-TYPES = ("image/", "application/octet-stream", "binary/octet-stream", "text/plain")
-# Beginnings of what servers send in place of a picture.
-PAGES = (b"<!doctype html", b"<html", b"<head", b"<body", b"<?xml", b"{", b"[")
+USER_AGENT = "anyres (collects pictures for training)"
+RETRYABLE_STATUS = {408, 425, 429, 500, 502, 503, 504}
+PICTURE_TYPES = ("image/", "application/octet-stream", "binary/octet-stream", "text/plain")
+# The first bytes of pages that servers send instead of a picture.
+PAGE_STARTS = (b"<!doctype html", b"<html", b"<head", b"<body", b"<?xml", b"{", b"[")
 
 
 @dataclass(frozen=True)
-class Limits:
-    """How patient a download is: times in seconds, rates in bytes a second."""
+class DownloadLimits:
+    """Timeouts in seconds, the minimum rate in bytes per second, and the retries of a download."""
 
     connect_s: float = 15.0
-    idle_s: float = 30.0  # without a byte, or slower than `slowest` for so long
-    slowest: float = 1024.0
+    idle_s: float = 30.0  # without a byte, or slower than `min_rate`, for this long
+    min_rate: float = 1024.0
     attempt_s: float = 600.0
     attempts: int = 5
     backoff_s: float = 1.0
-    longest_wait_s: float = 120.0  # however long a server asks for
+    max_wait_s: float = 120.0  # even if the server asks for more
 
 
-PATIENT = Limits()
+DEFAULT_LIMITS = DownloadLimits()
 
 
-class PassingError(Exception):
-    """This attempt failed; another may not. `wait_s` is what the server asked for."""
+class RetryableError(Exception):
+    """This attempt failed; a retry may succeed. `wait_s` is the time that the server asked to wait."""
 
     def __init__(self, message: str, wait_s: float = 0.0) -> None:
         super().__init__(message)
@@ -59,246 +58,242 @@ class PassingError(Exception):
 
 @dataclass(frozen=True)
 class Link:
-    """A file at an http or https address, of `max_mb` at most; `sha256`, where it is given, is checked."""
+    """A file at an http or https address, of at most `max_mb`. If `sha256` is given, it is checked."""
 
     url: str
     sha256: str = ""
     max_mb: float = 200.0
-    limits: Limits = PATIENT
+    limits: DownloadLimits = DEFAULT_LIMITS
 
     def fetch(self, access: Access) -> Path:
-        """Return the file in access.cache_dir/downloads, fetched where it is not there whole.
+        """Return the file in access.cache_dir/downloads; download it if it is missing or incomplete.
 
-        Raises RefusedError with the reason. No failure is kept: the next run tries again.
+        Raises RefusedError with the reason. Failures are not cached: the next run tries again.
         """
         name = hashlib.sha256(self.url.encode()).hexdigest()
         path = access.cache_dir / "downloads" / name[:2] / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path.with_suffix(".lock")):
-            if not _is_whole(path):
-                persist(lambda: self._attempt(path, access), self.limits)
-            found = _note(path)["sha256"]
-        if self.sha256 and found != self.sha256.lower():
+        with _exclusive(path.with_suffix(".lock")):
+            if not _is_complete(path):
+                retry(lambda: self._attempt(path, access), self.limits)
+            digest = _read_metadata(path)["sha256"]
+        if self.sha256 and digest != self.sha256.lower():
             path.unlink(missing_ok=True)
-            raise RefusedError(f"cannot be fetched: SHA-256 is {found}, expected {self.sha256}")
+            raise RefusedError(f"cannot be fetched: SHA-256 is {digest}, expected {self.sha256}")
         return path
 
     def _attempt(self, path: Path, access: Access) -> None:
-        """One request; what arrives is appended to NAME.part, which another attempt or run goes on with."""
+        """Send one request and append its content to NAME.part. Another attempt or run can resume from this file."""
         part = path.with_suffix(".part")
-        have = part.stat().st_size if part.exists() else 0
-        mark = _note(part).get("mark", "")
+        resume_at = part.stat().st_size if part.exists() else 0
+        mark = _read_metadata(part).get("mark", "")
         headers = {"Accept-Encoding": "identity"}
-        if have and mark:
-            headers |= {"Range": f"bytes={have}-", "If-Range": mark}
-        with _asked(self.url, access, self.limits, headers) as answer:
-            if answer.status_code == 416 and "Range" in headers:
+        if resume_at and mark:
+            headers |= {"Range": f"bytes={resume_at}-", "If-Range": mark}
+        with _request(self.url, access, self.limits, headers) as response:
+            if response.status_code == 416 and "Range" in headers:
                 part.unlink()
-                raise PassingError("the server lost its place")
-            _check(answer)
-            goes_on = answer.status_code == 206
-            if goes_on and not answer.headers.get("content-range", "").startswith(f"bytes {have}-"):
+                raise RetryableError("the server cannot resume at this byte")
+            _check(response)
+            is_resumed = response.status_code == 206
+            if is_resumed and not response.headers.get("content-range", "").startswith(f"bytes {resume_at}-"):
                 part.unlink(missing_ok=True)
-                raise PassingError("the server sent another part than it was asked for")
+                raise RetryableError("the server sent another range than the requested one")
             try:
-                self._save(answer, part, have if goes_on else 0)
+                self._save(response, part, resume_at if is_resumed else 0)
             except RefusedError:
                 part.unlink(missing_ok=True)
                 raise
         with part.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        _take_note(path, url=self.url, sha256=digest, size=part.stat().st_size)
+        _write_metadata(path, url=self.url, sha256=digest, size=part.stat().st_size)
         part.replace(path)
-        _beside(part).unlink()
+        _metadata_path(part).unlink()
 
-    def _save(self, answer: httpx.Response, part: Path, have: int) -> None:
-        plain = "content-encoding" not in answer.headers
-        length = answer.headers.get("content-length", "")
-        expected = have + int(length) if plain and length.isdigit() else None
+    def _save(self, response: httpx.Response, part: Path, resume_at: int) -> None:
+        is_plain = "content-encoding" not in response.headers
+        length = response.headers.get("content-length", "")
+        expected = resume_at + int(length) if is_plain and length.isdigit() else None
         if expected is not None and expected > self.max_mb * 1e6:
             raise RefusedError(f"too large: {expected / 1e6:.1f} MB, over {self.max_mb:g}")
-        if not have:
-            part.write_bytes(b"")  # before the new mark: a kill between leaves no bytes of another file under it
-        # What was packed on its way cannot be continued by counting bytes, and a weak mark names no exact ones.
-        mark = answer.headers.get("etag", "") if plain else ""
+        if not resume_at:
+            part.write_bytes(b"")  # before the new mark, so that a kill in between leaves no bytes of another version
+        # A compressed response cannot be resumed by byte offset, and a weak ETag does not identify exact bytes.
+        mark = response.headers.get("etag", "") if is_plain else ""
         mark = mark if not mark.startswith("W/") else ""
-        _take_note(part, mark=mark or (answer.headers.get("last-modified", "") if plain else ""))
-        received, start = have, time.monotonic()
+        _write_metadata(part, mark=mark or (response.headers.get("last-modified", "") if is_plain else ""))
+        received, start = resume_at, time.monotonic()
         with part.open("ab") as stream:
-            for chunk in answer.iter_bytes():
+            for chunk in response.iter_bytes():
                 if received == 0:
-                    _refuse_pages(answer, chunk)
+                    _refuse_pages(response, chunk)
                 received += len(chunk)
                 stream.write(chunk)
                 stream.flush()
                 if received > self.max_mb * 1e6:
                     raise RefusedError(f"too large: over {self.max_mb:g} MB")
-                spent = time.monotonic() - start
-                slow = spent > self.limits.idle_s and received - have < self.limits.slowest * spent
-                if slow or spent > self.limits.attempt_s:
-                    raise PassingError(f"too slow: {received - have} bytes in {spent:.0f} s")
+                elapsed_s = time.monotonic() - start
+                is_slow = elapsed_s > self.limits.idle_s and received - resume_at < self.limits.min_rate * elapsed_s
+                if is_slow or elapsed_s > self.limits.attempt_s:
+                    raise RetryableError(f"too slow: {received - resume_at} bytes in {elapsed_s:.0f} s")
         if expected is not None and received != expected:
-            raise PassingError(f"cut off after {received} of {expected} bytes")
+            raise RetryableError(f"cut off after {received} of {expected} bytes")
         if received == 0:
             raise RefusedError("empty file")
 
 
-def get_json(url: str, query: Mapping[str, Any], access: Access, limits: Limits = PATIENT) -> tuple[int, Any]:
-    """Ask a service; return the status and the JSON of its answer, None where it sent something else.
+def get_json(url: str, query: Mapping[str, Any], access: Access, limits: DownloadLimits = DEFAULT_LIMITS) -> tuple[int, Any]:
+    """Query a service. Return the status and the JSON of its response, or None if the response is not JSON.
 
-    Raises RefusedError where no answer arrives after all attempts.
+    Raises RefusedError if all attempts fail.
     """
 
     def attempt() -> tuple[int, Any]:
-        with _asked(url, access, limits, {}, query) as answer:
-            if answer.status_code in PASSING:
-                _check(answer)
+        with _request(url, access, limits, {}, query) as response:
+            if response.status_code in RETRYABLE_STATUS:
+                _check(response)
             try:
-                return answer.status_code, json.loads(answer.read())
+                return response.status_code, json.loads(response.read())
             except ValueError:
-                return answer.status_code, None
+                return response.status_code, None
 
-    return persist(attempt, limits)
+    return retry(attempt, limits)
 
 
-def persist(attempt: Callable[[], T], limits: Limits) -> T:
-    """Return what `attempt` does, tried again with backoff while it raises PassingError; RefusedError in the end."""
-    grows = tenacity.wait_exponential_jitter(multiplier=limits.backoff_s, max=limits.longest_wait_s, jitter=limits.backoff_s)
+def retry(attempt: Callable[[], T], limits: DownloadLimits) -> T:
+    """Call `attempt` again, with backoff, while it raises RetryableError. Raise RefusedError after the last attempt."""
+    backoff = tenacity.wait_exponential_jitter(multiplier=limits.backoff_s, max=limits.max_wait_s, jitter=limits.backoff_s)
 
     def wait(state: tenacity.RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        asked = error.wait_s if isinstance(error, PassingError) else 0.0
-        return max(min(asked, limits.longest_wait_s), grows(state))
+        requested_s = error.wait_s if isinstance(error, RetryableError) else 0.0
+        return max(min(requested_s, limits.max_wait_s), backoff(state))
 
     attempts = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(limits.attempts),
         wait=wait,
-        retry=tenacity.retry_if_exception_type(PassingError),
+        retry=tenacity.retry_if_exception_type(RetryableError),
         reraise=True,
     )
     try:
         return attempts(attempt)
-    except PassingError as error:
+    except RetryableError as error:
         raise RefusedError(f"cannot be fetched: {error} ({limits.attempts} attempts)") from None
 
 
 @contextmanager
-def _asked(
-    url: str, access: Access, limits: Limits, headers: Mapping[str, str], query: Mapping[str, Any] | None = None
+def _request(
+    url: str, access: Access, limits: DownloadLimits, headers: Mapping[str, str], query: Mapping[str, Any] | None = None
 ) -> Iterator[httpx.Response]:
-    """Send a request in this host's turn and yield the beginning of its answer; failures by their kind."""
+    """Send a request at the rate of this host and yield the streamed response. Failures are retryable or refused."""
     try:
         host = httpx.URL(url).host
-        _turn(host, access.requests_per_second)
+        _wait_for_slot(host, access.requests_per_second)
         timeout = httpx.Timeout(limits.idle_s, connect=limits.connect_s)
-        with _client().stream("GET", url, params=query, headers=headers, timeout=timeout) as answer:
-            asked = _asked_wait(answer)
-            if answer.status_code in PASSING and asked:
-                # All files of this host wait, not this one alone.
-                _turn(host, 1 / min(asked, limits.longest_wait_s), wait=False)
-            yield answer
+        with _client().stream("GET", url, params=query, headers=headers, timeout=timeout) as response:
+            retry_after_s = _retry_after_s(response)
+            if response.status_code in RETRYABLE_STATUS and retry_after_s:
+                # All requests to this host wait, not only this one.
+                _reserve_slot(host, 1 / min(retry_after_s, limits.max_wait_s))
+            yield response
     except httpx.TimeoutException as error:
-        raise PassingError(f"too slow: {in_few_words(error)}") from None
+        raise RetryableError(f"too slow: {one_line(error)}") from None
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects, UnicodeError) as error:
-        raise RefusedError(f"cannot be fetched: {in_few_words(error)}") from None
+        raise RefusedError(f"cannot be fetched: {one_line(error)}") from None
     except (httpx.HTTPError, OSError) as error:
-        raise PassingError(in_few_words(error)) from None
+        raise RetryableError(one_line(error)) from None
 
 
-def _check(answer: httpx.Response) -> None:
-    said = f"{answer.status_code} {answer.reason_phrase}".strip()
-    if answer.status_code in PASSING:
-        raise PassingError(said, _asked_wait(answer))
-    if answer.status_code not in (200, 206):
-        raise RefusedError(f"cannot be fetched: {said}")
+def _check(response: httpx.Response) -> None:
+    status = f"{response.status_code} {response.reason_phrase}".strip()
+    if response.status_code in RETRYABLE_STATUS:
+        raise RetryableError(status, _retry_after_s(response))
+    if response.status_code not in (200, 206):
+        raise RefusedError(f"cannot be fetched: {status}")
 
 
-def _refuse_pages(answer: httpx.Response, beginning: bytes) -> None:
-    """The bytes decide: servers name pictures wrongly, and send pages as pictures."""
-    kind = answer.headers.get("content-type", "").split(";")[0].strip().lower()
-    if beginning.lstrip()[:20].lower().startswith(PAGES):
-        raise RefusedError(f"not a picture: the server sent a page ({kind or 'no type'})")
-    if kind and not kind.startswith(TYPES) and beginning[:2] not in (b"\xff\xd8", b"\x89P", b"GI", b"II", b"MM", b"RI", b"BM"):
-        raise RefusedError(f"not a picture: the server sent {kind}")
+def _refuse_pages(response: httpx.Response, beginning: bytes) -> None:
+    """Refuse a response that is not a picture. The bytes decide, because the content type is often wrong."""
+    content_type = response.headers.get("content-type", "").split(";")[0].strip().lower()
+    if beginning.lstrip()[:20].lower().startswith(PAGE_STARTS):
+        raise RefusedError(f"not a picture: the server sent a page ({content_type or 'no type'})")
+    if (
+        content_type
+        and not content_type.startswith(PICTURE_TYPES)
+        and beginning[:2] not in (b"\xff\xd8", b"\x89P", b"GI", b"II", b"MM", b"RI", b"BM")
+    ):
+        raise RefusedError(f"not a picture: the server sent {content_type}")
 
 
-def _asked_wait(answer: httpx.Response) -> float:
-    """Seconds of Retry-After, given as a number or a date."""
-    asked = answer.headers.get("retry-after", "").strip()
-    if asked.isdigit():
-        return float(asked)
+def _retry_after_s(response: httpx.Response) -> float:
+    """Return Retry-After in seconds. The header is a number or a date."""
+    value = response.headers.get("retry-after", "").strip()
+    if value.isdigit():
+        return float(value)
     try:
-        return max(0.0, parsedate_to_datetime(asked).timestamp() - time.time())
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
         return 0.0
 
 
-_turns: defaultdict[str, float] = defaultdict(float)
-_turns_lock = threading.Lock()
+_next_slots: defaultdict[str, float] = defaultdict(float)
+_next_slots_lock = threading.Lock()
 
 
-def _turn(host: str, per_second: float, wait: bool = True) -> None:
-    """Take this process's next turn at a host, after which the next one comes 1 / per_second later."""
-    with _turns_lock:
-        at = max(_turns[host], time.monotonic())
-        _turns[host] = at + 1 / per_second
-    if wait:
-        time.sleep(max(0.0, at - time.monotonic()))
+def _reserve_slot(host: str, per_second: float) -> float:
+    """Reserve the next slot for a request to a host, and return its time. The following slot is 1 / per_second later."""
+    with _next_slots_lock:
+        slot = max(_next_slots[host], time.monotonic())
+        _next_slots[host] = slot + 1 / per_second
+    return slot
+
+
+def _wait_for_slot(host: str, per_second: float) -> None:
+    time.sleep(max(0.0, _reserve_slot(host, per_second) - time.monotonic()))
 
 
 _client_lock = threading.Lock()
 
 
 def _client() -> httpx.Client:
-    """One a process, for all threads: connections are used again."""
+    """Return the client of this process. All threads share it, so that connections are reused."""
     with _client_lock:
         return _new_client()
 
 
 @cache
 def _new_client() -> httpx.Client:
-    client = httpx.Client(follow_redirects=True, max_redirects=10, headers={"User-Agent": AGENT})
+    client = httpx.Client(follow_redirects=True, max_redirects=10, headers={"User-Agent": USER_AGENT})
     atexit.register(client.close)
     return client
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold the lock file `path` against other threads and processes."""
-    while True:
-        with path.open("w") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            # Whoever held it before has removed it: then this is the lock of a file that is gone.
-            if _same(stream.fileno(), path):
-                try:
-                    yield
-                finally:
-                    path.unlink()
-                return
+def _exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` against other threads and processes. Remove it at the end."""
+    with FileLock(path, poll_interval=0.01):
+        try:
+            yield
+        finally:
+            # Removed while it is locked: FileLock opens a new file if the one it waited for was removed.
+            path.unlink()
 
 
-def _same(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+def _is_complete(path: Path) -> bool:
+    return path.exists() and path.stat().st_size == _read_metadata(path).get("size")
 
 
-def _is_whole(path: Path) -> bool:
-    return path.exists() and path.stat().st_size == _note(path).get("size")
-
-
-def _beside(path: Path) -> Path:
+def _metadata_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def _note(path: Path) -> dict[str, Any]:
-    """What is known of a file, nothing where that is not there or damaged."""
+def _read_metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata of a download, or an empty dict if it is missing or damaged."""
     try:
-        return json.loads(_beside(path).read_text(encoding="utf-8"))
+        return json.loads(_metadata_path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
 
 
-def _take_note(path: Path, **values: Any) -> None:
-    write_atomic(_beside(path), json.dumps(values).encode())
+def _write_metadata(path: Path, **values: Any) -> None:
+    write_atomic(_metadata_path(path), json.dumps(values).encode())

@@ -1,4 +1,4 @@
-"""What a source yields: one picture file, or something that may be one, with its credits."""
+"""The record of a source: one file that may be a picture, with its credits."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from anyres.data.refusal import RefusedError
 
 
 class IntakeError(ValueError):
-    """Nothing can be ingested; the message is one line that names what is wrong and the cure."""
+    """Nothing can be ingested. The message is one line: what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
 class Access:
-    """Facts of the machine that sources need: where downloads are kept, how fast to ask, keys of services."""
+    """Settings of the machine for sources: download folder, request rate, keys of services."""
 
     cache_dir: Path
-    requests_per_second: float = 8.0  # to one host, over all workers together
+    requests_per_second: float = 8.0  # to one host, in total over all workers
     flickr_key: str = field(default="", repr=False)
     google_key: str = field(default="", repr=False)
     google_engine: str = ""
 
 
 class Content(Protocol):
-    """A small reference to the bytes of one file, which a process on this or another machine can follow."""
+    """A small reference to the bytes of one file. Any process, also on another machine, can fetch it."""
 
     def fetch(self, access: Access) -> Path | bytes:
-        """Return the bytes, or a local file that holds them, downloading into the cache where needed.
+        """Return the bytes, or a local file with them; download into the cache if necessary.
 
-        Safe to call again: what is there is not fetched twice. Raises RefusedError with the reason where it cannot be had.
+        A cached file is not downloaded again. Raises RefusedError with the reason if the file is not available.
         """
         ...
 
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file of this machine."""
+    """A file on this machine."""
 
     path: Path
 
@@ -49,7 +49,7 @@ class LocalFile:
 
 @dataclass(frozen=True)
 class Unavailable:
-    """Something listed that cannot be fetched at all, such as a line that is no address."""
+    """A listed item that can never be fetched, such as a line that is not an address."""
 
     reason: str
 
@@ -59,7 +59,7 @@ class Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One file of a source. `id` is unique and stable within the source; credits are as the source states them."""
+    """One file of a source. `id` is unique and stable within the source. The credits are those that the source states."""
 
     id: str
     content: Content

@@ -12,10 +12,11 @@ COLUMNS = ("url", "id", "name", "author", "licence", "page", "sha256")
 
 
 def records(list_file: Path, max_mb: float) -> list[Record]:
-    """List the addresses of a file, each once, in its order.
+    """List the addresses in a file, each once, in the order of the file.
 
-    .txt: one a line, # for comments. .csv and .parquet: a column `url` and, where there are, id, name, author, licence
-    (or license), page, sha256. What is no http address is listed with that as its reason. Raises IntakeError.
+    .txt: one address per line, # starts a comment. .csv and .parquet: a column `url` and the optional columns id, name,
+    author, licence (or license), page, sha256. An item that is not an http address is listed with that reason. Raises
+    IntakeError if the file is missing, cannot be read, or has no addresses.
     """
     if not list_file.is_file():
         raise IntakeError(f"ingest.list: {str(list_file)!r}: no such file; put the list of addresses there or correct the name")
@@ -23,23 +24,23 @@ def records(list_file: Path, max_mb: float) -> list[Record]:
         rows = _rows(list_file)
     except (OSError, ValueError) as error:
         raise IntakeError(f"ingest.list: {str(list_file)!r} cannot be read: {' '.join(str(error).split())[:150]}") from None
-    found: dict[str, Record] = {}
+    records_by_id: dict[str, Record] = {}
     for row in rows:
         url = row["url"]
         identity = row["id"] or url
-        if not url or identity in found:
+        if not url or identity in records_by_id:
             continue
-        secure = url.lower().startswith(("http://", "https://"))
-        content = Link(url, row["sha256"], max_mb) if secure else Unavailable(f"not an http address: {url[:100]}")
+        is_http = url.lower().startswith(("http://", "https://"))
+        content = Link(url, row["sha256"], max_mb) if is_http else Unavailable(f"not an http address: {url[:100]}")
         name = row["name"] or url.split("?")[0].rstrip("/").rsplit("/", 1)[-1] or url
-        found[identity] = Record(identity, content, name, url, row["author"], row["licence"], row["page"])
-    if not found:
-        raise IntakeError(f"ingest.list: {str(list_file)!r} holds no address; write one a line, or a column `url`")
-    return list(found.values())
+        records_by_id[identity] = Record(identity, content, name, url, row["author"], row["licence"], row["page"])
+    if not records_by_id:
+        raise IntakeError(f"ingest.list: {str(list_file)!r} has no addresses; write one per line, or a column `url`")
+    return list(records_by_id.values())
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
-    """The columns COLUMNS of every row, empty where there are none."""
+    """Return the columns COLUMNS of every row. Missing values are empty strings."""
     if path.suffix.lower() not in (".csv", ".parquet"):
         lines = (line.split(" #")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
         return [dict.fromkeys(COLUMNS, "") | {"url": line} for line in lines if line and not line.startswith("#")]

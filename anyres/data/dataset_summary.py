@@ -1,4 +1,4 @@
-"""What a folder of pictures holds, before or after it is prepared, and whether it is still sound."""
+"""The statistics of a folder that `ingest` or `prepare` wrote, and a check of its files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from anyres.data.catalogue import CATALOGUE, SHARDS, Catalogue
-from anyres.data.pyramid import figures_of
+from anyres.data.pyramid import catalogue_stats
 from anyres.data.shards import ShardReader
 from anyres.data.store import DATASET, Store
 from anyres.progress import progress_bar
@@ -17,7 +17,7 @@ from anyres.progress import progress_bar
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """`stats` in numbers, nested by name; `check` yields for every picture None or what is wrong with it."""
+    """Statistics of a data set, nested by name. `check` yields one item per picture: None, or the damage in one line."""
 
     title: str
     stats: dict[str, Any]
@@ -25,21 +25,21 @@ class DatasetSummary:
 
     @classmethod
     def of(cls, folder: Path) -> DatasetSummary:
-        """Open what `ingest` or `prepare` wrote. Raises ValueError, one line, where there is neither."""
+        """Summarise an intake or a store. Raises ValueError, one line, if `folder` is neither."""
         if (folder / DATASET).is_file():
             store = Store.open(folder)
             stats = {name: value for name, value in store.stats.items() if name != "shards"}
-            stats = {"shards": len(store.stats["shards"]), **stats, "bytes": _bytes(folder)}
+            stats = {"shards": len(store.stats["shards"]), **stats, "bytes": _size_bytes(folder)}
             return cls(f"{folder}: a store", stats, store.damaged)
         if (folder / CATALOGUE).is_file():
-            found = Catalogue.load(folder)
-            shards = len({row.shard for row in found.accepted})
-            stats = {"shards": shards, **figures_of(found), "bytes": _bytes(folder)}
-            return cls(f"{folder}: pictures taken in", stats, lambda: _damaged_originals(folder, found))
+            catalogue = Catalogue.load(folder)
+            shards = len({row.shard for row in catalogue.accepted})
+            stats = {"shards": shards, **catalogue_stats(catalogue), "bytes": _size_bytes(folder)}
+            return cls(f"{folder}: an intake", stats, lambda: _damaged_originals(folder, catalogue))
         raise ValueError(f"{folder}: no data set; name a folder that holds {DATASET} (a store) or {CATALOGUE} (an intake)")
 
     def damaged(self, progress: bool = True) -> list[str]:
-        """Read every picture whole; return what is wrong, one line each."""
+        """Read every picture completely. Return one line for each damaged one."""
         problems = []
         with progress_bar("verify", self.stats["pictures"], "pictures", progress) as advance:
             for problem in self.check():
@@ -49,17 +49,17 @@ class DatasetSummary:
         return problems
 
 
-def _damaged_originals(folder: Path, found: Catalogue) -> Iterator[str | None]:
+def _damaged_originals(folder: Path, catalogue: Catalogue) -> Iterator[str | None]:
     reader = ShardReader(folder / SHARDS)
-    for row in found.accepted:
+    for row in catalogue.accepted:
         try:
             data = reader.read(row.shard, row.offset, row.size)
         except OSError as error:
             yield f"{folder / SHARDS / row.shard}: {error.strerror}"
             continue
-        sound = hashlib.sha256(data).hexdigest() == row.sha256
-        yield None if sound else f"{folder / SHARDS / row.shard}: {row.name} is damaged"
+        is_intact = hashlib.sha256(data).hexdigest() == row.sha256
+        yield None if is_intact else f"{folder / SHARDS / row.shard}: {row.name} is damaged"
 
 
-def _bytes(folder: Path) -> int:
+def _size_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

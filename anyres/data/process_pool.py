@@ -1,4 +1,4 @@
-"""Work on hostile input in processes of its own, each piece bounded in time and memory."""
+"""A pool of processes that decode untrusted files, with limits on time and memory per file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import resource
 from collections.abc import Callable
-from concurrent.futures import TimeoutError as LateError
+from concurrent.futures import TimeoutError as TaskTimeoutError
 from typing import Any, Generic, Self, TypeVar
 
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
@@ -15,43 +15,43 @@ from anyres.data.refusal import RefusedError
 
 T = TypeVar("T")
 R = TypeVar("R")
-# A decoder's process starts anew after so many pieces: what a decoder leaks stays bounded.
-PIECES_A_PROCESS = 2000
-# Of each process, beside what the piece may take: interpreter, libraries, their stacks.
-OWN_MB = 512
+# A worker process is replaced after this many tasks, to bound the memory that decoders leak.
+TASKS_PER_PROCESS = 2000
+# Memory of each process beside that of a task: interpreter, libraries, stacks.
+BASE_MB = 512
 
 
 class LimitError(RefusedError):
-    """The limits of this machine and run refuse a file; it may pass elsewhere."""
+    """A file exceeds a limit of this machine or run. It may pass with other limits."""
 
 
-class Guard(Generic[T, R]):
-    """Worker processes for one function: `work(item)` that takes too long or too much ends as a RefusedError.
+class LimitedProcessPool(Generic[T, R]):
+    """Worker processes for one function. A task that exceeds `seconds` or `megabytes` ends as a RefusedError.
 
-    `seconds` and `megabytes` bound one piece. A worker that dies takes only its own piece with it.
+    A worker that crashes fails only its own task.
     """
 
-    def __init__(self, work: Callable[[T], R], workers: int, seconds: float, megabytes: int) -> None:
+    def __init__(self, function: Callable[[T], R], workers: int, seconds: float, megabytes: int) -> None:
         if multiprocessing.current_process().daemon:
             raise RuntimeError(
                 "this process may not start others; start its Dask worker with DASK_DISTRIBUTED__WORKER__DAEMON=False"
             )
-        self.work = work
+        self.function = function
         self.seconds = seconds
         self.megabytes = megabytes
-        self.ahead = 2 * workers  # pieces to keep submitted, so that no worker waits
+        self.queue_length = 2 * workers  # tasks to keep submitted, so that no worker is idle
         self._pool = ProcessPool(
             max_workers=workers,
-            max_tasks=PIECES_A_PROCESS,
-            initializer=_bound,
+            max_tasks=TASKS_PER_PROCESS,
+            initializer=_limit_process,
             initargs=[megabytes],
-            # Nothing of the parent, its threads and locks least of all, goes into a decoder.
+            # A spawned process inherits no threads, locks or memory of its parent.
             context=multiprocessing.get_context("spawn"),  # type: ignore[arg-type]
         )
 
-    def submit(self, item: T) -> Callable[[], R | RefusedError]:
-        """Start `work(item)`; call what is returned for its result, or for the refusal in its place."""
-        future = self._pool.schedule(self.work, args=[item], timeout=self.seconds)
+    def submit(self, task: T) -> Callable[[], R | RefusedError]:
+        """Start `function(task)`. Return a function that waits for its result or its refusal."""
+        future = self._pool.schedule(self.function, args=[task], timeout=self.seconds)
         return lambda: self._result(future)
 
     def close(self) -> None:
@@ -69,7 +69,7 @@ class Guard(Generic[T, R]):
             return future.result()
         except RefusedError as refusal:
             return refusal
-        except LateError:
+        except TaskTimeoutError:
             return LimitError(f"too slow: takes more than {self.seconds:g} s to decode")
         except MemoryError:
             return LimitError(f"too large in memory: takes more than {self.megabytes} MB to decode")
@@ -77,10 +77,10 @@ class Guard(Generic[T, R]):
             return LimitError(f"crashes its decoder: status {end.exitcode} (out of {self.megabytes} MB, or a fault in the file)")
 
 
-def _bound(megabytes: int) -> None:
-    limit = (OWN_MB + megabytes) * 2**20
-    # Data rather than address space: mapped files and reserved stacks cost nothing until they are touched.
+def _limit_process(megabytes: int) -> None:
+    limit = (BASE_MB + megabytes) * 2**20
+    # RLIMIT_DATA rather than RLIMIT_AS: mapped files and reserved stacks use no memory until they are touched.
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Before libvips starts: the workers are the parallel part.
+    # Set before libvips starts: the processes already run in parallel.
     os.environ["VIPS_CONCURRENCY"] = "1"
