@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from anyres.export.bundle import write_bundle
+from anyres.identity import Fingerprint
 from anyres.networks import build_generator
 from anyres.params import Params
 
@@ -84,7 +85,11 @@ def make_bundle(folder: Path, seed: int, patch_kid: float, half_extent: tuple[fl
     save_file({name: value.contiguous() for name, value in generator.state_dict().items()}, weights)
     credits = folder.with_name("credits.md")
     credits.write_text("# Credits\n\nA star, by nobody, CC0\n", encoding="utf-8")
+    fingerprint = Fingerprint.of(params.train, "d" * 64)
     meta = {
+        "fingerprint": fingerprint.name,
+        "code": fingerprint.code_hash,
+        "code_changed": [],
         "method": params.train.method,
         "params": params.model_dump(mode="json"),
         "geometry": generator.geometry.to_json(),

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from anyres.identity import Fingerprint
 from anyres.params import Params
 from pipelines.environment import Environment
 from tests.export.bundles import make_bundle, tiny_params
@@ -73,6 +74,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "out" / name).write_text("size,fd\n32,1.0\n")
     (root / "data/store/dataset.json").write_text(json.dumps({"hash": "d" * 64, "pictures": 3}))
     reports = [{"nimg": nimg, "loss/d": 1.0 / nimg, "perf/img_per_s": 100.0} for nimg in (32, 64)]
+    fingerprint = Fingerprint.of(tiny_params().train, "d" * 64).name
+    (root / "out/train/train.json").write_text(json.dumps({"fingerprint": fingerprint}))
     (root / "out/train/history.jsonl").write_text("".join(f"{json.dumps(report)}\n" for report in reports))
     return root
 
@@ -118,14 +121,12 @@ def test_first_bundle_is_registered_once_and_champion(inside: Path) -> None:
 def test_run_holds_params_reports_data_and_evaluation(inside: Path) -> None:
     import mlflow
 
-    from anyres.params import fingerprint
-
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name(NAME)
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
-    assert run.data.tags["fingerprint"] == fingerprint(tiny_params().train, "d" * 64)
+    assert run.data.tags["fingerprint"] == Fingerprint.of(tiny_params().train, "d" * 64).name
     assert run.data.params["train.network.w_dim"] == "12"
     assert [point.step for point in client.get_metric_history(run.info.run_id, "loss/d")] == [32, 64]
     assert run.data.metrics["evaluation/patch_kid"] == 0.25
