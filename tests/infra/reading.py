@@ -1,4 +1,4 @@
-"""What infra/ holds, read and rendered as those read it who run it: with the tools that they use."""
+"""Reading the files of infra/, with the tools that use them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ FETCHED = {
 
 
 def fetched(requirement: str) -> zipfile.ZipFile:
-    """The wheel of a pinned tool, from the package index once, then from the cache. Fails in one line where it is in neither."""
+    """The wheel of a pinned tool, from the cache or from the package index. Fails in one line if neither has it."""
     folder = ROOT / ".anyres/cache/infra"
     name = requirement.split("==")[0].replace("-", "_")
     folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def digest(path: Path) -> str:
 
 @cache
 def kustomize() -> list[str]:
-    """A command that renders overlays: this machine's, or kubectl out of a wheel."""
+    """A command that renders overlays: an installed one, or kubectl from a wheel."""
     if own := shutil.which("kustomize"):
         return [own, "build"]
     if own := shutil.which("kubectl"):
@@ -172,7 +172,7 @@ def environment_packages(stage: str, folder: Path) -> dict[str, str]:
 
 
 def missing(names: set[str], roots: list[Requirement]) -> set[str]:
-    """What the installed packages say that `roots` need, and `names` lacks."""
+    """Packages that `roots` need, by the metadata of the installed packages, and that are not in `names`."""
     lacking, seen, open_ = set(), set(), [(root.name, frozenset(root.extras)) for root in roots]
     while open_:
         name, extras = open_.pop()

@@ -1,4 +1,4 @@
-"""Files of accelerate: read by it, and those for processors launched."""
+"""Accelerate's files: all are read by accelerate, and those for CPUs are launched."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_services_wait_for_what_exists_and_tells_its_health():
 
 
 def test_ports_agree():
-    """What listens, what is published, what is asked: one number for each name, in compose and in Kubernetes."""
+    """Each service has one port number, in compose and in Kubernetes."""
     ports = {"prefect": 4200, "mlflow": 5000, "s3": 8333, "viewer": 8000}
     for name, port in ports.items():
         service = compose()["services"][name]

@@ -1,4 +1,4 @@
-"""What infra/ names: commands, variables, images, addresses are those that there are, and no secret is among them."""
+"""Commands, variables, images and addresses in infra/ exist, and no file contains a secret."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def change(checkout: Path, section: str, **values: Any) -> None:
 
 
 def hand_out(folder: Path) -> Path:
-    """Fill `folder` with what git would hand out of the working tree, its source an empty folder of pictures."""
+    """Copy the files of the working tree that git does not ignore to `folder`; its source is an empty folder of pictures."""
     ls = ["git", "ls-files", "-co", "--exclude-standard"]
     listed = subprocess.run(ls, cwd=ROOT, check=True, capture_output=True, text=True)
     for name in listed.stdout.splitlines():

@@ -1,4 +1,4 @@
-"""No test of this room reports its use to anyone."""
+"""No test of this folder sends usage reports."""
 
 from pipelines.environment import silence_telemetry
 

@@ -1,4 +1,4 @@
-"""Servers, buckets and credentials that are wrong or away: one clear line within 15 s, and what was made stays."""
+"""Unreachable servers, missing buckets and wrong credentials: one clear line within 15 s, and outputs stay."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def promptly() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def silent() -> Iterator[str]:
-    """The address of somebody who takes calls and never answers."""
+    """The address of a server that accepts connections and never answers."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)

@@ -1,4 +1,4 @@
-"""The whole pipeline on generated pictures, as a person meets it: killed, gone on, left alone, changed a little."""
+"""The whole pipeline on generated pictures: killed and resumed, run again unchanged, run again after a small change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Registration on a real SQLite store: once per bundle, champion by metric, loadable where this code is not."""
+"""Registration on a real SQLite store: once per bundle, champion by metric, loadable without this code."""
 # ruff: noqa: TID251 - asks the store itself
 
 from __future__ import annotations
