@@ -67,10 +67,8 @@ def opened(model: str) -> Any:
 
 def unbounded(model: str) -> Any:
     """A model that draws several styles and pinned fields. Raises ValueError, one line, for another."""
-    from anyres.networks import InfinityGan
-
     loaded = opened(model)
-    if not isinstance(loaded.generator, InfinityGan):
+    if not loaded.generator.draws_regions:
         raise ValueError(f"{model} holds a {type(loaded.generator).__name__}, this needs infinity_gan; see `anyres preset`")
     return loaded
 

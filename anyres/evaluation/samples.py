@@ -125,6 +125,8 @@ def upsampled_baseline(generator: Generator, seeds: Sequence[int], windows: Sequ
 class Enlarged(nn.Module):
     """The baseline as a generator: a scene's square frame drawn once, `px` a side, enlarged by Lanczos to any window in it."""
 
+    draws_regions = False
+
     def __init__(self, generator: Generator, px: int):
         super().__init__()
         self.inner, self.frame = generator, frame_of(generator, px)

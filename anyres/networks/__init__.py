@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from anyres.networks.anyres_gan import AnyresGan
 from anyres.networks.baselines import Cips, MsPe, MsPie, SingleScale
 from anyres.networks.continuum import Continuum
@@ -24,7 +26,7 @@ __all__ = [
     "build_generator",
 ]
 
-GENERATORS: dict[str, type[StyleGenerator]] = {
+GENERATORS: dict[str, Callable[[Train, tuple[float, float]], StyleGenerator]] = {
     "continuum": Continuum,
     "anyres_gan": AnyresGan,
     "scaleparty": ScaleParty,
@@ -38,7 +40,7 @@ GENERATORS: dict[str, type[StyleGenerator]] = {
 
 def build_generator(params: Train, half_extent: tuple[float, float] = (1.0, 1.0)) -> StyleGenerator:
     """Construct the generator of `params.method`; `half_extent` bounds the frame of its data."""
-    return GENERATORS[params.method](params, half_extent)  # type: ignore[call-arg, arg-type]
+    return GENERATORS[params.method](params, half_extent)
 
 
 def build_discriminator(params: Train) -> Discriminator:

@@ -9,8 +9,9 @@ normalised away (there it is the same for every zoom), and the canvas may have a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -181,23 +182,26 @@ class AnyresGan(StyleGenerator):
         Adam moves a bias by its rate a step: a dark domain would cost a short training most of its steps. The running means of
         power begin where they are, not at one.
         """
-        to_rgb = self.layers[-1]
+        to_rgb = self._convs()[-1]
         mean = pictures.mean(dim=(0, 2, 3))
         mean = torch.atanh(mean.clamp(-0.9, 0.9)) / TANH_SCALE if self.tanh else mean / OUTPUT_SCALE
-        to_rgb.bias.copy_(mean)  # type: ignore[operator, union-attr]
+        to_rgb.bias.copy_(mean)
         window = Window((0.0, 0.0), self.base_period, (self.patch, self.patch))
         w = self.mapping(Scene.of(range(MEASURED_SCENES), self.z_dim).z)
         x, scale = self.input(w, [window] * len(w)), self.scale(torch.ones(len(w)))
-        for layer in self.layers:
-            layer.follow(x.square().mean(), 0.0)  # type: ignore[operator]
+        for layer in self._convs():
+            layer.follow(x.square().mean(), 0.0)
             x = layer(x, w, scale)
 
     def update_magnitude_ema(self, mean: Callable[[Tensor], Tensor]) -> None:
         """Let every layer follow the power of its input in the passes since the last call."""
         powers = mean(torch.stack(self.noted).mean(dim=0))
         self.noted.clear()
-        for layer, power in zip(self.layers, powers, strict=True):
-            layer.follow(power, self.magnitude_beta)  # type: ignore[operator]
+        for layer, power in zip(self._convs(), powers, strict=True):
+            layer.follow(power, self.magnitude_beta)
+
+    def _convs(self) -> list[AliasFreeConv]:
+        return list(cast("Iterable[AliasFreeConv]", self.layers))
 
     def scale_parameters(self) -> list[nn.Parameter]:
         """What AnyRes-GAN adds to the alias-free generator."""

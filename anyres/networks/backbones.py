@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
 import safetensors.torch
 import torch
@@ -24,6 +24,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from anyres.networks.pretrained import Published, obtained
+
+if TYPE_CHECKING:
+    from timm.models import EfficientNet  # noqa: TID251 - the one place
 
 
 class Packaged(NamedTuple):
@@ -71,16 +74,18 @@ class Lite0(nn.Module):
     # Of `maps`, beside each other as they are.
     channel_weights = (torch.ones(1),) * 5
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: EfficientNet):
         super().__init__()
         self.network = network
 
     def forward(self, pictures: Tensor) -> Tensor:
-        return self.network.forward_head(self.network.forward_features(pictures), pre_logits=True)  # type: ignore[operator]
+        return self.network.forward_head(self.network.forward_features(pictures), pre_logits=True)
 
     def maps(self, pictures: Tensor) -> list[Tensor]:
         """Feature maps after each stage that halves the resolution: 16 to 320 channels at 1/2 to 1/32."""
-        return self.network.forward_intermediates(pictures, intermediates_only=True)  # type: ignore[operator]
+        features = self.network.forward_intermediates(pictures, intermediates_only=True)
+        assert isinstance(features, list)
+        return features
 
     def classify(self, pictures: Tensor) -> Tensor:
         """Logits (b, 1000) over the classes of ImageNet."""
@@ -110,9 +115,10 @@ Lite = TypeVar("Lite", bound=Lite0)
 def _lite(kind: type[Lite], weights: Packaged) -> Lite:
     import timm  # noqa: TID251 - the one place
 
-    network = timm.create_model(weights.network, pretrained=False)
+    network = cast("EfficientNet", timm.create_model(weights.network, pretrained=False))
     state = torch.load(verified(weights_path(weights), weights), map_location="cpu", weights_only=True)
-    blocks = [f"blocks.{stage}.{place}" for stage, group in enumerate(network.blocks) for place in range(len(group))]  # type: ignore[arg-type]
+    stages = cast("Iterable[nn.Sequential]", network.blocks)
+    blocks = [f"blocks.{stage}.{place}" for stage, group in enumerate(stages) for place in range(len(group))]
     network.load_state_dict(to_timm(state, blocks), strict=True)
     model = kind(network).eval().requires_grad_(False)
     fold_normalisation(network)

@@ -109,7 +109,7 @@ class Baseline(StyleGenerator):
         return [replace(v, period=v.period * factor, size=size) for v, size in zip(windows, sizes, strict=True)]
 
     def _noise(self, level: int, seeds: Tensor, windows: Sequence[Window]) -> Tensor:
-        return fields.noise(self.noise_policy, seeds, level, self.grid(level, windows), self.chart)
+        return fields.noise(self.noise_policy, seeds, fields.Stream.NOISE + level, self.grid(level, windows), self.chart)
 
 
 class MsPie(Baseline):
@@ -143,7 +143,8 @@ class MsPe(Baseline):
     """
 
     def __init__(self, params: Train, half_extent: tuple[float, float] = (1.0, 1.0)):
-        channels = params.network.channels  # type: ignore[union-attr]
+        assert isinstance(params.network, GridNetwork)
+        channels = params.network.channels
         super().__init__(params, half_extent, channels[0])
         self.channels = channels
         self.factors = nn.Parameter(torch.ones(len(channels)))
@@ -217,7 +218,8 @@ class SingleScale(Baseline):
     """
 
     def __init__(self, params: Train, half_extent: tuple[float, float] = (1.0, 1.0)):
-        channels = params.network.channels  # type: ignore[union-attr]
+        assert isinstance(params.network, GridNetwork)
+        channels = params.network.channels
         super().__init__(params, half_extent, channels[0])
         self.frame = Window((0.0, 0.0), self.base_period, params.patch_px)
         height, width = (side // self.cell_px for side in params.patch_px)

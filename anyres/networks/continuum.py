@@ -33,8 +33,6 @@ from anyres.plane.window import Window
 SCALE_FEATURES = 4
 # Cycles of the coarsest octave over the short side of a frame.
 LOWEST_CYCLES = 0.5
-# Fields of the bands, apart from those of the noise.
-OCTAVE_STREAM = 1 << 17
 
 
 class OctaveFeatures(nn.Module):
@@ -52,7 +50,7 @@ class OctaveFeatures(nn.Module):
         self.chart = chart
         index = torch.arange(octaves * features // 2)
         # Two uniforms a feature from the same counter-based generator as everything else.
-        bits = fields.mix(fields.key(torch.tensor([seed]), -2) + index * fields.GAMMA_X)
+        bits = fields.mix(fields.key(torch.tensor([seed]), fields.Stream.FREQUENCIES) + index * fields.GAMMA_X)
         place = ((bits >> 32) & 0xFFFFFFFF).double() / 2**32
         turn = (bits & 0xFFFFFFFF).double() / 2**32
         band = (index // (features // 2)).double()
@@ -98,7 +96,7 @@ class OctaveFields(nn.Module):
         for octave in range(self.octaves):
             side = self.chart.short_side / (LOWEST_CYCLES * 2.0 ** (octave + 2))
             amplitude = (2 - 2 * period / side).clip(0, 1)
-            stream = OCTAVE_STREAM + octave * self.features
+            stream = fields.Stream.OCTAVES + octave * self.features
             # Bands that are not heard are drawn nowhere in particular.
             heard = [window.parked(away, side) for window, away in zip(windows, amplitude <= 0, strict=True)]
             part = fields.smooth(seeds, stream, self.features, heard, side, edit)

@@ -30,6 +30,8 @@ class Generator(Protocol):
 
     geometry: Geometry
     z_dim: int
+    # Whether it draws scenes of several styles, regions and pinned fields.
+    draws_regions: bool
 
     # A generator that is never edited need not take an `edit`.
     def __call__(self, scene: Scene, windows: Sequence[Window], psi: float = 1.0) -> Tensor: ...
@@ -56,14 +58,13 @@ def places(grids: Sequence[Window], edit: Edit | None, device: torch.device) -> 
 
 class StyleGenerator(nn.Module):
     """forward(scene, windows) -> pictures (b, 3, h, w) in about [-1, 1], windows of one size whose sides are multiples of
-    `geometry.lattice_px`; `anyres.synthesis.render` draws any other size. `num_ws` layers take a style each. `draws_parts` says
-    whether scenes of several styles, regions and pinned fields can be drawn.
+    `geometry.lattice_px`; `anyres.synthesis.render` draws any other size. `num_ws` layers take a style each.
     """
 
     w_mean: Tensor
     geometry: Geometry
     num_ws: int
-    draws_parts = False
+    draws_regions: bool = False
 
     def __init__(self, z_dim: int, w_dim: int, mapping_layers: int):
         super().__init__()
@@ -80,7 +81,7 @@ class StyleGenerator(nn.Module):
         return w if psi == 1.0 else self.w_mean + psi * (w - self.w_mean)
 
     def forward(self, scene: Scene, windows: Sequence[Window], psi: float = 1.0, edit: Edit | None = None) -> Tensor:
-        if not scene.plain and not self.draws_parts:
+        if not scene.plain and not self.draws_regions:
             raise ValueError(f"{type(self).__name__} draws one style and one seed a picture; infinity_gan draws several")
         of = scene if scene.blend is None else scene.blend
         w = self.styles(of.z, psi) if of.w is None else self.truncated(of.w, psi)

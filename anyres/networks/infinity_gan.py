@@ -33,9 +33,7 @@ STEEPNESS = 0.3
 TURN_CELLS = 139.0
 COORDINATES = 3
 # Fields of the local latents, apart from those of the noise.
-LOCAL, LOCAL_STREAM = "local", 1 << 16
-# Seeds of the other local latents that the diversity loss compares with.
-OTHER_STREAM = -8
+LOCAL = "local"
 
 # What a layer asks for styles by: the grid of its input and of its output.
 StyleAt = Callable[[Tensor, Sequence[Window], Sequence[Window]], Tensor | Mixed]
@@ -171,7 +169,7 @@ class InfinityGan(StyleGenerator):
     the same kind: cells are counted in pixels, as published. Windows of one picture in one batch share the structure's map.
     """
 
-    draws_parts = True
+    draws_regions = True
 
     def __init__(self, params: Train, half_extent: tuple[float, float] = (1.0, 1.0)):
         assert isinstance(params.network, InfinityNetwork)
@@ -228,7 +226,7 @@ class InfinityGan(StyleGenerator):
 
         Pairs share latent, coordinates and windows. `mean` makes of a mean over these pictures that over all that count.
         """
-        other = replace(scene, seeds=fields.mix(fields.key(scene.seeds, OTHER_STREAM)))
+        other = replace(scene, seeds=fields.mix(fields.key(scene.seeds, fields.Stream.DIVERSITY)))
         (one, two), (a, b) = ([part(each, windows) for each in (scene, other)] for part in (self.local, self._map))
         latents, maps = mean((one - two).abs().mean().float()), mean((a - b).abs().mean().float())
         return latents / (maps + 1e-5)
@@ -254,7 +252,9 @@ class InfinityGan(StyleGenerator):
         halo = self.structure.halo
         first = numbers([self.first_cell(window) for window in windows], torch.int64) - halo
         grids = [self.cells(window, halo) for window in windows]
-        return self._field(LOCAL, LOCAL_STREAM, self.local_dim, first, grids, scene, 0, [self.turn_cells(v) for v in windows])
+        return self._field(
+            LOCAL, fields.Stream.LOCAL, self.local_dim, first, grids, scene, 0, [self.turn_cells(v) for v in windows]
+        )
 
     def coordinates(self, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
         """tanh of the height, cosine and sine of the way along, at the cells' middles: (b, 3, rows, columns), float32."""

@@ -118,4 +118,4 @@ class Trunk(nn.Module):
             replace(w, period=w.period * factor, size=(w.size[0] // factor + margin, w.size[1] // factor + margin))
             for w in windows
         ]
-        return fields.noise(self.noise_policy, seeds, level, grids, chart)
+        return fields.noise(self.noise_policy, seeds, fields.Stream.NOISE + level, grids, chart)

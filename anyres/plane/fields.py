@@ -7,6 +7,7 @@ OOPSLA 2014): its finaliser over a key that each coordinate advances by an odd c
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -38,6 +39,36 @@ def mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
+@enum.unique
+class Stream(enum.IntEnum):
+    """The random streams of one seed; different streams are independent.
+
+    A stream with a count takes the numbers from its own up to the next one: noise of level k is NOISE + k.
+    """
+
+    # Fields of the diversity loss's second local latents.
+    DIVERSITY = -8
+    # The second z of style mixing, and the layer from which it applies.
+    MIXED_LATENT = -7
+    MIXED_LAYER = -6
+    # The noise that path length regularisation projects on.
+    PATH_LENGTH = -5
+    # CutMix and ChannelMix.
+    PATCH_MIX = -4
+    # The column at which a patch is cut from two frames.
+    SEAM_CUT = -3
+    # Directions and phases of Fourier features.
+    FREQUENCIES = -2
+    # The latent z.
+    LATENT = -1
+    # Noise of each level of a trunk.
+    NOISE = 0
+    # Local latents of infinity_gan.
+    LOCAL = 1 << 16
+    # Fields of each octave of continuum on the plane.
+    OCTAVES = 1 << 17
+
+
 def key(seeds: Tensor, stream: int) -> Tensor:
     """One key per seed (int64, any shape) and stream: streams are independent fields of one seed."""
     return mix(mix(seeds * GAMMA + GAMMA) + _signed(((stream + 1) * 0xA0761D6478BD642F) % 2**64))
@@ -60,7 +91,7 @@ def latent(seeds: Sequence[int] | Tensor, dim: int) -> Tensor:
     """Standard normal z (b, dim): the same for a seed on every machine."""
     seeds = torch.as_tensor(seeds, dtype=torch.int64)
     index = torch.arange(dim, dtype=torch.int64, device=seeds.device)
-    return normal_from_bits(mix(key(seeds, -1)[:, None] + index * GAMMA_X))
+    return normal_from_bits(mix(key(seeds, Stream.LATENT)[:, None] + index * GAMMA_X))
 
 
 def octave_of(spacing: Any) -> Any:

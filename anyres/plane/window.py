@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 
@@ -124,9 +124,9 @@ def _split(position: float) -> tuple[int, float]:
 
 
 def _pair(name: str, value: object) -> tuple[object, object]:
-    if isinstance(value, str | bytes) or not hasattr(value, "__len__") or len(value) != 2:  # type: ignore[arg-type]
+    if isinstance(value, str | bytes) or not isinstance(value, Collection) or len(value) != 2:
         raise ValueError(f"window {name} must be a pair, found {value!r}")
-    first, second = value  # type: ignore[misc]
+    first, second = value
     return first, second
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from anyres.networks.generator import SEED_LIMIT, Edit, Generator, device_of
+from anyres.networks.generator import SEED_LIMIT, Edit, Generator, StyleGenerator, device_of
 from anyres.networks.scene import Scene
 from anyres.plane.window import Window
 from anyres.synthesis.latent import Latent
@@ -55,11 +55,10 @@ def scene_of(generator: Generator, scene: int | Latent | Scene) -> Scene:
         check_seed(scene)
         return Scene.of([scene], generator.z_dim, device_of(generator))
     check_seed(scene.seed)
-    count, width = getattr(generator, "num_ws", None), getattr(generator, "w_mean", scene.w).shape[-1]
-    if count is not None and scene.w.shape != (count, width):
-        raise ValueError(
-            f"the latent has styles {tuple(scene.w.shape)}, this generator takes {(count, width)}: it is another one's"
-        )
+    if isinstance(generator, StyleGenerator):
+        styles = (generator.num_ws, generator.w_mean.shape[-1])
+        if scene.w.shape != styles:
+            raise ValueError(f"the latent has styles {tuple(scene.w.shape)}, this generator takes {styles}: it is another one's")
     return scene.scene(generator.z_dim, device_of(generator))
 
 

@@ -19,9 +19,6 @@ from anyres.plane import fields
 from anyres.plane.window import Window
 from anyres.training.mixing import Mix
 
-# Independent draws of one seed: see also anyres.training.steps.
-MIX_STREAM = -4
-
 # Real pictures of this process, float (b, 3, h, w) in [-1, 1], and their windows.
 Batch = tuple[Tensor, list[Window]]
 # The same windows at two sizes, the smaller first.
@@ -87,7 +84,7 @@ def mixes(params: Train, nimg: int, accelerator: Accelerator, num_sizes: int) ->
     """How this process's real and fake pictures of two sizes are mixed at the batch from image `nimg` on; None: not at all."""
     if num_sizes == 1 or not (params.pairs.cutmix or params.pairs.channelmix):
         return None
-    place = fields.key(torch.tensor([params.seed << 24]), MIX_STREAM)
+    place = fields.key(torch.tensor([params.seed << 24]), fields.Stream.PATCH_MIX)
     # For the whole batch; each process takes its part.
     generator = torch.Generator().manual_seed(int(fields.mix(place + nimg)) & 0x7FFFFFFFFFFFFFFF)
     kinds = {"cutmix": params.pairs.cutmix, "channelmix": params.pairs.channelmix}

@@ -16,8 +16,6 @@ from anyres.networks.scene import Scene
 from anyres.plane import fields
 from anyres.plane.window import Window
 
-CUT_STREAM = -3
-
 
 def draw_seam_patches(g: StyleGenerator, scene: Scene, windows: Sequence[Window]) -> Tensor:
     """Draw windows of one size (b, 3, h, w), each cut from two frames side by side that meet at a random column of it.
@@ -25,7 +23,7 @@ def draw_seam_patches(g: StyleGenerator, scene: Scene, windows: Sequence[Window]
     The column is a function of the scene's seed. Costs two frames a window.
     """
     width = windows[0].size[1]
-    bits = fields.mix(fields.key(scene.seeds, CUT_STREAM))
+    bits = fields.mix(fields.key(scene.seeds, fields.Stream.SEAM_CUT))
     cuts = ((bits & 0x7FFFFFFF) % width).tolist()
     left = [window.crop(0, -cut, window.size) for window, cut in zip(windows, cuts, strict=True)]
     right = [window.crop(0, width, window.size) for window in left]

@@ -24,8 +24,6 @@ from anyres.training.teacher import Teacher
 
 # Of the running mean of path lengths.
 PATH_DECAY = 0.01
-# Independent draws of one seed: see also anyres.training.microbatch.
-PATH_STREAM, STYLE_STREAM, OTHER_STREAM = -5, -6, -7
 
 
 @dataclass(frozen=True)
@@ -102,10 +100,10 @@ def mix_styles(g: StyleGenerator, scene: Scene, probability: float) -> Scene:
     if probability == 0:
         return scene
     num_ws: int = g.num_ws
-    bits = fields.mix(fields.key(scene.seeds, STYLE_STREAM)) & 0x7FFFFFFFFFFFFFFF
+    bits = fields.mix(fields.key(scene.seeds, fields.Stream.MIXED_LAYER)) & 0x7FFFFFFFFFFFFFFF
     chosen = (bits & 0xFFFFFF).double() / 2**24 < probability
     cut = torch.where(chosen, 1 + (bits >> 24) % (num_ws - 1), num_ws)
-    other = fields.latent(fields.mix(fields.key(scene.seeds, OTHER_STREAM)), scene.z.shape[1])
+    other = fields.latent(fields.mix(fields.key(scene.seeds, fields.Stream.MIXED_LATENT)), scene.z.shape[1])
     first, second = g.mapping(scene.z), g.mapping(other)
     layers = torch.arange(num_ws, device=scene.z.device)
     w = torch.where((layers[None, :] < cut[:, None])[:, :, None], first[:, None], second[:, None])
@@ -262,7 +260,7 @@ def path_penalty(step: Step, part: MicroBatch, path_length_mean: Tensor, mean: M
     scene, windows = part.half(step.params.batch)
     w = state.g.mapping(scene.z)[:, None].repeat(1, state.g.num_ws, 1)
     pictures = state.g.synthesize(w, scene, windows)
-    noise = fields.latent(fields.mix(fields.key(scene.seeds, PATH_STREAM)), pictures[0].numel())
+    noise = fields.latent(fields.mix(fields.key(scene.seeds, fields.Stream.PATH_LENGTH)), pictures[0].numel())
     noise = noise.view_as(pictures).to(pictures) / math.sqrt(pictures[0, 0].numel())
     (gradient,) = torch.autograd.grad((pictures * noise).sum(), w, create_graph=True)
     lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()

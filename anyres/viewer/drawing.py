@@ -23,7 +23,7 @@ from anyres.networks.scene import Scene
 from anyres.plane.window import Window
 from anyres.synthesis.render import BATCH_PX, align, render_tiles
 from anyres.synthesis.request import RenderRequest
-from anyres.viewer.scenes import PreparedScene, draws_strokes, fit_method
+from anyres.viewer.scenes import PreparedScene, fit_method
 from anyres.viewer.tilegrid import TILE_PX, Pyramid
 
 # zlib level: clients are mostly near, so that a fast encoder matters more than small files.
@@ -77,7 +77,7 @@ class ServedModel:
             "data_hash": meta["data_hash"],
             "weights_sha256": self.weights,
             "pyramid": pyramid.facts(),
-            "paints": draws_strokes(self.model.generator),
+            "paints": self.model.generator.draws_regions,
             "photographs": fit_method(self.model.generator),
         }
 

@@ -13,8 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from anyres.export.bundle import Model
-from anyres.networks import InfinityGan
-from anyres.networks.generator import SEED_LIMIT, Edit, StyleGenerator, device_of
+from anyres.networks.generator import SEED_LIMIT, Edit, Generator, StyleGenerator, device_of
 from anyres.networks.scene import Scene
 from anyres.synthesis import edit, fuse
 from anyres.synthesis.latent import Latent
@@ -229,20 +228,15 @@ def prepare_scene(generator: Any, recipe: Recipe, latents: LatentStore) -> Prepa
     return PreparedScene(recipe, scene, edit.compose([step.edit() for step in recipe.edits]), psi)
 
 
-def fit_method(generator: Any) -> FitMethod | None:
+def fit_method(generator: Generator) -> FitMethod | None:
     """How a generator fits photographs; None if it cannot."""
-    if isinstance(generator, InfinityGan):
+    if generator.draws_regions:
         return "outpaint"
     return "project" if isinstance(generator, StyleGenerator) else None
 
 
-def draws_strokes(generator: Any) -> bool:
-    """Whether a generator draws several styles over one canvas."""
-    return bool(getattr(generator, "draws_parts", False))
-
-
-def _painted(generator: Any, recipe: Recipe) -> Scene:
-    if not draws_strokes(generator):
+def _painted(generator: Generator, recipe: Recipe) -> Scene:
+    if not generator.draws_regions:
         raise ValueError("this model draws one style per picture; use a model of infinity_gan for several")
     seeds = list(dict.fromkeys([recipe.seed, *(stroke.seed for stroke in recipe.strokes)]))
     shares = fuse.brushed(_strokes(recipe.strokes, seeds), len(seeds), recipe.softness)

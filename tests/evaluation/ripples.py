@@ -26,6 +26,8 @@ NAME = 'm42 & "friends" <script>alert(1)</script>.png'
 class Ripples(nn.Module):
     """Smooth stripes of each scene's own direction and colour: any size, no seams, nothing below its wavelength."""
 
+    draws_regions = False
+
     def __init__(self, strength: float):
         super().__init__()
         self.strength = nn.Parameter(torch.tensor(strength))

@@ -113,3 +113,14 @@ def test_latents_are_the_same_whatever_is_drawn_beside_them():
 def test_windows_of_several_sizes_are_refused():
     with pytest.raises(ValueError, match="must have one size"):
         fields.sample(torch.arange(2), 0, [Window((0, 0), 1, (2, 3)), Window((0, 0), 1, (3, 2))], PLANE)
+
+
+def test_streams_are_distinct_and_keep_their_numbers():
+    """A new number for a stream would change every scene."""
+    numbers = [int(stream) for stream in fields.Stream]
+    assert len(fields.Stream.__members__) == len(set(numbers)) == len(numbers)
+    named = {stream.name: int(stream) for stream in fields.Stream}
+    assert (named["LATENT"], named["FREQUENCIES"], named["NOISE"]) == (-1, -2, 0)
+    assert (named["SEAM_CUT"], named["PATCH_MIX"], named["PATH_LENGTH"]) == (-3, -4, -5)
+    assert (named["MIXED_LAYER"], named["MIXED_LATENT"], named["DIVERSITY"]) == (-6, -7, -8)
+    assert (named["LOCAL"], named["OCTAVES"]) == (2**16, 2**17)

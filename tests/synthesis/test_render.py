@@ -123,6 +123,8 @@ def test_bytes_and_networks_speak_of_the_same_picture():
 class Bordered(torch.nn.Module):
     """Draws one function of the plane, spoilt towards the border of every pass: what an approximate generator does."""
 
+    draws_regions = False
+
     def __init__(self, spoil: float):
         super().__init__()
         self.strength = torch.nn.Parameter(torch.tensor(spoil))

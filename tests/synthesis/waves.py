@@ -26,6 +26,7 @@ class Waves(nn.Module):
     """A generator without a network, exact: colours are sines of the place."""
 
     z_dim = 4
+    draws_regions = False
     geometry = Geometry(Plane((1.0, 1.0)), 8, 0, True, (1 / 64, 1 / 16), ((16, 16),))
 
     def __init__(self, pause_s: float = 0.0) -> None:
