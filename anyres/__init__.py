@@ -15,13 +15,13 @@ __all__ = ["Window", "__version__", "load"]
 
 
 def load(source: str | Path, device: str = "cpu") -> Model:
-    """Load a generator: of a bundle folder, one that comes with anyres ("continuum-deepsky"), or of an MLflow registry
-    ("models:/anyres-generator@champion").
+    """Load a generator from a bundle folder, by the name of a model that comes with anyres ("continuum-deepsky"), or from an
+    MLflow registry ("models:/anyres-generator@champion").
 
-    Raises ValueError, one line, where it is not there or not sound; see `anyres.export.bundle.load` and `.registry.fetched`.
+    Raises ValueError, one line, if it is missing or damaged; see `export.bundle.load` and `registry.client.fetch_bundle`.
     """
-    # torch is imported with the first generator, not with the name of the package.
+    # Import here: `import anyres` must not import torch.
     from anyres.export.bundle import load as load_bundle
-    from anyres.registry.client import SCHEME, fetched
+    from anyres.registry.client import SCHEME, fetch_bundle
 
-    return load_bundle(fetched(str(source)) if str(source).startswith(SCHEME) else source, device)
+    return load_bundle(fetch_bundle(str(source)) if str(source).startswith(SCHEME) else source, device)

@@ -29,9 +29,14 @@ def promote(
     does not move.
     """
     from anyres.registry import client
+    from anyres.registry.champion import ChampionUnchangedError
 
     with one_line():
-        _say(client.promote(name, version, metric, force), as_json)
+        try:
+            move = client.promote(name, version, metric, force)
+        except ChampionUnchangedError as error:
+            raise ValueError(f"{error} (--force promotes it all the same)") from None
+        _say(move, as_json)
 
 
 @app.command(epilog="Example: anyres rollback --name anyres-generator")

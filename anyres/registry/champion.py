@@ -1,7 +1,7 @@
-"""The champion of a registered model: an alias that moves for a reason, and the way back.
+"""The champion of a registered model: an alias that moves to a version that is no worse, and back.
 
-Every move stands in a tag of its own on the registered model: whoever moves the alias at the same moment loses nothing of its
-history. Works on any MLflow client, a local store's or a server's.
+Each move is recorded in a tag of its own on the registered model, so concurrent moves lose no history. Works with any MLflow
+client, of a local store or of a server.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any, Literal
 
 ALIAS = "champion"
 MOVES = "champion/"
-# By which one version was declared to be measured, and what stands in for it.
+# The tag that declares the metric of a version, and the metric of a version without that tag.
 METRIC_TAG, DEFAULT_METRIC = "metric", "patch_kid"
 
 
-class StaysError(ValueError):
-    """The champion does not move; the message is one line that says why."""
+class ChampionUnchangedError(ValueError):
+    """The champion does not move; the message is one line with the reason."""
 
 
 @dataclass(frozen=True)
@@ -37,59 +37,63 @@ class Move:
 
 def moves(model: Any) -> list[Move]:
     """The history of a registered model's champion, oldest first."""
-    found = [(key, value) for key, value in model.tags.items() if key.startswith(MOVES)]
-    return [Move(**json.loads(value)) for _, value in sorted(found)]
+    records = [(key, value) for key, value in model.tags.items() if key.startswith(MOVES)]
+    return [Move(**json.loads(value)) for _, value in sorted(records)]
 
 
 def promote(client: Any, name: str, candidate: str, metric: str, force: bool = False) -> str:
-    """Point the alias to version `candidate` if it is no worse on `metric`, or by `force`; return a line that says what and why.
+    """Point the alias to version `candidate` if it is no worse on `metric`, or by `force`; return one line with the reason.
 
-    Raises StaysError where it is worse or has no such number. Of two that are promoted at once the better one stays, as far as
-    each sees the other's move in time.
+    Raises ChampionUnchangedError if the candidate is worse or has no finite value of `metric`. If two versions are promoted at
+    once, the better one becomes champion, provided that each call sees the other's move in time.
     """
     model = client.get_registered_model(name)
-    present = _champion(model)
-    if present == candidate:
+    current = _champion(model)
+    if current == candidate:
         return f"{name} {candidate} is champion already"
-    new = recorded(client.get_model_version(name, candidate).tags, metric)
-    old = None if present is None else recorded(client.get_model_version(name, present).tags, metric)
-    against = None
+    new = metric_value(client.get_model_version(name, candidate).tags, metric)
+    old = None if current is None else metric_value(client.get_model_version(name, current).tags, metric)
+    objection = None
     if new is None:
-        against = f"it has no finite {metric}"
+        objection = f"it has no finite {metric}"
     elif old is not None and new > old:
-        against = f"{metric} {new:.4g} is worse than {old:.4g} of version {present}"
-    if against is not None and not force:
-        raise StaysError(f"{name} {candidate} does not become champion: {against}")
-    compared = "" if present is None else f", no worse than {'none' if old is None else f'{old:.4g}'} of version {present}"
-    why = f"by force, though {against}" if against else f"{metric} {new:.4g}{compared}"
-    _move(client, name, candidate, present, "forced" if against else "better", why)
-    rival = None if force or new is None else _rival(client, name, moves(model), candidate, metric, new)
-    if rival is not None:
+        objection = f"{metric} {new:.4g} is worse than {old:.4g} of version {current}"
+    if objection is not None and not force:
+        raise ChampionUnchangedError(f"{name} {candidate} does not become champion: {objection}")
+    compared = "" if current is None else f", no worse than {'none' if old is None else f'{old:.4g}'} of version {current}"
+    why = f"by force, though {objection}" if objection else f"{metric} {new:.4g}{compared}"
+    _set_champion(client, name, candidate, current, "forced" if objection else "better", why)
+    better = None if force or new is None else _better_promotion(client, name, moves(model), candidate, metric, new)
+    if better is not None:
         why = f"{metric} is better than {new:.4g} of version {candidate}, promoted at the same time"
-        _move(client, name, rival, candidate, "better", why)
-        raise StaysError(f"{name} {candidate} does not become champion: version {rival}, promoted at the same time, is better")
+        _set_champion(client, name, better, candidate, "better", why)
+        raise ChampionUnchangedError(
+            f"{name} {candidate} does not become champion: version {better}, promoted at the same time, is better"
+        )
     return f"{name} {candidate} is champion: {why}"
 
 
 def rollback(client: Any, name: str, existing: Sequence[str]) -> str:
-    """Point the alias to the champion before the present one, of those versions that exist; return a line that says so.
+    """Point the alias to the previous champion among the `existing` versions; return one line.
 
-    Again and again it goes further back. Raises StaysError where there was none before.
+    Each further call goes one champion further back. Raises ChampionUnchangedError if there was none before.
     """
     model = client.get_registered_model(name)
-    present = _champion(model)
-    line = _line(moves(model))
-    if line and line[-1] == present:
-        line.pop()
-    earlier = [version for version in line if version in existing and version != present]
+    current = _champion(model)
+    champions = _past_champions(moves(model))
+    if champions and champions[-1] == current:
+        champions.pop()
+    earlier = [version for version in champions if version in existing and version != current]
     if not earlier:
-        raise StaysError(f"{name}: no champion is known before {'the first' if present is None else f'version {present}'}")
-    _move(client, name, earlier[-1], present, "rollback", "the champion before")
-    return f"{name} {earlier[-1]} is champion again, in place of {'none' if present is None else f'version {present}'}"
+        raise ChampionUnchangedError(
+            f"{name}: no champion is known before {'the first' if current is None else f'version {current}'}"
+        )
+    _set_champion(client, name, earlier[-1], current, "rollback", "the champion before")
+    return f"{name} {earlier[-1]} is champion again, in place of {'none' if current is None else f'version {current}'}"
 
 
-def recorded(tags: Mapping[str, str], metric: str) -> float | None:
-    """The number of a version's tag, None where there is none or it is not finite."""
+def metric_value(tags: Mapping[str, str], metric: str) -> float | None:
+    """Return the number in the tag `metric` of a version, or None if there is none or it is not finite."""
     try:
         value = float(tags.get(metric, "nan"))
     except ValueError:
@@ -102,37 +106,37 @@ def _champion(model: Any) -> str | None:
     return None if version is None else str(version)
 
 
-def _line(history: Sequence[Move]) -> list[str]:
-    """The champions of which each may return once those behind it have gone, oldest first, the present one last."""
-    line: list[str] = []
+def _past_champions(history: Sequence[Move]) -> list[str]:
+    """The stack of champions: oldest first, the current one last; a rollback pops it."""
+    stack: list[str] = []
     for move in history:
         if move.kind == "rollback":
-            while line and line[-1] != move.version:
-                line.pop()
-            line = line or [move.version]
+            while stack and stack[-1] != move.version:
+                stack.pop()
+            stack = stack or [move.version]
             continue
-        # Whoever moves the alias by other means leaves no tag.
-        if move.before is not None and line[-1:] != [move.before]:
-            line.append(move.before)
-        line.append(move.version)
-    return line
+        # A move of the alias by other means leaves no tag.
+        if move.before is not None and stack[-1:] != [move.before]:
+            stack.append(move.before)
+        stack.append(move.version)
+    return stack
 
 
-def _rival(client: Any, name: str, known: Sequence[Move], candidate: str, metric: str, new: float) -> str | None:
-    """A version that was promoted since `known`, by someone else, and is better than `candidate`; None where there is none."""
+def _better_promotion(client: Any, name: str, known: Sequence[Move], candidate: str, metric: str, new: float) -> str | None:
+    """The best version that another process promoted since the moves `known`, if it is better than `candidate`, else None."""
     since = [move.version for move in moves(client.get_registered_model(name)) if move not in known and move.kind == "better"]
-    found = {}
+    values = {}
     for version in set(since) - {candidate}:
-        value = recorded(client.get_model_version(name, version).tags, metric)
+        value = metric_value(client.get_model_version(name, version).tags, metric)
         if value is not None and value < new:
-            found[version] = value
-    return min(found, key=found.__getitem__) if found else None
+            values[version] = value
+    return min(values, key=values.__getitem__) if values else None
 
 
-def _move(client: Any, name: str, version: str, before: str | None, kind: Any, why: str) -> None:
+def _set_champion(client: Any, name: str, version: str, before: str | None, kind: Any, why: str) -> None:
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     move = Move(now, version, before, kind, why)
-    # History first: a move that was cut short can be seen, and is made again.
+    # Record the move first: a move that was cut short can then be seen, and is made again.
     key = f"{MOVES}{now.replace('+00:00', 'Z')} {uuid.uuid4().hex[:8]}"
     client.set_registered_model_tag(name, key, json.dumps(asdict(move)))
     client.set_registered_model_alias(name, ALIAS, version)

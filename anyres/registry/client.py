@@ -1,6 +1,6 @@
-"""Generators from an MLflow registry, where MLflow is installed, and its champion."""
+"""Generators in an MLflow registry: download, list, promote. Needs MLflow."""
 
-# ruff: noqa: TID251 - the registry is MLflow's
+# ruff: noqa: TID251 - this module is the library's client of MLflow
 from __future__ import annotations
 
 import contextlib
@@ -18,31 +18,31 @@ from urllib.parse import urlsplit
 from anyres.registry import champion
 
 SCHEME = "models:/"
-# Where a pipeline run here before keeps its registry.
+# Where `make run` keeps its registry, in the working folder.
 LOCAL_STORE = "mlflow.db"
-# What a person waits for an address that does not answer, or a server that takes its time over a small question.
+# Timeout of a TCP connection, and of MLflow's requests: a person waits for them.
 REACH_S = 5.0
-PATIENCE = {
+SHORT_TIMEOUTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
 }
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
-# Where a version comes from, as tags of it.
+# Tags of a version that record its origin.
 LINEAGE = ("git_commit", "git_dirty", "data_hash", "params_hash", "fingerprint", "code", "bundle_hash", "weights_sha256")
 
 
-def fetched(uri: str) -> Path:
-    """Fetch the bundle of a registered model, "models:/NAME@ALIAS" or "models:/NAME/VERSION"; return its folder.
+def fetch_bundle(uri: str) -> Path:
+    """Download the bundle of a registered model, "models:/NAME@ALIAS" or "models:/NAME/VERSION"; return its folder.
 
-    The store is that of MLFLOW_TRACKING_URI or ANYRES_TRACKING_URI, else mlflow.db in the working folder. Raises ValueError,
-    one line, where MLflow, the store or the model is missing, within 15 s where a server does not answer.
+    The store is MLFLOW_TRACKING_URI or ANYRES_TRACKING_URI, else mlflow.db in the working folder. Raises ValueError, one line, if
+    MLflow, the store or the model is missing; within 15 s if a server does not answer.
     """
-    client, address = _connected(uri)
+    client, address = _connect(uri)
     from mlflow.artifacts import download_artifacts
 
     with _translate_errors(f"{uri}: not in the registry at {address}"):
-        with _impatient():
+        with _short_timeouts():
             _version(client, uri)
         folder = Path(download_artifacts(artifact_uri=uri))
     bundles = [meta.parent for meta in folder.rglob("generator.json")]
@@ -52,68 +52,64 @@ def fetched(uri: str) -> Path:
 
 
 def versions(name: str) -> list[dict[str, Any]]:
-    """Tell of the versions of a registered model, newest first, in JSON types.
+    """List the versions of a registered model, newest first, in JSON types.
 
-    Each has "version", "aliases", "created" (UTC, ISO 8601), "metrics" and "about", a few words for a person. Raises ValueError,
-    one line, where MLflow, the store or the model is missing, within 15 s where a server does not answer.
+    Each has "version", "aliases", "created" (UTC, ISO 8601), "metrics" and "about", a short text for a person. Raises ValueError,
+    one line, if MLflow, the store or the model is missing; within 15 s if a server does not answer.
     """
-    client, address = _connected(name)
-    with _translate_errors(f"{name}: cannot be asked for at {address}"), _impatient():
-        return [_told(version) for version in _versions(client, name, address)]
+    client, address = _connect(name)
+    with _translate_errors(f"{name}: cannot be asked for at {address}"), _short_timeouts():
+        return [_summary(version) for version in _versions(client, name, address)]
 
 
 def promote(name: str, version: int, metric: str | None = None, force: bool = False) -> dict[str, Any]:
-    """Make a version champion if it is no worse than the present one on `metric`, by default the one declared for it.
+    """Make a version champion if it is no worse than the current one on `metric` (default: its declared metric), or by `force`.
 
-    Returns "version", "before" (None: there was none), "kind" and "why" of the last move, and "said", a line for a person.
-    Raises ValueError, one line, where it is worse and not to be forced, or where MLflow, the store, the model or the version is
-    missing.
+    Returns "version", "before" (None: there was none), "kind" and "why" of the last move, and "said", one line for a person.
+    Raises ChampionUnchangedError if it is worse, ValueError if MLflow, the store, the model or the version is missing; one line.
     """
-    client, address = _connected(name)
-    with _translate_errors(f"{name} at {address}"), _impatient():
-        known = {str(one.version): one for one in _versions(client, name, address)}
-        if str(version) not in known:
-            raise ValueError(f"{name} has no version {version}; there are {', '.join(sorted(known, key=int))}")
-        declared: str = known[str(version)].tags.get(champion.METRIC_TAG, champion.DEFAULT_METRIC)
-        try:
-            said = champion.promote(client, name, str(version), metric or declared, force)
-        except champion.StaysError as error:
-            raise ValueError(f"{error} (--force promotes it all the same)") from None
-        return _state(client, name, said)
+    client, address = _connect(name)
+    with _translate_errors(f"{name} at {address}"), _short_timeouts():
+        existing = {str(one.version): one for one in _versions(client, name, address)}
+        if str(version) not in existing:
+            raise ValueError(f"{name} has no version {version}; there are {', '.join(sorted(existing, key=int))}")
+        declared: str = existing[str(version)].tags.get(champion.METRIC_TAG, champion.DEFAULT_METRIC)
+        message = champion.promote(client, name, str(version), metric or declared, force)
+        return _last_move(client, name, message)
 
 
 def rollback(name: str) -> dict[str, Any]:
-    """Make the champion before the present one champion again; returns what `promote` does.
+    """Make the previous champion champion again; return what `promote` returns.
 
-    Raises ValueError, one line, where there was none, or where MLflow, the store or the model is missing.
+    Raises ValueError, one line, if there was none, or if MLflow, the store or the model is missing.
     """
-    client, address = _connected(name)
-    with _translate_errors(f"{name} at {address}"), _impatient():
+    client, address = _connect(name)
+    with _translate_errors(f"{name} at {address}"), _short_timeouts():
         existing = [str(one.version) for one in _versions(client, name, address)]
-        return _state(client, name, champion.rollback(client, name, existing))
+        return _last_move(client, name, champion.rollback(client, name, existing))
 
 
 def lineage(uri: str) -> dict[str, Any]:
-    """Where the model of `uri` comes from, in JSON types: version, aliases, run, git commit, hashes, and champions so far.
+    """Return the origin of the model of `uri` in JSON types: version, aliases, run, git commit, hashes, and all champions.
 
-    Raises ValueError, one line, where it is not there.
+    Raises ValueError, one line, if it is missing.
     """
-    client, address = _connected(uri)
-    with _translate_errors(f"{uri}: not in the registry at {address}"), _impatient():
+    client, address = _connect(uri)
+    with _translate_errors(f"{uri}: not in the registry at {address}"), _short_timeouts():
         version = _version(client, uri)
-        found = {key: version.tags[key] for key in LINEAGE if key in version.tags}
+        origin = {key: version.tags[key] for key in LINEAGE if key in version.tags}
         model = client.get_registered_model(version.name)
         return {
             "registry": address,
-            **_told(version),
+            **_summary(version),
             "run_id": version.run_id,
-            **found,
+            **origin,
             "champions": [asdict(move) for move in champion.moves(model)],
         }
 
 
-def _connected(what: str) -> tuple[Any, str]:
-    """A client, and the address of its store. Raises ValueError, one line, where MLflow or the store is not there."""
+def _connect(what: str) -> tuple[Any, str]:
+    """Return a client and the address of its store. Raises ValueError, one line, if MLflow or the store is missing."""
     try:
         import mlflow
     except ModuleNotFoundError:
@@ -121,19 +117,19 @@ def _connected(what: str) -> tuple[Any, str]:
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         store = os.environ.get("ANYRES_TRACKING_URI") or f"sqlite:///{LOCAL_STORE}"
         local = store.removeprefix("sqlite:///")
-        # MLflow would make an empty one.
+        # MLflow would create an empty store.
         if store.startswith("sqlite:///") and not Path(local).is_file():
             raise ValueError(f"{what}: there is no registry at {local}; set MLFLOW_TRACKING_URI, or run where `make run` ran")
-        # MLflow keeps a store open by its address: a relative one would be another file in another folder.
+        # MLflow caches stores by address; a relative address would be another file after a change of folder.
         mlflow.set_tracking_uri(f"sqlite:///{Path(local).resolve()}" if store.startswith("sqlite:///") else store)
     address = mlflow.get_tracking_uri()
-    _reach(what, address)
+    _check_reachable(what, address)
     with _translate_errors(f"{what}: there is no registry at {without_secrets(address)}"):
         return mlflow.MlflowClient(), without_secrets(address)
 
 
-def _reach(what: str, address: str) -> None:
-    """Raise ValueError, one line, where nobody listens at an address: MLflow would try again for minutes, or hours."""
+def _check_reachable(what: str, address: str) -> None:
+    """Raise ValueError, one line, if no server listens at an address. MLflow itself would retry for minutes or hours."""
     parts = urlsplit(address)
     port = parts.port or PORTS.get(parts.scheme.partition("+")[0])
     if parts.hostname is None or port is None:
@@ -145,30 +141,30 @@ def _reach(what: str, address: str) -> None:
 
 
 def without_secrets(text: str) -> str:
-    """Words with addresses in them, less users and passwords."""
+    """Return `text` with users and passwords removed from its addresses."""
     return re.sub(r"(?<=://)[^/@\s]+@", "", text)
 
 
 @contextlib.contextmanager
-def _impatient() -> Iterator[None]:
-    """For small questions: seconds in place of MLflow's minutes. A person's own values stand."""
-    mine = {name: value for name, value in PATIENCE.items() if name not in os.environ}
-    # Of every attempt it tells in lines of its own.
+def _short_timeouts() -> Iterator[None]:
+    """Shorten MLflow's timeouts from minutes to seconds within the block. Variables that are already set stay."""
+    added = {name: value for name, value in SHORT_TIMEOUTS.items() if name not in os.environ}
+    # urllib3 logs every retry.
     retries = logging.getLogger("urllib3.connectionpool")
     level = retries.level
-    os.environ.update(mine)
+    os.environ.update(added)
     retries.setLevel(logging.ERROR)
     try:
         yield
     finally:
         retries.setLevel(level)
-        for name in mine:
+        for name in added:
             os.environ.pop(name, None)
 
 
 @contextlib.contextmanager
-def _translate_errors(said: str) -> Iterator[None]:
-    """Turn what MLflow, its store and the network raise into a ValueError of one line that begins with `said`."""
+def _translate_errors(prefix: str) -> Iterator[None]:
+    """Turn errors of MLflow, its store and the network into a ValueError of one line that begins with `prefix`."""
     from mlflow.exceptions import MlflowException
 
     raised: tuple[type[Exception], ...] = (MlflowException, OSError)
@@ -179,34 +175,35 @@ def _translate_errors(said: str) -> Iterator[None]:
     try:
         yield
     except raised as error:
-        raise ValueError(f"{said} ({without_secrets(' '.join(str(error).split()))[:200]})") from None
+        raise ValueError(f"{prefix} ({without_secrets(' '.join(str(error).split()))[:200]})") from None
 
 
 def _version(client: Any, uri: str) -> Any:
-    """What MLflow knows of the version that "models:/NAME@ALIAS" or "models:/NAME/VERSION" names."""
-    place = uri.removeprefix(SCHEME)
-    if "@" in place:
-        name, _, alias = place.rpartition("@")
+    """Return MLflow's record of the version that "models:/NAME@ALIAS" or "models:/NAME/VERSION" names."""
+    path = uri.removeprefix(SCHEME)
+    if "@" in path:
+        name, _, alias = path.rpartition("@")
         return client.get_model_version_by_alias(name, alias)
-    name, _, number = place.rpartition("/")
+    name, _, number = path.rpartition("/")
     return client.get_model_version(name, number)
 
 
 def _versions(client: Any, name: str, address: str) -> list[Any]:
-    """The versions of a registered model, newest first; raises ValueError, one line, where there is none."""
-    found = sorted(client.search_model_versions(f"name = '{name}'"), key=lambda version: int(version.version), reverse=True)
-    if not found:
+    """Return the versions of a registered model, newest first. Raises ValueError, one line, if there is none."""
+    versions = sorted(client.search_model_versions(f"name = '{name}'"), key=lambda version: int(version.version), reverse=True)
+    if not versions:
         raise ValueError(f"{name}: no version of such a model is in the registry at {address}")
-    # A search does not tell of aliases everywhere.
+    # Not every store returns aliases with a search.
     aliases = client.get_registered_model(name).aliases
-    for version in found:
+    for version in versions:
         version.aliases = [alias for alias, number in aliases.items() if str(number) == str(version.version)]
-    return found
+    return versions
 
 
-def _told(version: Any) -> dict[str, Any]:
+def _summary(version: Any) -> dict[str, Any]:
+    """What `versions` lists of one version."""
     metric = version.tags.get(champion.METRIC_TAG, champion.DEFAULT_METRIC)
-    metrics = {key: champion.recorded(version.tags, key) for key in {metric, "patch_kid", "patch_fd"} if key in version.tags}
+    metrics = {key: champion.metric_value(version.tags, key) for key in {metric, "patch_kid", "patch_fd"} if key in version.tags}
     value = metrics.get(metric)
     return {
         "version": str(version.version),
@@ -217,8 +214,8 @@ def _told(version: Any) -> dict[str, Any]:
     }
 
 
-def _state(client: Any, name: str, said: str) -> dict[str, Any]:
-    """The last move, and the line that tells of it."""
+def _last_move(client: Any, name: str, message: str) -> dict[str, Any]:
+    """The last move of the champion, and the message about it."""
     model = client.get_registered_model(name)
     history = champion.moves(model)
     last = history[-1] if history else None
@@ -228,5 +225,5 @@ def _state(client: Any, name: str, said: str) -> dict[str, Any]:
         "before": None if last is None else last.before,
         "kind": None if last is None else last.kind,
         "why": None if last is None else last.why,
-        "said": said,
+        "said": message,
     }

@@ -1,4 +1,4 @@
-"""The registered model: rows of numbers in, PNG pictures out. MLflow runs this file by itself ("models from code")."""
+"""The registered model: rows of numbers in, PNG pictures out. MLflow runs this file on its own ("models from code")."""
 
 # ruff: noqa: TID251 - mlflow runs this file
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAX_SIDE_PX = 4096
 
 
 class Row(BaseModel):
-    """One picture to draw: which (seed), which part of the plane (center, period in plane units), how many pixels."""
+    """One picture to draw: seed, center and period in plane units, height and width in pixels, truncation psi."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -38,7 +38,7 @@ class Picture(BaseModel):
 
 
 class AnyresModel(PythonModel):
-    """`predict` draws one PNG a row."""
+    """`predict` draws one PNG for each row."""
 
     def load_context(self, context: Any) -> None:
         from anyres.export.bundle import load

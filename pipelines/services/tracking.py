@@ -12,6 +12,9 @@ import logging
 import math
 import os
 import shutil
+import ssl
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,23 +22,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import httpx
 import mlflow
 from mlflow.data.code_dataset_source import CodeDatasetSource
-from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import DatasetInput, Metric, Param, RunStatus
+from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunStatus
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-from mlflow.utils.credentials import get_default_host_creds
-from mlflow.utils.rest_utils import http_request
 from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from anyres.identity import ROOT, closure, module_file
 from anyres.params import Params
-from anyres.registry.champion import StaysError, promote
-from anyres.registry.client import without_secrets
+from anyres.registry.champion import ChampionUnchangedError
+from anyres.registry.client import promote, without_secrets
 from pipelines.environment import Environment
 from pipelines.process.locks import LockedError, locked
 from pipelines.services.history import git_commit
@@ -64,7 +63,7 @@ def translate_errors(environment: Environment) -> Iterator[None]:
         yield
     except TrackingError:
         raise
-    except (MlflowException, SQLAlchemyError, OSError, LockedError) as error:
+    except (MlflowException, SQLAlchemyError, httpx.HTTPError, httpx.InvalidURL, OSError, LockedError) as error:
         line = " ".join(str(error).split())[:300]
         raise TrackingError(without_secrets(f"tracking at {environment.tracking_uri}: {line}")) from error
 
@@ -96,7 +95,7 @@ def connect(environment: Environment, name: str) -> str:
         except MlflowException as error:
             experiment = client.get_experiment_by_name(name)
             # Another machine has created it in the meantime.
-            if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS) or experiment is None:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or experiment is None:
                 raise
             return experiment.experiment_id
 
@@ -106,12 +105,10 @@ def reach(environment: Environment) -> None:
     uri = environment.tracking_uri
     with translate_errors(environment):
         if uri.startswith(SERVERS):
-            answer = http_request(
-                get_default_host_creds(uri), "/health", "GET", max_retries=0, timeout=ANSWER_TIMEOUT_S, raise_on_status=False
-            )
-            # Authentication is the task of MLflow's client.
-            if answer is not None and answer.status_code >= 500:
-                raise TrackingError(f"tracking at {uri}: HTTP {answer.status_code}")
+            answer = httpx.get(f"{uri.rstrip('/')}/health", timeout=ANSWER_TIMEOUT_S, verify=_tls(), follow_redirects=True)
+            # A refusal is an answer: MLflow's client sends credentials, this request sends none.
+            if answer.status_code >= 500:
+                raise TrackingError(without_secrets(f"tracking at {uri}: HTTP {answer.status_code}"))
         elif uri.startswith(("postgresql", "mysql")):
             engine = create_engine(uri, connect_args={"connect_timeout": ANSWER_TIMEOUT_S})
             with engine.connect():
@@ -128,12 +125,24 @@ def create_store(environment: Environment) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         part = Path(folder) / path.name
-        SqlAlchemyStore(f"sqlite:///{part}", environment.artifact_root.resolve().as_uri()).engine.dispose()
+        # A process of its own: SQLite's locks do not allow one process to close a file that it has open under another name.
+        command = [sys.executable, "-m", "mlflow", "db", "upgrade", f"sqlite:///{part}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise TrackingError(f"tracking at {environment.tracking_uri}: {' '.join(done.stderr.split())[-300:]}")
         # Unlike a move, a link does not replace a store that another working copy has just created.
         if path.exists() and not path.stat().st_size:
             path.unlink()
         with contextlib.suppress(FileExistsError):
             os.link(part, path)
+
+
+def _tls() -> ssl.SSLContext | bool:
+    """How to verify a server's certificate: by the environment variables of MLflow's client."""
+    certificates = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH")
+    if certificates:
+        return ssl.create_default_context(cafile=certificates)
+    return os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() not in ("1", "true")
 
 
 class RunLog:
@@ -167,7 +176,7 @@ class RunLog:
     def _log_dataset(self, dataset: Mapping[str, Any]) -> None:
         source = CodeDatasetSource(tags={key: str(value) for key, value in flattened(dataset).items()})
         # MLflow takes digests of at most 36 characters.
-        entity = MetaDataset(source, name="store", digest=str(dataset["hash"])[:36])._to_mlflow_entity()
+        entity = Dataset(name="store", digest=str(dataset["hash"])[:36], source_type="code", source=source.to_json())
         self.client.log_inputs(self.run_id, [DatasetInput(entity, [])])
 
     def log_reports(self, reports: Iterable[Mapping[str, Any]]) -> None:
@@ -292,9 +301,11 @@ def tag_version(name: str, registered: str, key: str, value: str) -> None:
 def move_champion(name: str, candidate: str, metric: str) -> str:
     """Move the alias to version `candidate` if it is no worse on `metric`; return one line that says what was done and why."""
     try:
-        return promote(mlflow.MlflowClient(), name, candidate, metric)
-    except StaysError as stays:
-        return f"{stays} (for another line of models change export.name)"
+        return promote(name, int(candidate), metric)["said"]
+    except ChampionUnchangedError as unchanged:
+        return f"{unchanged} (for another line of models change export.name)"
+    except ValueError as error:
+        raise TrackingError(str(error)) from error
 
 
 def consumer_code(folder: Path) -> Path:

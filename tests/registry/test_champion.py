@@ -112,7 +112,7 @@ def test_it_moves_to_what_is_no_worse_and_says_why(client: Any, name: str) -> No
     assert champion.promote(client, name, "1", "patch_kid") == f"{name} 1 is champion: patch_kid 0.25"
     assert champion.promote(client, name, "1", "patch_kid") == f"{name} 1 is champion already"
     for version, why in (("2", "patch_kid 0.5 is worse than 0.25 of version 1"), ("3", "it has no finite patch_kid")):
-        with pytest.raises(champion.StaysError, match=why):
+        with pytest.raises(champion.ChampionUnchangedError, match=why):
             champion.promote(client, name, version, "patch_kid")
     assert at(client, name) == "1"
     assert champion.promote(client, name, "4", "patch_kid").endswith(
@@ -137,7 +137,7 @@ def test_the_way_back_goes_on(client: Any, name: str) -> None:
     client.set_registered_model_alias(name, "champion", "3")
     assert champion.rollback(client, name, known) == f"{name} 4 is champion again, in place of version 3"
     assert champion.rollback(client, name, known) == f"{name} 1 is champion again, in place of version 4"
-    with pytest.raises(champion.StaysError, match="no champion is known before version 1"):
+    with pytest.raises(champion.ChampionUnchangedError, match="no champion is known before version 1"):
         champion.rollback(client, name, known)
     # A better one after that is compared with the present one.
     assert champion.promote(client, name, "4", "patch_kid").endswith("no worse than 0.25 of version 1")
@@ -169,7 +169,7 @@ def test_promotions_at_once_lose_no_history_and_the_best_stays(client: Any, name
         barrier.wait()
         try:
             said[version] = champion.promote(client, name, version, "patch_kid")
-        except champion.StaysError as stays:
+        except champion.ChampionUnchangedError as stays:
             said[version] = str(stays)
 
     threads = [threading.Thread(target=move, args=(version,)) for version in candidates]
@@ -250,7 +250,7 @@ def test_a_registry_that_is_away_is_one_line_within_seconds(kind: str, monkeypat
         if kind == "nobody answers":
             deaf.listen()
         address = f"http://someone:secret@127.0.0.1:{deaf.getsockname()[1]}"
-        for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", *registry.PATIENCE):
+        for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", *registry.SHORT_TIMEOUTS):
             monkeypatch.delenv(variable, raising=False)
         mlflow.set_registry_uri("")
         monkeypatch.setenv("ANYRES_TRACKING_URI", address)
