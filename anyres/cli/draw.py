@@ -162,15 +162,15 @@ def fuse(
                     painting = np.array(file if file.mode in ("L", "P") else file.convert("L"))
             except (OSError, UnidentifiedImageError) as error:
                 raise ValueError(f"{mask}: not a picture that can be read ({error})") from None
-            shares = fusion.painted(painting, window, len(chosen), softness / window.period * painting.shape[1] / width)
+            shares = fusion.mask_shares(painting, window, len(chosen), softness / window.period * painting.shape[1] / width)
         else:
             places = [tuple(numbers("--centers", place, ",", 2)) for place in centers.split(";")] if centers else None
             along = (np.arange(len(chosen)) + 0.5) / len(chosen) - 0.5
             found = places or [(x + window.extent[1] * float(at), y) for at in along]
             if len(found) != len(chosen):
                 raise ValueError(f"--centers names {len(found)} places for {len(chosen)} seeds; give one each")
-            shares = fusion.nearest(found, softness)  # type: ignore[arg-type]
-        scene = fusion.fused(chosen, generator.z_dim, shares)
+            shares = fusion.nearest_shares(found, softness)  # type: ignore[arg-type]
+        scene = fusion.fuse_styles(chosen, generator.z_dim, shares)
         write(out, loaded, RenderRequest(scene, window, psi), dask)
         facts = {"size": window.size, "seeds": chosen, "window": asdict(window), "psi": psi}
         tell(as_json, drawn(out, window, f"scenes {seeds}"), out, loaded, began, **facts)

@@ -132,7 +132,7 @@ def write(out: Path, model: Any, request: Any, dask: str | None = None) -> None:
         if kind in STREAMED or (kind == ".png" and megapixels >= STREAMED_MP):
             model.write(out, request, advance, resumed, dask)
         else:
-            with model.drawn_on(dask) as draw:
+            with model.drawing_on(dask) as draw:
                 pixels = render(model.generator, request, advance, draw)
             with atomic_file(out) as stream:
                 Image.fromarray(pixels).save(stream, format=PICTURES[kind])

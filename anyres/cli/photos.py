@@ -95,8 +95,8 @@ def outpaint(
         check_output(out)
         loaded = unbounded(model)
         generator = loaded.generator
-        target = beyond.placed(photograph(photo), generator, size or _frame_px(generator))
-        target, canvas = beyond.on_canvas(target, times, side)  # type: ignore[arg-type]
+        target = beyond.place_photo(photograph(photo), generator, size or _frame_px(generator))
+        target, canvas = beyond.extend_canvas(target, times, side)  # type: ignore[arg-type]
         found = _fitted(generator, target, steps, seed, out)
         request = RenderRequest(found, canvas)
         write(out, loaded, request)
@@ -134,12 +134,12 @@ def blend(
         loaded = unbounded(model)
         generator = loaded.generator
         short = size or _frame_px(generator)
-        a, b = (beyond.placed(photograph(path), generator, short) for path in (first, second))
+        a, b = (beyond.place_photo(photograph(path), generator, short) for path in (first, second))
         a, b, canvas = beyond.side_by_side(a, b, gap)
         files = [out.with_name(f"{out.stem}.{name}{out.suffix}") for name in ("a", "b")]
         found = [_fitted(generator, part, steps, seed, file) for part, file in zip((a, b), files, strict=True)]
         span = (a.window.bounds[2], b.window.bounds[0])
-        write(out, loaded, RenderRequest(beyond.between(found[0], found[1], span), canvas))
+        write(out, loaded, RenderRequest(beyond.blend_scenes(found[0], found[1], span), canvas))
     facts = {"size": canvas.size, "seed": seed, "photos": [str(first), str(second)]}
     facts |= {"latents": [str(file.with_suffix(".safetensors")) for file in files], "window": asdict(canvas), "psi": 1.0}
     tell(as_json, drawn(out, canvas, f"{first}, {second}"), out, loaded, began, **facts)

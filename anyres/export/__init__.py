@@ -1,1 +1,1 @@
-"""Export: the bundle that a generator leaves the house in, and the model that is registered."""
+"""Export: the bundle of a generator, and its files for ONNX and torch.export."""

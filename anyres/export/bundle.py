@@ -1,4 +1,4 @@
-"""The bundle: a folder with everything that is needed to draw from a generator, and nothing that is unpickled.
+"""The bundle: a folder with everything that is needed to draw from a generator. Loading it unpickles nothing.
 
 generator.safetensors, generator.json, samples.png, README.md (model card), CREDITS.md where the pictures have any.
 """
@@ -85,11 +85,11 @@ class Model:
         from anyres.synthesis.stream import render_to
 
         about = {name: str(self.meta[name]) for name in RECORDED if name in self.meta}
-        with self.drawn_on(dask) as draw:
+        with self.drawing_on(dask) as draw:
             render_to(path, self.generator, request, about, advance, resumed, draw)
 
-    def drawn_on(self, dask: str | None) -> AbstractContextManager[Drawing]:
-        """What draws from this model: the workers of a Dask scheduler, or for None this process."""
+    def drawing_on(self, dask: str | None) -> AbstractContextManager[Drawing]:
+        """Return the back end that draws from this model: the workers of a Dask scheduler, or this process for None."""
         if dask is None:
             return nullcontext(in_turn)
         from anyres.synthesis.dask_workers import drawing_on
@@ -98,9 +98,9 @@ class Model:
 
 
 def load(source: str | Path, device: str = "cpu") -> Model:
-    """Open a bundle: a folder, or the name of a model that comes with anyres, "continuum-deepsky".
+    """Load a bundle: a folder, or the name of a model that comes with anyres, "continuum-deepsky".
 
-    Raises ValueError, one line, where something is missing, of another format or inconsistent.
+    Raises ValueError, one line, if something is missing, of another format or inconsistent.
     """
     return Model(*load_bundle(source, device))
 
@@ -113,12 +113,12 @@ def write_bundle(
     credits: Path | None = None,
     half: bool = False,
 ) -> Model:
-    """Fill the empty `folder` and return the model as read back from it. With `half`, kernels are kept in half precision.
+    """Write a bundle into the empty `folder` and return the model loaded from it. `half` stores kernels in half precision.
 
     `meta` needs method, params (all sections, resolved), geometry, data_hash, git_commit, nimg, metrics; JSON types.
     """
     if half:
-        # Reading needs no such package; writing happens where training does.
+        # Import here: reading a bundle does not need this package.
         from safetensors.torch import save
 
         write_atomic(folder / WEIGHTS, save({name: halved(name, tensor) for name, tensor in read_safetensors(weights).items()}))
@@ -135,12 +135,12 @@ def write_bundle(
 
 
 def halved(name: str, tensor: Tensor) -> Tensor:
-    """Kernels and matrices in half precision; frequencies and what else is no weight need all of theirs at deep zooms."""
+    """Convert kernels and matrices to half precision. Frequencies and other buffers need full precision at deep zooms."""
     return tensor.half() if name.endswith("weight") and tensor.ndim > 1 else tensor
 
 
 def sample_grid(model: Model, num_samples: int) -> Image.Image:
-    """Whole frames of seeds 0 to n - 1, truncated, row by row."""
+    """Draw whole frames of seeds 0 to n - 1, truncated, row by row."""
     half_width, half_height = model.geometry.chart.half_extent
     window = frame_window(half_width / half_height, SAMPLE_SHORT_PX, 2 * min(half_width, half_height))
     columns = math.ceil(math.sqrt(num_samples))
@@ -153,7 +153,7 @@ def sample_grid(model: Model, num_samples: int) -> Image.Image:
 
 
 def model_card(meta: Mapping[str, Any], has_credits: bool) -> str:
-    """README.md of a bundle, in Markdown."""
+    """Return README.md of a bundle, in Markdown."""
     train = meta["params"]["train"]
     numbers = {name: value for name, value in sorted(meta["metrics"].items()) if isinstance(value, int | float)}
     table = "\n".join(f"| {name} | {value:.6g} |" for name, value in numbers.items())

@@ -1,4 +1,4 @@
-"""Files of a generator that others open without this code: the suffix of their name says which kind."""
+"""Export a generator to a file that needs none of this code; the suffix selects the format."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from anyres.export.bundle import PSI, RECORDED, Model
-from anyres.export.onnx import OPSET, drawn_by_onnxruntime, onnx_file
-from anyres.export.torch_export import archive_file, drawn_by_archive
+from anyres.export.onnx import OPSET, draw_with_onnxruntime, onnx_file
+from anyres.export.torch_export import archive_file, draw_with_archive
 from anyres.export.traced import INPUTS, OUTPUTS
 from anyres.files import write_atomic
 from anyres.networks.generator import StyleGenerator
@@ -19,30 +19,30 @@ from anyres.plane.window import Window
 from anyres.synthesis.render import render_tiles
 from anyres.synthesis.request import RenderRequest
 
-# A file whose pixels differ by more than this from the model's, in the range [-1, 1], is not written.
+# Largest accepted difference between the pixels of a file and of the model, in the range [-1, 1].
 TOLERANCE = 1e-4
 CHECK_SEED = 7
 CHECK_SIZE = (37, 45)
-# What must be installed for a file of ONNX; its check needs onnxruntime, and goes without.
+# Packages that an ONNX file needs. Its check needs onnxruntime and is skipped without it.
 PACKAGES = ("onnx", "onnx_ir", "onnxscript")
 
 
 class Format(NamedTuple):
-    """A kind of file: what it is called, what makes its content, what draws from that."""
+    """A file format: its title, the function that makes the content of a file, the function that draws from a content."""
 
     title: str
     content: Callable[[StyleGenerator, Mapping[str, str]], bytes]
-    drawn: Callable[[bytes, int, Window, float], np.ndarray]
+    draw: Callable[[bytes, int, Window, float], np.ndarray]
 
 
 FORMATS = {
-    ".onnx": Format(f"ONNX, opset {OPSET}", onnx_file, drawn_by_onnxruntime),
-    ".pt2": Format(f"torch.export, torch {torch.__version__.partition('+')[0]}", archive_file, drawn_by_archive),
+    ".onnx": Format(f"ONNX, opset {OPSET}", onnx_file, draw_with_onnxruntime),
+    ".pt2": Format(f"torch.export, torch {torch.__version__.partition('+')[0]}", archive_file, draw_with_archive),
 }
 
 
 class Exported(NamedTuple):
-    """What was written: kind, bytes, and the largest difference from the model, None where onnxruntime is absent."""
+    """What was written: format, bytes, and the largest difference from the model (None without onnxruntime)."""
 
     title: str
     num_bytes: int
@@ -50,7 +50,7 @@ class Exported(NamedTuple):
 
 
 def format_of(path: Path) -> Format:
-    """The kind of file that a name asks for. Raises ValueError, one line, for another suffix."""
+    """Return the format for the suffix of a file. Raises ValueError, one line, for an unknown suffix."""
     try:
         return FORMATS[path.suffix.lower()]
     except KeyError:
@@ -58,12 +58,12 @@ def format_of(path: Path) -> Format:
 
 
 def export_to(model: Model, path: Path) -> Exported:
-    """Write a model as a file that draws any window by itself, checked against the model first, whole or not at all.
+    """Write a model atomically as a file that draws any window without this code, after a check against the model.
 
-    Raises ValueError, one line: a suffix that is none of FORMATS, a package that is missing, a generator that no graph can draw,
-    or pixels that differ by more than TOLERANCE.
+    Raises ValueError, one line, for a suffix that is not in FORMATS, for a missing package, or for pixels that differ by more
+    than TOLERANCE.
     """
-    title, make, drawn = format_of(path)
+    title, make, draw = format_of(path)
     generator: Any = model.generator
     try:
         content = make(generator, about(model))
@@ -71,7 +71,7 @@ def export_to(model: Model, path: Path) -> Exported:
         if (error.name or "").partition(".")[0] not in PACKAGES:
             raise
         raise ValueError(f"{path}: needs the package {error.name}; install anyres with its extra: anyres[onnx]") from None
-    difference = _difference(model, lambda window: drawn(content, CHECK_SEED, window, PSI))
+    difference = _difference(model, lambda window: draw(content, CHECK_SEED, window, PSI))
     if difference is not None and not difference <= TOLERANCE:
         raise ValueError(
             f"{path}: its pixels differ by {difference:.1e} from the model's, more than {TOLERANCE:.0e}; not written"
@@ -81,7 +81,7 @@ def export_to(model: Model, path: Path) -> Exported:
 
 
 def about(model: Model) -> dict[str, str]:
-    """What a file tells of itself: which model it is, what it takes and gives, where its plane ends."""
+    """The metadata of a file: its model, its inputs and outputs, the extent of its plane."""
     geometry = model.geometry
     chart, (finest, coarsest) = geometry.chart, geometry.periods
     return {name: str(model.meta[name]) for name in RECORDED if name in model.meta} | {
@@ -96,7 +96,7 @@ def about(model: Model) -> dict[str, str]:
 
 
 def _difference(model: Model, draw: Callable[[Window], np.ndarray]) -> float | None:
-    """Of what a file draws at a window about the middle of the chart; None where what draws from such files is not installed."""
+    """Largest difference between file and model at a window about the middle of the chart; None without onnxruntime."""
     span = min(model.geometry.chart.half_extent)
     window = Window((span / 7, -span / 9), span / 48, CHECK_SIZE)
     try:

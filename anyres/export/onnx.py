@@ -1,4 +1,4 @@
-"""A generator as an ONNX file: one graph that draws any window, for whoever has onnxruntime alone."""
+"""A generator as an ONNX file: one graph that draws any window and needs only onnxruntime."""
 
 from __future__ import annotations
 
@@ -8,30 +8,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from anyres.export.traced import INPUTS, OUTPUTS, example, quiet, traced
+from anyres.export.traced import INPUTS, OUTPUTS, example, quiet, trace
 from anyres.networks.generator import StyleGenerator
 from anyres.plane.window import Window
 
-# The first that has bitwise operations on whole numbers, which the fields hash with.
+# The first opset with bitwise operations on integers, which the hash of the fields needs.
 OPSET = 18
 
 
 def onnx_file(generator: StyleGenerator, about: Mapping[str, str]) -> bytes:
-    """The content of an .onnx file: inputs INPUTS, outputs OUTPUTS, `about` among its metadata.
+    """Return the content of an .onnx file: inputs INPUTS, outputs OUTPUTS, `about` in its metadata.
 
-    Raises ValueError, one line, for a generator that no graph can draw, and ModuleNotFoundError without the packages of
-    anyres[onnx].
+    Raises ModuleNotFoundError without the packages of anyres[onnx].
     """
     from onnxscript.optimizer import fold_constants
 
     with quiet():
         program = torch.onnx.export(
-            traced(generator),
+            trace(generator),
             dynamo=True,
             opset_version=OPSET,
             output_names=list(OUTPUTS),
-            custom_translation_table={torch.ops.aten.__rshift__.Scalar: _shifted()},
-            # Its rewriting takes longer than all the rest, for nothing that onnxruntime would not do.
+            custom_translation_table={torch.ops.aten.__rshift__.Scalar: _right_shift()},
+            # The optimizer takes longer than the rest of the export, and onnxruntime optimizes on its own.
             optimize=False,
             verbose=False,
         )
@@ -45,8 +44,8 @@ def onnx_file(generator: StyleGenerator, about: Mapping[str, str]) -> bytes:
     return program.model_proto.SerializeToString()
 
 
-def drawn_by_onnxruntime(content: bytes, seed: int, window: Window, psi: float) -> np.ndarray:
-    """`values` of a file at a window, float32 (3, h, w). Raises ModuleNotFoundError without onnxruntime."""
+def draw_with_onnxruntime(content: bytes, seed: int, window: Window, psi: float) -> np.ndarray:
+    """Return `values` of a file at a window, float32 (3, h, w). Raises ModuleNotFoundError without onnxruntime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -55,22 +54,22 @@ def drawn_by_onnxruntime(content: bytes, seed: int, window: Window, psi: float) 
     return np.asarray(values)[0]
 
 
-def _shifted() -> Any:
-    """How `int64 >> bits` is written: ONNX shifts unsigned numbers alone, and of signed ones fields keep the lower bits only."""
+def _right_shift() -> Any:
+    """Translate `int64 >> bits`. ONNX shifts only unsigned integers; the fields use only the lower bits of the result."""
     from onnx import TensorProto
     from onnxscript import opset18
 
     op: Any = opset18
 
-    def shifted(x: Any, bits: int) -> Any:
+    def shift_right(x: Any, bits: int) -> Any:
         count = op.Cast(op.Constant(value_int=bits), to=TensorProto.UINT64)
         return op.Cast(op.BitShift(op.Cast(x, to=TensorProto.UINT64), count, direction="RIGHT"), to=TensorProto.INT64)
 
-    return shifted
+    return shift_right
 
 
 def _tidy(model: Any) -> None:
-    """Drop what is computed twice or for nothing, and what tells where this code lay."""
+    """Remove duplicate and unused computations, and paths of this code."""
     from onnx_ir.passes import common
 
     for step in (

@@ -1,4 +1,4 @@
-"""A generator as an archive of torch.export: for whoever has torch alone."""
+"""A generator as an archive of torch.export, which needs only torch."""
 
 from __future__ import annotations
 
@@ -9,21 +9,18 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from anyres.export.traced import example, quiet, traced
+from anyres.export.traced import example, quiet, trace
 from anyres.networks.generator import StyleGenerator
 from anyres.plane.window import Window
 
-# The file in the archive that holds what is told about the model.
+# The file in the archive with the metadata of the model.
 ABOUT = "about.json"
 
 
 def archive_file(generator: StyleGenerator, about: Mapping[str, str]) -> bytes:
-    """The content of a .pt2 file. Raises ValueError, one line, for a generator that no graph can draw.
-
-    Weights lie in it as raw bytes and the graph as JSON: nothing that would be unpickled.
-    """
-    program = traced(generator)
-    # The one thing that torch would pickle, and needs only to run the example again.
+    """Return the content of a .pt2 file: weights as raw bytes, the graph as JSON, nothing pickled."""
+    program = trace(generator)
+    # torch would pickle the example inputs, and does not need them to draw.
     program.example_inputs = None
     content = io.BytesIO()
     with quiet():
@@ -31,8 +28,8 @@ def archive_file(generator: StyleGenerator, about: Mapping[str, str]) -> bytes:
     return content.getvalue()
 
 
-def drawn_by_archive(content: bytes, seed: int, window: Window, psi: float) -> np.ndarray:
-    """`values` of an archive at a window, float32 (3, h, w)."""
+def draw_with_archive(content: bytes, seed: int, window: Window, psi: float) -> np.ndarray:
+    """Return `values` of an archive at a window, float32 (3, h, w)."""
     with quiet(), torch.no_grad():
         _, values = torch.export.load(io.BytesIO(content)).module()(*example(seed, window, psi))
     return values[0].numpy()

@@ -1,7 +1,7 @@
-"""A generator as one function of tensors: what is exported for those who have no copy of this code.
+"""A generator as one function of tensors, traced for export.
 
-Networks ask windows where and how finely to draw. Here the windows' own numbers are tensors, so that whatever a network makes of
-them is recorded in a graph, with the place, the scale and the size left open.
+Networks read from windows where and how finely to draw. Here the numbers of a window are tensors, so a trace records what a
+network computes from them, and position, scale and size stay inputs of the graph.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from anyres.networks.generator import StyleGenerator
 from anyres.networks.scene import Scene
 from anyres.plane.window import PHASE_TOLERANCE_PX, ROUNDINGS, Window
 
-# A step of float64 at 1.
+# Spacing of float64 at 1.
 STEP = 2.0**-52
 
 INPUTS = {
@@ -39,14 +39,18 @@ OUTPUTS = {
 
 @dataclass(frozen=True, eq=False)
 class TracedWindow(Window):
-    """A window whose center and period are scalar float64 tensors and whose size may be symbolic. It refuses nothing."""
+    """A window whose center and period are scalar float64 tensors and whose size may be symbolic."""
+
+    center: Any
+    period: Any
+    size: Any
 
     def __post_init__(self) -> None:
-        """Inputs of a graph have no values to check."""
+        """Check nothing: inputs of a graph have no values."""
 
     def axes(self) -> Any:
         """Pixel centres along x (w,) and along y (h,), float64."""
-        # Halves of whole numbers: symbolic fractions would be float32 in some graphs.
+        # Halve integers: symbolic fractions would be float32 in some graphs.
         offsets = ((2 * torch.arange(side) + (1 - side)).double() / 2 for side in reversed(self.size))
         return tuple(center + self.period * offset for center, offset in zip(self.center, offsets, strict=True))
 
@@ -73,15 +77,15 @@ class TracedWindow(Window):
 
 
 def _split(position: Any) -> tuple[Tensor, Tensor]:
-    # Steps of float64 at the position, at most twice as large.
+    # The spacing of float64 at the position, at most twice as large.
     tolerance = (ROUNDINGS * STEP * position.abs()).clamp(min=PHASE_TOLERANCE_PX)
     index = torch.floor(position + tolerance)
     rest = position - index
     return index.long(), torch.where(rest.abs() <= tolerance, 0.0, rest)
 
 
-class Drawn(nn.Module):
-    """What `anyres.synthesis.render` draws of a window in one pass, as one function of tensors.
+class TracedRenderer(nn.Module):
+    """The renderer of `anyres.synthesis.render` for a window in one pass, as one function of tensors.
 
     forward(seed, center, period, size, psi), see INPUTS, returns OUTPUTS.
     """
@@ -95,36 +99,36 @@ class Drawn(nn.Module):
         for side in (height, width):
             torch._check(side >= 1)
         x, y = center.unbind()
-        asked = TracedWindow((x, y), period, (height, width))  # type: ignore[arg-type]
-        window, top, left = _aligned(asked, self.generator.geometry.lattice_px)
+        window = TracedWindow((x, y), period, (height, width))
+        aligned, top, left = _align(window, self.generator.geometry.lattice_px)
         scene = Scene.of(seed[None], self.generator.z_dim)
         w, mean = self.generator.mapping(scene.z), self.generator.w_mean
-        pixels = self.generator.synthesize(mean + psi.float() * (w - mean), scene, [window])
+        pixels = self.generator.synthesize(mean + psi.float() * (w - mean), scene, [aligned])
         values = pixels.index_select(2, top + torch.arange(height)).index_select(3, left + torch.arange(width))
         picture = (values * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
         return picture[0].permute(1, 2, 0), values
 
 
 def example(seed: int, window: Window, psi: float) -> tuple[Tensor, ...]:
-    """The inputs that ask for a window."""
+    """Return the inputs of the graph for a window."""
     center, period, truncation = (torch.tensor(value, dtype=torch.float64) for value in (window.center, window.period, psi))
     return torch.tensor(seed), center, period, torch.tensor(window.size), truncation
 
 
-def traced(generator: StyleGenerator) -> ExportedProgram:
-    """Record how a generator draws, every input left open. Raises ValueError, one line, where no graph can draw it."""
+def trace(generator: StyleGenerator) -> ExportedProgram:
+    """Trace a generator with every input dynamic."""
     inputs = example(1, Window((0.0, 0.0), generator.geometry.periods[1], (20, 28)), 0.7)
     with torch.no_grad(), quiet():
-        program = torch.export.export(Drawn(generator).eval(), inputs, strict=False)
+        program = torch.export.export(TracedRenderer(generator).eval(), inputs, strict=False)
     for node in program.graph.nodes:
-        # Where this code lay when it was traced is nobody's business.
+        # Stack traces hold paths of this machine.
         node.meta.pop("stack_trace", None)
     return program
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what exporters say of their own insides from those who asked for a file."""
+    """Silence the logs and warnings of exporters within the block."""
     loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript", "torch.onnx", "torch.export")]
     levels = [logger.level for logger in loggers]
     try:
@@ -138,7 +142,7 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _aligned(window: TracedWindow, lattice: int) -> tuple[TracedWindow, Tensor, Tensor]:
+def _align(window: TracedWindow, lattice: int) -> tuple[TracedWindow, Tensor, Tensor]:
     """See `anyres.synthesis.render.align`."""
     (column, row), _ = window.phase()
     top, left = row % lattice, column % lattice

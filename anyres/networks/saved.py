@@ -1,4 +1,4 @@
-"""Trained generators from files: the one place that builds a generator and fills it with weights."""
+"""Trained generators from files: the one place that builds a generator and loads its weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from anyres.networks import StyleGenerator, build_generator
-from anyres.networks.shipped import located
+from anyres.networks.shipped import locate
 from anyres.networks.tensorfile import read_safetensors
 from anyres.params import Train, describe
 from anyres.plane.geometry import Geometry
@@ -20,7 +20,7 @@ from anyres.plane.geometry import Geometry
 # Files of a finished training.
 WEIGHTS = "generator.safetensors"
 UNTRAINED = "generator_init.safetensors"
-FIRST_STAGE = "generator_first.safetensors"  # only after a training of two stages
+FIRST_STAGE = "generator_first.safetensors"  # only after a training with two stages
 RECORD = "train.json"
 # The description of a bundle, beside its WEIGHTS.
 META = "generator.json"
@@ -30,9 +30,9 @@ BUNDLE_FORMAT = 1
 def restore(
     params: Train, half_extent: tuple[float, float], weights: Mapping[str, Tensor], device: str | torch.device = "cpu"
 ) -> StyleGenerator:
-    """Build the generator of `params` with these weights, in eval mode, its parameters frozen.
+    """Build the generator of `params` with these weights, in eval mode and with frozen parameters.
 
-    Raises RuntimeError where names or shapes of the weights do not fit.
+    Raises RuntimeError if names or shapes of the weights do not fit.
     """
     generator = build_generator(params, half_extent)
     generator.load_state_dict(weights, strict=True)
@@ -40,7 +40,7 @@ def restore(
 
 
 def load_trained(folder: Path, weights: str = WEIGHTS, device: str | torch.device = "cpu") -> StyleGenerator:
-    """Load a generator that a finished training left in `folder`."""
+    """Load a generator from the `folder` of a finished training."""
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     half_width, half_height = record["half_extent"]
     params = Train.model_validate(record["params"])
@@ -48,11 +48,11 @@ def load_trained(folder: Path, weights: str = WEIGHTS, device: str | torch.devic
 
 
 def load_bundle(source: str | Path, device: str | torch.device = "cpu") -> tuple[StyleGenerator, dict[str, Any]]:
-    """Load the generator of a bundle, a folder or the name of a shipped model; return it with the content of generator.json.
+    """Load the generator of a bundle and the content of its generator.json. `source` is a folder or the name of a shipped model.
 
-    Raises ValueError, one line, where something is missing, of another format or inconsistent.
+    Raises ValueError, one line, if something is missing, of another format or inconsistent.
     """
-    folder = located(source)
+    folder = locate(source)
     for name in (META, WEIGHTS):
         if not (folder / name).is_file():
             raise ValueError(f"{folder}: no {name} in it; this is no complete bundle, export it again")

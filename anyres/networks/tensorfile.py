@@ -1,6 +1,6 @@
-"""Read safetensors files with torch alone, so that a bundle opens where the safetensors package is missing.
+"""Read safetensors files with torch alone: a bundle needs no safetensors package to load.
 
-Format: https://github.com/huggingface/safetensors#format, eight bytes of header length, a JSON header, raw bytes.
+Format: https://github.com/huggingface/safetensors#format: eight bytes of header length, a JSON header, raw bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_HEADER_BYTES = 100_000_000
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
-    """Return the tensors of a file by name, on the CPU. Raises ValueError, one line, on anything but a sound file."""
+    """Return the tensors of a file by name, on the CPU. Raises ValueError, one line, for a damaged file or another format."""
     data = Path(path).read_bytes()
     try:
         header, body = _split(data)
@@ -48,7 +48,7 @@ def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
     if len(data) < 8 or length > min(MAX_HEADER_BYTES, len(data) - 8):
         raise ValueError(f"a header of {length} bytes in a file of {len(data)}")
     try:
-        header = json.loads(data[8 : 8 + length].decode("utf-8"), object_pairs_hook=_once)
+        header = json.loads(data[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         raise ValueError("the header is not JSON") from None
     if not isinstance(header, dict):
@@ -56,7 +56,7 @@ def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
     return header, memoryview(data)[8 + length :]
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
     if len(set(names)) != len(names):
         raise ValueError("the header names one key twice")
@@ -79,18 +79,18 @@ def _span(name: str, entry: Any) -> Span:
 
 
 def _check_cover(spans: dict[str, Span], length: int) -> None:
-    """Tensors must lie back to back over the whole body: no overlap, no gap, nothing behind the end."""
-    place = 0
+    """Raise ValueError unless tensors fill the body back to back: no overlap, no gap, nothing behind the end."""
+    offset = 0
     for begin, end in sorted((span[2], span[3]) for span in spans.values()):
-        if begin != place:
-            raise ValueError(f"tensors leave a gap or overlap at byte {min(begin, place)}")
-        place = end
-    if place != length:
-        raise ValueError(f"tensors take {place} bytes, the file holds {length}")
+        if begin != offset:
+            raise ValueError(f"tensors leave a gap or overlap at byte {min(begin, offset)}")
+        offset = end
+    if offset != length:
+        raise ValueError(f"tensors take {offset} bytes, the file holds {length}")
 
 
 def _tensor(body: memoryview, dtype: torch.dtype, shape: list[int], begin: int, end: int) -> Tensor:
     if begin == end:
         return torch.empty(shape, dtype=dtype)
-    # A bytearray of its own: aligned, writable, and the file's bytes can go.
+    # Copy to a bytearray: it is aligned and writable, and the file's bytes can be freed.
     return torch.frombuffer(bytearray(body[begin:end]), dtype=dtype).reshape(shape)

@@ -48,7 +48,8 @@ class AnyresModel(PythonModel):
     # MLflow takes the signature from these types; it leaves out `context` by design.
     def predict(self, model_input: list[Row]) -> list[Picture]:  # type: ignore[override]
         # Plain dicts: what a caller gets here is what a caller gets over REST.
-        return [self._draw(row).model_dump() for row in model_input]  # type: ignore[misc]
+        pictures: list[Any] = [self._draw(row).model_dump() for row in model_input]
+        return pictures
 
     def _draw(self, row: Row) -> Picture:
         from PIL import Image

@@ -1,8 +1,8 @@
-"""A picture being drawn, on disk: raw pixels beside the output, and how far they are finished.
+"""An unfinished picture on disk: raw pixels in a folder beside the output, and a record of the finished tiles.
 
-`.NAME.drawing/` holds `pixels.tif`, an uncompressed TIFF that fills as tiles arrive, `record`, and `lock`. Whatever ends the
-process, the record never says more than what is on disk: pixels are flushed before a line is added to it, and a line
-counts only with its end.
+`.NAME.drawing/` holds `pixels.tif`, an uncompressed TIFF that fills as tiles arrive, `record`, and `lock`. The record never
+claims more than is on disk, however the process ends: pixels are flushed before a line is added to it, and a line without
+its end does not count.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ from anyres.plane.tiling import Tile
 PIXELS, RECORD, LOCK, FINISHED = "pixels.tif", "record", "lock", "finished"
 # Strips of the raw file are about this large.
 STRIP_BYTES = 1 << 20
-# What strikes from outside; what was drawn before is kept for another attempt.
-OUTSIDE = (OSError, MemoryError, torch.OutOfMemoryError)
+# After these errors, and after an interruption, the canvas stays on disk so that the next attempt resumes.
+RESUMABLE_ERRORS = (OSError, MemoryError, torch.OutOfMemoryError)
 
 
 class Pixels:
-    """uint8 (h, w, 3) in rows, from byte `offset` of a file on; nothing of it is held in memory."""
+    """Pixels uint8 (h, w, 3) in rows, from byte `offset` of a file on. None are held in memory."""
 
     def __init__(self, file: FileIO, size: tuple[int, int], offset: int = 0) -> None:
         self.file, self.size, self.offset = file, size, offset
 
     def read(self, part: Tile) -> np.ndarray:
-        """The pixels of a rectangle."""
+        """Read the pixels of a rectangle."""
         out = np.empty((*part.size, 3), np.uint8)
         for row, line in enumerate(out):
             self._seek(part, row)
             if self.file.readinto(line.data) != line.nbytes:
-                raise OSError("a file of pixels was cut short by something else")
+                raise OSError("a file of pixels was truncated by another process")
         return out
 
     def write(self, part: Tile, pixels: np.ndarray) -> None:
-        """Put pixels where a rectangle is."""
+        """Write the pixels of a rectangle."""
         for row, line in enumerate(pixels):
             self._seek(part, row)
             if self.file.write(line) != line.nbytes:
                 raise OSError("no room is left on the disk")
 
     def flush(self) -> None:
-        """Return when all is on disk."""
+        """Block until all pixels are on disk."""
         os.fdatasync(self.file.fileno())
 
     def _seek(self, part: Tile, row: int) -> None:
@@ -62,11 +62,11 @@ class Pixels:
 
 
 class Canvas:
-    """Pixels of a file of `folder`, of which the first `tiles` tiles, together `px` pixels, are finished."""
+    """The picture in `folder`. Its first `tiles` tiles, together `px` pixels, are finished."""
 
     def __init__(self, folder: Path, size: tuple[int, int], identity: str) -> None:
         self.folder, self.file = folder, folder / PIXELS
-        self.tiles, self.px = _finished(folder, identity)
+        self.tiles, self.px = _finished_counts(folder, identity)
         if self.tiles:
             _clear(folder, (LOCK, RECORD, PIXELS))
         else:
@@ -76,20 +76,20 @@ class Canvas:
         with tifffile.TiffFile(self.file) as file:
             offset = file.pages.first.dataoffsets[0]
         self.pixels = Pixels(FileIO(self.file, "r+"), size, offset)
-        self._record = _mended(folder / RECORD)
+        self._record = _open_record(folder / RECORD)
 
-    def put(self, drawn: Sequence[tuple[Tile, Tensor]]) -> None:
-        """Take the next tiles, values (3, h, w) in [-1, 1]; when this returns they are finished."""
-        for part, values in drawn:
-            self.pixels.write(part, to_uint8(values[None])[0])
+    def put(self, tiles: Sequence[tuple[Tile, Tensor]]) -> None:
+        """Write the next tiles, values (3, h, w) in [-1, 1]. They are on disk when this returns."""
+        for cell, values in tiles:
+            self.pixels.write(cell, to_uint8(values[None])[0])
         self.pixels.flush()
-        self.tiles += len(drawn)
-        self.px += sum(part.size[0] * part.size[1] for part, _ in drawn)
+        self.tiles += len(tiles)
+        self.px += sum(cell.size[0] * cell.size[1] for cell, _ in tiles)
         self._record.write(f"{self.tiles} {self.px}\n".encode())
 
     @contextlib.contextmanager
     def finishing(self) -> Iterator[Path]:
-        """A folder for files that are not whole yet; what is left in it afterwards is removed."""
+        """Yield a folder for unfinished output files. It is removed at the end."""
         folder = self.folder / FINISHED
         folder.mkdir()
         try:
@@ -103,15 +103,15 @@ class Canvas:
 
 
 @contextlib.contextmanager
-def canvas_of(path: Path, size: tuple[int, int], identity: str, output_share: float) -> Iterator[Canvas]:
-    """The canvas of an output, this process's alone; goes on with that of a former process if it is of the same `identity`.
+def open_canvas(path: Path, size: tuple[int, int], identity: str, output_share: float) -> Iterator[Canvas]:
+    """Yield the canvas of an output, locked for this process. It resumes an earlier canvas with the same `identity`.
 
-    It is removed at the end, except after an interruption or a fault from outside, when some of it is finished. Raises
-    ValueError, one line, where another process has it, and OSError where the disk has no room for the canvas and
-    `output_share` times as much.
+    It is removed at the end, except after an interruption or one of RESUMABLE_ERRORS if some tiles are finished. Raises
+    ValueError, one line, if another process has it, and OSError if the disk has no room for the canvas and an output of
+    `output_share` times its size.
     """
     folder = path.with_name(f".{path.name}.drawing")
-    with _held(folder, path):
+    with _locked(folder, path):
         keep = False
         try:
             _check_room(path, folder / PIXELS, size, output_share)
@@ -119,25 +119,25 @@ def canvas_of(path: Path, size: tuple[int, int], identity: str, output_share: fl
             with contextlib.closing(canvas):
                 yield canvas
         except BaseException as error:
-            outside = isinstance(error, OUTSIDE) or not isinstance(error, Exception)
-            keep = outside and _finished(folder, identity)[0] > 0
+            resumable = isinstance(error, RESUMABLE_ERRORS) or not isinstance(error, Exception)
+            keep = resumable and _finished_counts(folder, identity)[0] > 0
             raise
         finally:
             if not keep:
                 _clear(folder, (LOCK,))
                 (folder / LOCK).unlink()
-                # Who comes next may have put a lock of its own there already.
+                # The next process may have put its lock there already.
                 with contextlib.suppress(OSError):
                     folder.rmdir()
 
 
 @contextlib.contextmanager
-def _held(folder: Path, path: Path) -> Iterator[None]:
-    """Hold the lock of a canvas, which the system releases however its holder ends."""
+def _locked(folder: Path, path: Path) -> Iterator[None]:
+    """Hold the lock of a canvas. The system releases it however the process ends."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            held = FileLock(folder / LOCK, timeout=0.0, on_acquired=write_process_id).acquire()
+            lock = FileLock(folder / LOCK, timeout=0.0, on_acquired=write_process_id).acquire()
         except FileNotFoundError:
             continue  # A former holder removed the folder after it was made.
         except Timeout:
@@ -146,7 +146,7 @@ def _held(folder: Path, path: Path) -> Iterator[None]:
             except FileNotFoundError:
                 continue  # A former holder removed its lock during the attempt.
             raise ValueError(f"{path}: process {holder} is drawing it; wait for it, end it, or name another file") from None
-        with held:
+        with lock:
             yield
         return
 
@@ -160,13 +160,13 @@ def _check_room(path: Path, pixels: Path, size: tuple[int, int], output_share: f
 
 
 def _create(path: Path, size: tuple[int, int]) -> None:
-    """An empty file of the size of the picture, that takes disk only where something is written to it."""
+    """Create a sparse file of the size of the picture."""
     rows = max(1, min(size[0], STRIP_BYTES // (3 * size[1])))
     tifffile.imwrite(path, shape=(*size, 3), dtype=np.uint8, bigtiff=True, photometric="rgb", rowsperstrip=rows, metadata=None)
 
 
-def _finished(folder: Path, identity: str) -> tuple[int, int]:
-    """Tiles and pixels that the record of a canvas of this identity tells of; none where there is no such canvas."""
+def _finished_counts(folder: Path, identity: str) -> tuple[int, int]:
+    """Return the finished tiles and pixels of a canvas with this identity, from its record; zeros if there is none."""
     if not (folder / RECORD).is_file() or not (folder / PIXELS).is_file():
         return 0, 0
     lines = (folder / RECORD).read_bytes().split(b"\n")[:-1]
@@ -176,16 +176,16 @@ def _finished(folder: Path, identity: str) -> tuple[int, int]:
     return int(tiles), int(px)
 
 
-def _mended(record: Path) -> FileIO:
-    """Open a record to add lines to it, without a last one that was not finished."""
+def _open_record(record: Path) -> FileIO:
+    """Open a record to append lines. An unfinished last line is cut off."""
     file = FileIO(record, "r+")
     file.seek(record.read_bytes().rfind(b"\n") + 1)
     file.truncate()
     return file
 
 
-def _clear(folder: Path, but: Sequence[str]) -> None:
-    """Remove what is in a folder except some."""
+def _clear(folder: Path, keep: Sequence[str]) -> None:
+    """Remove the entries of a folder, except those named in `keep`."""
     for entry in folder.iterdir():
-        if entry.name not in but:
+        if entry.name not in keep:
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -1,8 +1,8 @@
-"""Passes drawn by the workers of a Dask scheduler: those of one machine, handed out, and taken back in their order.
+"""Draw passes on the workers of a Dask scheduler. The division into passes and their order are the same as on one machine.
 
-Workers share no disk with this process. What they draw from, a few megabytes, is part of the order to Dask, which keeps it
-where it is needed and makes it anew where it was lost; what is sent with each pass are the windows. The scheduler needs Dask
-alone: what is handed to it names nothing of this library.
+Workers share no disk with this process. The generator, a few megabytes, is a task of the Dask graph: Dask copies it to workers
+and recomputes it if it is lost. Each pass sends only its windows. The scheduler needs Dask alone: the tasks pickle no class of
+this library.
 """
 
 from __future__ import annotations
@@ -37,28 +37,29 @@ from anyres.version import __version__
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-# How long a scheduler may take to answer, and workers to come, or to come back.
+# Timeouts: for an answer of the scheduler, and for workers to start or to come back.
 ANSWER_S = 5.0
 WORKERS_S = 6.0
-# How often it is looked whether they are still there.
+# Interval between two checks that there are workers.
 LOOK_S = 1.0
-# How long fetching a pass may take before it is looked again, the first time.
+# Timeout of fetching a drawn pass before the workers are checked again; it doubles.
 FETCH_S = 8.0
-# Passes that are ordered ahead of the one that is written next, for each thread of the workers: one is drawn, one waits.
+# Passes submitted ahead of the one that is written next, for each thread of the workers: one is drawn, one waits.
 AHEAD = 2
-# Generators that a worker keeps.
-KEPT = 2
+# Number of generators, and of scenes, that a worker caches.
+CACHE_SIZE = 2
 
 
 @contextlib.contextmanager
 def drawing_on(address: str, generator: Generator, train: Mapping[str, Any]) -> Iterator[Drawing]:
-    """What draws passes of a generator on the workers of the scheduler at `address`, tcp://host:8786, within this block.
+    """Yield a `Drawing` on the workers of the scheduler at `address`, tcp://host:8786, for this block.
 
-    `train` is the section that the generator was built by. Workers need this version of anyres; they draw on the kind of device
-    that the generator is on. Their values are those of this machine up to rounding, which bytes hardly ever show. Those that
-    are lost are drawn for by others. Raises ValueError, one line, where the package distributed is missing or a worker draws
-    with another version; ConnectionError, one line, where the scheduler does not answer, or has had no worker for some
-    seconds, then or later.
+    `train` is the section that the generator was built by. Workers need this version of anyres. They draw on the kind of device
+    that the generator is on. Their values equal those of this machine up to rounding, which is hardly ever visible in bytes. If a
+    worker is lost, others draw its passes.
+
+    Raises ValueError, one line, if the package distributed is missing or a worker has another version; ConnectionError, one line,
+    if the scheduler does not answer or has no worker for some seconds, at the start or later.
     """
     try:
         import distributed
@@ -66,10 +67,10 @@ def drawing_on(address: str, generator: Generator, train: Mapping[str, Any]) -> 
         raise ValueError("drawing on Dask workers needs the package distributed; install anyres[dask]") from None
     with _silence(), _client(distributed, address) as client:
         _check_workers(client, address)
-        yield _Crew(client, address, generator, train)
+        yield _WorkerDrawing(client, address, generator, train)
 
 
-class _Crew:
+class _WorkerDrawing:
     """A `Drawing` on the workers of a client's scheduler."""
 
     def __init__(self, client: Client, address: str, generator: Generator, train: Mapping[str, Any]) -> None:
@@ -77,10 +78,10 @@ class _Crew:
 
         self.client, self.address = client, address
         self.name, self.number = uuid.uuid4().hex, 0
-        self.threads, self.seen, self.looked = 0, time.monotonic(), -float("inf")
-        self.ready: dict[str, Future] = {}
+        self.threads, self.last_answer, self.last_check = 0, time.monotonic(), -float("inf")
+        self.preloads: dict[str, Future] = {}
         weights = {name: value.detach().cpu().contiguous() for name, value in generator.state_dict().items()}
-        self.bundle = self._kept(
+        self.bundle = self._stored(
             {
                 "weights": save(weights),
                 "train": dict(train),
@@ -100,41 +101,41 @@ class _Crew:
         edit: Edit | None,
         final: bool,
     ) -> Iterator[Tensor]:
-        """Order passes some ahead, so that as many lie drawn at most, and wait for them in turn."""
+        """Submit passes ahead, a bounded number of them, and yield their values in order."""
         from distributed.protocol.pickle import dumps
 
-        subject = self._kept(dumps((scene, psi, edit)))
-        ordered: deque[Future] = deque()
+        subject = self._stored(dumps((scene, psi, edit)))
+        submitted: deque[Future] = deque()
         for windows in passes:
-            plain = [(window.center, window.period, window.size) for window in windows]
-            ordered.append(self._submitted(_on_worker(), "drawn", self.bundle, subject, plain, final))
-            while len(ordered) >= self._ahead():
-                yield self._values(ordered.popleft(), final, device_of(generator))
-        while ordered:
-            yield self._values(ordered.popleft(), final, device_of(generator))
+            places = [(window.center, window.period, window.size) for window in windows]
+            submitted.append(self._submit(_on_worker(), "draw_pass", self.bundle, subject, places, final))
+            while len(submitted) >= self._ahead():
+                yield self._values(submitted.popleft(), final, device_of(generator))
+        while submitted:
+            yield self._values(submitted.popleft(), final, device_of(generator))
 
-    def _kept(self, value: Any) -> Future:
-        """Something that workers have for the asking."""
-        return self._submitted(_as_it_is(), value)
+    def _stored(self, value: Any) -> Future:
+        """Store a value in the Dask graph, for other tasks to use."""
+        return self._submit(_identity(), value)
 
-    def _submitted(self, function: Callable[..., Any], *arguments: Any, workers: Sequence[str] | None = None) -> Future:
+    def _submit(self, function: Callable[..., Any], *arguments: Any, workers: Sequence[str] | None = None) -> Future:
         self.number += 1
         key = f"anyres-{self.name}-{self.number}"
         try:
             return self.client.submit(function, *arguments, key=key, pure=False, workers=workers)
-        # A client that is closed raises an Exception, no more.
+        # A closed client raises a bare Exception.
         except Exception as error:  # noqa: BLE001
-            raise ConnectionError(f"{self.address}: no more can be ordered ({_line(error)}); give the command again") from None
+            raise ConnectionError(
+                f"{self.address}: no pass can be submitted any more ({_line(error)}); run the command again"
+            ) from None
 
     def _values(self, future: Future, final: bool, device: torch.device) -> Tensor:
-        """The pictures of a pass, once it is drawn."""
-        drawn = self._result(future)
-        if final:
-            return from_uint8(np.require(drawn, requirements="W"), device)
-        return torch.from_numpy(np.require(drawn, requirements="W")).to(device)
+        """Wait for a pass and return its values (b, 3, h, w)."""
+        pixels = np.require(self._result(future), requirements="W")
+        return from_uint8(pixels, device) if final else torch.from_numpy(pixels).to(device)
 
     def _result(self, future: Future) -> np.ndarray:
-        """What a worker returned. Raises what it raised, and ConnectionError where there is nobody left to wait for."""
+        """Wait for a task and return its result. Raises the error of the worker, and ConnectionError if all workers are gone."""
         from distributed import KilledWorker
 
         fetching_s = FETCH_S
@@ -142,67 +143,66 @@ class _Crew:
             while True:
                 try:
                     future.exception(timeout=LOOK_S)
-                    self.seen = time.monotonic()
+                    self.last_answer = time.monotonic()
                     return future.result(timeout=fetching_s)
                 except TimeoutError:
                     if future.status == "error":
                         raise
-                    # Between the two it may have been lost, and have to be drawn again; or the way is slow.
+                    # A pass that is finished but not fetched was lost and is drawn again, or the network is slow.
                     fetching_s *= 2 if future.status == "finished" else 1
-                    self._look()
+                    self._check()
         except CancelledError:
-            raise ConnectionError(f"{self.address}: the connection to the scheduler was lost; give the command again") from None
+            raise ConnectionError(f"{self.address}: the connection to the scheduler was lost; run the command again") from None
         except KilledWorker as killed:
             raise OSError(
                 f"{self.address}: several workers ended one after the other while drawing one pass, the last at "
-                f"{killed.last_worker.address}; see what ended them there, often it is memory"
+                f"{killed.last_worker.address}; read its log, often it ran out of memory"
             ) from None
         except ImportError as error:
             raise OSError(f"{self.address}: a worker cannot draw ({error}); install anyres {__version__} there") from None
 
     def _ahead(self) -> int:
-        """How many passes are under way at once."""
-        if time.monotonic() - self.looked > WORKERS_S:
-            self._look()
+        """How many passes to have submitted at once."""
+        if time.monotonic() - self.last_check > WORKERS_S:
+            self._check()
         return max(AHEAD * self.threads, 1)
 
-    def _look(self) -> None:
-        """Count threads of workers, and make new ones ready. Raises ConnectionError where there are none for too long."""
-        found = _threads(self.client, self.address)
-        self.threads, self.looked = sum(found.values()), time.monotonic()
-        # Dask gives passes to those who have what is drawn from; others would wait until some are stolen for them.
-        self.ready = {
-            worker: self.ready.get(worker) or self._submitted(_on_worker(), "ready", self.bundle, workers=[worker])
-            for worker in found
+    def _check(self) -> None:
+        """Count the threads of the workers and preload new workers. Raises ConnectionError if there are none for too long."""
+        threads = _threads(self.client, self.address)
+        self.threads, self.last_check = sum(threads.values()), time.monotonic()
+        # Dask prefers workers that hold the generator; a new worker would idle until it steals a task.
+        self.preloads = {
+            worker: self.preloads.get(worker) or self._submit(_on_worker(), "preload", self.bundle, workers=[worker])
+            for worker in threads
         }
         if self.threads:
-            self.seen = self.looked
-        elif self.looked - self.seen > WORKERS_S:
-            raise ConnectionError(f"{self.address}: all workers are gone; start some, and give the command again")
+            self.last_answer = self.last_check
+        elif self.last_check - self.last_answer > WORKERS_S:
+            raise ConnectionError(f"{self.address}: all workers are gone; start some, and run the command again")
 
 
-# ---- on the side of a worker
+# ---- on a worker
 
 
-def drawn(bundle: Mapping[str, Any], subject: bytes, windows: Sequence[tuple[Any, float, Any]], final: bool) -> np.ndarray:
-    """Draw one pass on a worker: uint8 (b, h, w, 3) where final, else float32 (b, 3, h, w).
+def draw_pass(bundle: Mapping[str, Any], subject: bytes, windows: Sequence[tuple[Any, float, Any]], final: bool) -> np.ndarray:
+    """Draw one pass on a worker: uint8 (b, h, w, 3) if final, else float32 (b, 3, h, w).
 
-    Raises OSError, one line, where another version draws there, or the kind of device is missing.
+    Raises OSError, one line, if the worker has another version or lacks the kind of device.
     """
-    generator = _loaded(bundle)
-    scene, psi, edit = _unpacked(subject)
-    places = [Window(*window) for window in windows]
-    (values,) = in_turn(generator, scene, [places], psi, edit)
+    generator = _load(bundle)
+    scene, psi, edit = _unpack(subject)
+    (values,) = in_turn(generator, scene, [[Window(*window) for window in windows]], psi, edit)
     return to_uint8(values) if final else values.float().cpu().numpy()
 
 
-def ready(bundle: Mapping[str, Any]) -> None:
-    """Have what is drawn from at hand. Raises as `drawn`."""
-    _loaded(bundle)
+def preload(bundle: Mapping[str, Any]) -> None:
+    """Load the generator into the cache. Raises what `draw_pass` raises."""
+    _load(bundle)
 
 
 def facts() -> dict[str, str]:
-    """What decides whether two processes draw alike."""
+    """Versions that must be equal for two processes to draw the same pixels."""
     python = ".".join(platform.python_version_tuple()[:2])
     return {"Python": python, "anyres": __version__, "torch": torch.__version__, "code of anyres": code_version(__name__)[:12]}
 
@@ -211,34 +211,35 @@ _generators: dict[tuple[str, str], Generator] = {}
 _loading = threading.Lock()
 
 
-def _loaded(bundle: Mapping[str, Any]) -> Generator:
-    """The generator of a bundle, built once a process. Raises OSError, one line, where it would draw otherwise."""
+def _load(bundle: Mapping[str, Any]) -> Generator:
+    """Return the generator of a bundle from the cache, built if missing. Raises OSError, one line, if this process would draw
+    other pixels."""
     if code_version(__name__) != bundle["code"]:
-        raise OSError(f"{_here()} draws with another version of anyres or torch; install there that of the others")
+        raise OSError(f"{_here()} has another version of anyres or torch; install the same as on this machine")
     key = (bundle["sha256"], bundle["device"])
     with _loading:
         if key not in _generators:
-            found = _built(bundle)
-            while len(_generators) >= KEPT:
+            generator = _build(bundle)
+            while len(_generators) >= CACHE_SIZE:
                 del _generators[next(iter(_generators))]
-            _generators[key] = found
+            _generators[key] = generator
         return _generators[key]
 
 
-def _built(bundle: Mapping[str, Any]) -> Generator:
+def _build(bundle: Mapping[str, Any]) -> Generator:
     from safetensors.torch import load
 
     if bundle["device"] == "cuda" and not torch.cuda.is_available():
-        raise OSError(f"{_here()} has no GPU that torch can use, as the drawing needs; load the model on the processor instead")
+        raise OSError(f"{_here()} has no GPU that torch can use, but the model is on one; load the model on the CPU")
     params, half_extent = Train.model_validate(bundle["train"]), tuple(bundle["half_extent"])
     generator = restore(params, half_extent, load(bundle["weights"]), bundle["device"])
     if tensors_of(generator) != bundle["sha256"]:
-        raise OSError(f"{_here()} built another generator than it was sent")
+        raise OSError(f"{_here()} built a generator that differs from the one it was sent; install the same versions there")
     return generator
 
 
-@lru_cache(maxsize=KEPT)
-def _unpacked(subject: bytes) -> tuple[Scene, float, Edit | None]:
+@lru_cache(maxsize=CACHE_SIZE)
+def _unpack(subject: bytes) -> tuple[Scene, float, Edit | None]:
     from distributed.protocol.pickle import loads
 
     return loads(subject)
@@ -250,11 +251,11 @@ def _here() -> str:
     return f"the worker at {get_worker().address}"
 
 
-# ---- on the side of the client
+# ---- on the client
 
 
 def _on_worker() -> Callable[..., Any]:
-    """What calls a function of this module on a worker; itself it travels by value, as functions within functions do."""
+    """Return a function that calls a function of this module on a worker. A nested function is pickled by value."""
 
     def call(name: str, *arguments: Any) -> Any:
         from anyres.synthesis import dask_workers
@@ -264,7 +265,7 @@ def _on_worker() -> Callable[..., Any]:
     return call
 
 
-def _as_it_is() -> Callable[[Any], Any]:
+def _identity() -> Callable[[Any], Any]:
     def same(value: Any) -> Any:
         return value
 
@@ -273,13 +274,13 @@ def _as_it_is() -> Callable[[Any], Any]:
 
 @contextlib.contextmanager
 def _client(distributed: Any, address: str) -> Iterator[Client]:
-    """A client of the scheduler, closed at the end."""
+    """Yield a client of the scheduler and close it at the end."""
     import dask.config
 
-    # The weights belong to the graph on purpose: what is scattered is lost with the last worker that has it.
+    # The weights are in the graph on purpose: scattered data is lost with the last worker that has it.
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "16GiB"}):
         try:
-            # A client would wait for ever for one that accepts a connection and says nothing.
+            # Client() would wait forever for a server that accepts the connection and sends nothing.
             with ThreadPoolExecutor(1) as thread:
                 thread.submit(asyncio.run, _greet(address)).result()
             client = distributed.Client(address, timeout=ANSWER_S, set_as_default=False)
@@ -290,13 +291,13 @@ def _client(distributed: Any, address: str) -> Iterator[Client]:
         try:
             yield client
         finally:
-            # It tells the scheduler to forget what was ordered; one that is gone has done so.
+            # close() releases the tasks at the scheduler; a scheduler that is gone has none.
             with contextlib.suppress(TimeoutError, OSError):
                 client.close(timeout=2)
 
 
 async def _greet(address: str) -> None:
-    """Shake hands with whom is at an address."""
+    """Connect to an address as a Dask client, and disconnect."""
     from distributed.comm.core import connect
     from distributed.security import Security
 
@@ -308,24 +309,24 @@ async def _greet(address: str) -> None:
 
 
 def _check_workers(client: Client, address: str) -> None:
-    """Wait for workers, and compare with here what those draw with that say so at once; others are asked by their first pass."""
+    """Wait for workers and compare their versions with this process. The first pass of a slow worker checks it again."""
     until = time.monotonic() + WORKERS_S
-    while not (found := _threads(client, address)):
+    while not (threads := _threads(client, address)):
         if time.monotonic() > until:
             raise ConnectionError(f"{address}: the scheduler has no workers; start some with `dask worker {address}`")
         time.sleep(LOOK_S / 5)
     name = uuid.uuid4().hex
-    asked = {
+    futures = {
         worker: client.submit(_on_worker(), "facts", workers=[worker], key=f"anyres-{name}-{number}", pure=False, priority=1000)
-        for number, worker in enumerate(found)
+        for number, worker in enumerate(threads)
     }
     here, until = facts(), time.monotonic() + WORKERS_S
-    for worker, future in asked.items():
+    for worker, future in futures.items():
         try:
             there = future.result(timeout=max(until - time.monotonic(), LOOK_S / 5))
         except (TimeoutError, CancelledError):
             continue
-        # Whatever goes wrong there, in the oddest environments.
+        # Any error of an unknown environment.
         except Exception as error:  # noqa: BLE001
             raise ValueError(f"the worker at {worker} cannot draw ({_line(error)}); install anyres {__version__} there") from None
         for what, value in here.items():
@@ -336,12 +337,13 @@ def _check_workers(client: Client, address: str) -> None:
 
 
 def _threads(client: Client, address: str) -> Mapping[str, int]:
-    """Threads of each worker. Raises ConnectionError where the scheduler does not say."""
+    """Return the number of threads of each worker. Raises ConnectionError if the scheduler does not answer."""
     try:
-        return client.nthreads(callback_timeout=ANSWER_S)  # type: ignore[return-value]
-    except Exception as error:  # noqa: BLE001 - a client that is closed raises an Exception, no more
+        threads: Any = client.nthreads(callback_timeout=ANSWER_S)
+        return threads
+    except Exception as error:  # noqa: BLE001 - a closed client raises a bare Exception
         raise ConnectionError(
-            f"{address}: the scheduler does not answer any more; give the command again ({_line(error)})"
+            f"{address}: the scheduler does not answer any more; run the command again ({_line(error)})"
         ) from None
 
 

@@ -1,8 +1,7 @@
-"""Several styles over one canvas: who has which part of the plane.
+"""Spatial style fusion: several styles over one canvas. Lin et al., ICLR 2022, section 4.5.
 
-Lin et al., ICLR 2022, section 4.5, spatial style fusion: every place takes a mixture of styles, from style centres, from a
-painted mask or from strokes of a brush. Shares are functions of the place alone, so that tiles of a fused picture agree like
-those of any other.
+Each position takes a mixture of styles, by style centres, by a painted mask or by brush strokes. Shares are functions of the
+position alone, so tiles of a fused picture agree where they meet.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from anyres.networks.scene import Blend, Scene, Shares
 from anyres.plane.window import Window
 
 
-def fused(seeds: Sequence[int], z_dim: int, shares: Shares, device: torch.device | str = "cpu") -> Scene:
-    """The scene with the fields of the first seed and the styles of all, as `shares` spreads them."""
+def fuse_styles(seeds: Sequence[int], z_dim: int, shares: Shares, device: torch.device | str = "cpu") -> Scene:
+    """Return the scene with the fields of the first seed and the styles of all seeds, mixed by `shares`."""
     styles = Scene.of(list(seeds), z_dim, device)
     return replace(styles.part(0, 1), blend=Blend(styles.z, shares))
 
 
-def nearest(centers: Sequence[tuple[float, float]], softness: float) -> Shares:
-    """Each place to the style of the nearest of `centers` = (x, y), fading over about `softness` plane units between them."""
+def nearest_shares(centers: Sequence[tuple[float, float]], softness: float) -> Shares:
+    """Give each position the style of its nearest centre (x, y). Styles fade over about `softness` plane units."""
     if len(centers) < 2 or not np.isfinite(centers).all():
         raise ValueError(f"fusion takes two or more centres, each a pair of finite numbers, found {list(centers)!r}")
     if not softness > 0:
@@ -34,7 +33,7 @@ def nearest(centers: Sequence[tuple[float, float]], softness: float) -> Shares:
 
     def shares(places: np.ndarray) -> np.ndarray:
         distance = np.linalg.norm(places[..., None, :] - at, axis=-1)
-        # By distances beyond the least one: no exponential overflows, however far out.
+        # Subtract the least distance: no exponential under- or overflows, however far out.
         weight = np.exp(-(distance - distance.min(axis=-1, keepdims=True)) / softness)
         return weight / weight.sum(axis=-1, keepdims=True)
 
@@ -43,18 +42,18 @@ def nearest(centers: Sequence[tuple[float, float]], softness: float) -> Shares:
 
 @dataclass(frozen=True)
 class Stroke:
-    """A line of a brush: style number `style` within `radius` plane units of the line through `points`, (n, 2) of (x, y)."""
+    """A brush stroke: style number `style` within `radius` plane units of the line through `points`, (n, 2) of (x, y)."""
 
     style: int
     points: tuple[tuple[float, float], ...]
     radius: float
 
 
-def brushed(strokes: Sequence[Stroke], count: int, softness: float = 0.5) -> Shares:
-    """Shares of styles 0 to `count` - 1, the first everywhere, each stroke over those before it.
+def brush_shares(strokes: Sequence[Stroke], count: int, softness: float = 0.5) -> Shares:
+    """Shares of styles 0 to `count` - 1: the first everywhere, and each stroke over the strokes before it.
 
-    A stroke fades over the outer `softness` of its radius, from 0 (hard) to 1. Raises ValueError where it names another style or
-    has no points or no width.
+    A stroke fades over the outer `softness` of its radius, from 0 (hard) to 1. Raises ValueError if a stroke names another style
+    or has no points or no width.
     """
     if not 0 <= softness <= 1:
         raise ValueError(f"softness must be from 0 to 1, found {softness!r}")
@@ -75,33 +74,33 @@ def brushed(strokes: Sequence[Stroke], count: int, softness: float = 0.5) -> Sha
             if not near.any():
                 continue
             away = _distance(places[near], points) / radius
-            # Smooth at both ends: a kink would show.
+            # Smooth at both ends: a kink would be visible.
             share = np.clip((1 - away) / max(softness, 1e-6), 0, 1)
             share = (share * share * (3 - 2 * share))[:, None]
-            part = out[near] * (1 - share)
-            part[:, style] += share[:, 0]
-            out[near] = part
+            mixed = out[near] * (1 - share)
+            mixed[:, style] += share[:, 0]
+            out[near] = mixed
         return out
 
     return shares
 
 
 def _distance(places: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Distances of places (n, 2) from the line through `points`."""
-    found = np.full(len(places), np.inf)
+    """Distances of positions (n, 2) from the line through `points`."""
+    distance = np.full(len(places), np.inf)
     for start, end in zip(points, points[1:] if len(points) > 1 else points, strict=False):
         along = end - start
         length = float(along @ along)
         share = np.clip((places - start) @ along / length, 0, 1) if length else np.zeros(len(places))
-        np.minimum(found, np.linalg.norm(places - start - share[:, None] * along, axis=-1), out=found)
-    return found
+        np.minimum(distance, np.linalg.norm(places - start - share[:, None] * along, axis=-1), out=distance)
+    return distance
 
 
-def painted(mask: np.ndarray, window: Window, count: int, softness_px: float = 2.0) -> Shares:
-    """Shares by a painted mask, uint8 (h, w) with the numbers of styles 0 to `count` - 1, that lies over `window`.
+def mask_shares(mask: np.ndarray, window: Window, count: int, softness_px: float = 2.0) -> Shares:
+    """Shares by a painted mask over `window`: uint8 (h, w) with the numbers of styles 0 to `count` - 1.
 
-    Blurred by a Gaussian of `softness_px` of its own pixels, joined linearly, and going on beyond the window as at its border.
-    Raises ValueError where the mask has another shape than the window or names other styles.
+    The mask is blurred by a Gaussian of `softness_px` mask pixels and interpolated linearly. Beyond the window its border is
+    repeated. Raises ValueError if the mask has other proportions than the window or names other styles.
     """
     if mask.ndim != 2:
         raise ValueError(f"a mask has one number a pixel, found an array of shape {mask.shape}")

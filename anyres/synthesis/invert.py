@@ -1,7 +1,7 @@
-"""Projection: the styles whose pictures come nearest to a photograph.
+"""Projection: fit the styles whose pictures are nearest to a photograph.
 
-Karras et al., CVPR 2020, appendix D, on a style for each layer; at several sizes at once, as Ntavelis et al., CVPR 2022,
-section 4.4: a latent that fits one size only draws something else at every other.
+Karras et al., CVPR 2020, appendix D, with a style for each layer. The fit is at several sizes at once, as in Ntavelis et al.,
+CVPR 2022, section 4.4: a latent that is fitted at one size draws something else at every other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from anyres.plane.window import Window
 from anyres.synthesis.fitting import descend
 from anyres.synthesis.latent import Latent
 
-# The authors' schedule.
+# The schedule of the authors.
 RATE = 0.1
 MEAN_SCENES = 10_000
 NOISE, NOISE_UNTIL = 0.05, 0.75
@@ -39,14 +39,14 @@ class Target:
 
 
 def targets(photo: np.ndarray, generator: StyleGenerator, sizes: Sequence[int]) -> list[Target]:
-    """The whole of a photograph, uint8 (h, w, 3), with each of `sizes` pixels along its short side, as far as cells allow.
+    """Return a photograph, uint8 (h, w, 3), at each of `sizes` pixels along its short side.
 
-    Sides are cut to multiples of the generator's lattice. Raises ValueError where a size is larger than the photograph or the
+    Sides are cut to multiples of the generator's lattice. Raises ValueError if a size is larger than the photograph or if the
     photograph leaves the generator's frame.
     """
     chart, lattice = generator.geometry.chart, generator.geometry.lattice_px
     height, width = photo.shape[:2]
-    found = []
+    out = []
     for size in sizes:
         if size > min(height, width) or size < lattice:
             raise ValueError(
@@ -58,29 +58,29 @@ def targets(photo: np.ndarray, generator: StyleGenerator, sizes: Sequence[int]) 
         window = Window((0.0, 0.0), period, (shape[0], shape[1]))
         chart.check(window)
         pixels = render_real(photo, window, chart).clip(0, 255)
-        found.append(Target(torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1, window))
-    return found
+        out.append(Target(torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1, window))
+    return out
 
 
 def invert(
     generator: StyleGenerator,
-    wanted: Sequence[Target],
+    photo: Sequence[Target],
     steps: int = 1000,
     seed: int = 0,
     perceptual: float = 1.0,
     work: Path | None = None,
     advance: Callable[[float], None] | None = None,
 ) -> Latent:
-    """Fit a style for each layer to all of `wanted` at once; with `work`, a file, go on where an interrupted run stopped.
+    """Fit a style for each layer to a photograph at all its sizes at once. `work` is a checkpoint file to resume from.
 
-    The loss of a size is the mean squared error and, weighed by `perceptual`, the distance of EfficientNet-Lite0's feature
-    maps. Fields keep the seed's: they follow the plane, and are no part of the fit.
+    The loss of a size is the mean squared error plus `perceptual` times the distance of EfficientNet-Lite0's feature maps. The
+    fields are those of the seed and are not fitted: they follow the plane.
     """
     device = generator.w_mean.device
     features = lite0().to(device) if perceptual else None
     begin, spread = mean_style(generator)
     w = begin.repeat(generator.num_ws, 1).requires_grad_()
-    goals = [(target.pixels[None].to(device), target.window) for target in wanted]
+    goals = [(target.pixels[None].to(device), target.window) for target in photo]
     scene = Scene.of([seed], generator.z_dim, device)
 
     def loss(step: int) -> Tensor:
@@ -89,14 +89,14 @@ def invert(
         styles = (w + strength * noise)[None]
         return torch.stack([_distance(generator, features, styles, scene, goal, perceptual) for goal in goals]).mean()
 
-    identity = f"invert {seed} {perceptual} {steps} {[target.window for target in wanted]}"
+    identity = f"invert {seed} {perceptual} {steps} {[target.window for target in photo]}"
     descend({"w": w}, lambda _: RATE, loss, steps, identity, work, advance)
     return Latent(w.detach().cpu(), seed)
 
 
 @torch.no_grad()
 def mean_style(generator: StyleGenerator) -> tuple[Tensor, Tensor]:
-    """Mean of the styles of MEAN_SCENES scenes, (w_dim,), and their spread about it, a scalar."""
+    """Return the mean of the styles of MEAN_SCENES scenes, (w_dim,), and their spread about it, a scalar."""
     device = generator.w_mean.device
     w = generator.styles(Scene.of(range(MEAN_SCENES), generator.z_dim, device).z)
     mean = w.mean(dim=0)
@@ -104,7 +104,7 @@ def mean_style(generator: StyleGenerator) -> tuple[Tensor, Tensor]:
 
 
 def psnr(generator: StyleGenerator, latent: Latent, target: Target) -> float:
-    """Decibels between a photograph and what a latent draws of it."""
+    """PSNR in decibels between a photograph and the picture of a latent."""
     with torch.no_grad():
         picture = generator(latent.scene(generator.z_dim, generator.w_mean.device), [target.window])[0].clamp(-1, 1).cpu()
     return 10 * math.log10(4 / max((picture - target.pixels).square().mean().item(), 1e-12))

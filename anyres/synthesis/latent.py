@@ -1,4 +1,4 @@
-"""A scene by its styles, as a file: what projection finds, and what every command takes in place of a seed."""
+"""A latent: the styles of a scene, and its file. Projection writes one; every command takes it in place of a seed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PINNED = "pin."
 class Latent:
     """Styles w (num_ws, w_dim) of a generator's layers, and the seed of its fields.
 
-    Of generators with local latents also the latent z (z_dim,) and the fields that were found at some place.
+    For generators with local latents also the latent z (z_dim,) and the fitted fields.
     """
 
     w: Tensor
@@ -30,13 +30,13 @@ class Latent:
     pin: Pin | None = None
 
     def scene(self, z_dim: int, device: torch.device | str = "cpu") -> Scene:
-        """The scene that a generator draws from it."""
+        """Return the scene that a generator draws."""
         scene = Scene.of([self.seed], z_dim, device)
         z = scene.z if self.z is None else self.z[None].to(device)
         return replace(scene, z=z, w=self.w[None].to(device), pin=self.pin)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, whole or not at all."""
+        """Write a safetensors file, atomically."""
         from safetensors.torch import save
 
         tensors, metadata = {"w": self.w}, {"format": FORMAT, "seed": str(self.seed)}
@@ -45,12 +45,12 @@ class Latent:
         if self.pin is not None:
             tensors |= {f"{PINNED}{index}": box.values for index, box in enumerate(self.pin.boxes)}
             metadata |= {"period": repr(self.pin.period), "boxes": json.dumps([box[:3] for box in self.pin.boxes])}
-        kept = {name: value.detach().cpu().float().contiguous() for name, value in tensors.items()}
-        write_atomic(Path(path), save(kept, metadata=metadata))
+        contiguous = {name: value.detach().cpu().float().contiguous() for name, value in tensors.items()}
+        write_atomic(Path(path), save(contiguous, metadata=metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> Latent:
-        """Read a file of `save`. Raises ValueError, one line, where it is none."""
+        """Read a file of `save`. Raises ValueError, one line, for any other file."""
         from safetensors import SafetensorError, safe_open
 
         try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from anyres.identity import code_version, digest, tensors_of
 from anyres.networks.generator import Generator, device_of
-from anyres.synthesis.canvas import canvas_of
+from anyres.synthesis.canvas import open_canvas
 from anyres.synthesis.formats import format_of, publish
 from anyres.synthesis.render import Drawing, in_turn, render_passes
 from anyres.synthesis.request import RenderRequest, check_request
@@ -45,7 +45,7 @@ def render_to(
     identity = digest(tensors, request, device_of(generator).type, code_version(__name__))
     metadata = _metadata(request) | {"tile": request.tile, "generator_sha256": tensors, **(about or {})}
     advance, resumed = advance or _ignore, resumed or _ignore
-    with canvas_of(path, request.window.size, identity, file_format.share) as canvas:
+    with open_canvas(path, request.window.size, identity, file_format.share) as canvas:
         if canvas.px:
             resumed(canvas.px / 1e6)
             advance(canvas.px / 1e6)

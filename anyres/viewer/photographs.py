@@ -216,7 +216,7 @@ def _outpaint(
     geometry = generator.geometry
     period = geometry.periods[0]
     short = min(round(geometry.chart.short_side / period), *photo.shape[:2])
-    target = outpaint.placed(photo, generator, short)
+    target = outpaint.place_photo(photo, generator, short)
     with torch.enable_grad():
         latent = outpaint.fit(generator, target, steps, advance=advance)
     psnr_db = outpaint.fidelity(render(generator, RenderRequest(latent, target.window)), target)

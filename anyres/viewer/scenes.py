@@ -239,8 +239,8 @@ def _painted(generator: Generator, recipe: Recipe) -> Scene:
     if not generator.draws_regions:
         raise ValueError("this model draws one style per picture; use a model of infinity_gan for several")
     seeds = list(dict.fromkeys([recipe.seed, *(stroke.seed for stroke in recipe.strokes)]))
-    shares = fuse.brushed(_strokes(recipe.strokes, seeds), len(seeds), recipe.softness)
-    return fuse.fused(seeds, generator.z_dim, shares, device_of(generator))
+    shares = fuse.brush_shares(_strokes(recipe.strokes, seeds), len(seeds), recipe.softness)
+    return fuse.fuse_styles(seeds, generator.z_dim, shares, device_of(generator))
 
 
 def _strokes(strokes: Sequence[Stroke], seeds: list[int]) -> list[fuse.Stroke]:

@@ -22,7 +22,7 @@ import anyres
 from anyres.cli import app
 from anyres.export import convert
 from anyres.export.convert import TOLERANCE, export_to
-from anyres.export.traced import Drawn, example
+from anyres.export.traced import TracedRenderer, example
 from anyres.networks import build_generator
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
@@ -101,7 +101,7 @@ def test_windows_of_tensors_draw_what_windows_of_numbers_draw(name: str):
     """Every method on every chart, before there is a graph: what is recorded is the same picture."""
     torch.manual_seed(3)
     generator = loud(build_generator(tiny_params(**EVERY[name]).train, HALF_EXTENT).eval().requires_grad_(False))
-    drawn = Drawn(generator)
+    drawn = TracedRenderer(generator)
     for seed, window, psi in asked(generator.geometry):
         picture, values = drawn(*example(seed, window, psi))
         assert picture.shape == (*window.size, 3)

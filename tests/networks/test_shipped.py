@@ -18,7 +18,7 @@ import anyres
 from anyres import Window
 from anyres.cli import app
 from anyres.evaluation.compare import open_candidates
-from anyres.networks.shipped import located, shipped
+from anyres.networks.shipped import locate, shipped
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_BYTES = 16 << 20
@@ -53,9 +53,9 @@ def test_a_shipped_model_draws(name: str) -> None:
 def test_a_folder_of_that_name_goes_first_and_others_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "continuum-deepsky").mkdir()
-    assert located("continuum-deepsky") == Path("continuum-deepsky")
+    assert locate("continuum-deepsky") == Path("continuum-deepsky")
     with pytest.raises(ValueError, match=r"continuum-depsky: no such bundle folder; .*continuum-deepsky"):
-        located("continuum-depsky")
+        locate("continuum-depsky")
 
 
 @pytest.mark.parametrize("page", ["README.md", "models/README.md"])

@@ -30,7 +30,7 @@ from anyres.networks.scene import Region
 from anyres.plane.window import Window
 from anyres.synthesis import edit
 from anyres.synthesis.dask_workers import AHEAD, drawing_on
-from anyres.synthesis.fuse import fused, painted
+from anyres.synthesis.fuse import fuse_styles, mask_shares
 from anyres.synthesis.latent import Latent
 from anyres.synthesis.request import RenderRequest
 from tests.export.bundles import ANYRES_GAN, INFINITY_GAN, make_bundle
@@ -150,7 +150,7 @@ def test_scenes_of_every_kind_reach_the_workers(cluster: Cluster, exact: Model, 
     mask = (np.arange(700) // 350).astype(np.uint8)[None].repeat(300, axis=0)
     plain = Scene.of([5], generator.z_dim)
     scenes: list[Any] = [
-        fused([3, 4], generator.z_dim, painted(mask, WINDOW, 2)),
+        fuse_styles([3, 4], generator.z_dim, mask_shares(mask, WINDOW, 2)),
         replace(plain, regions=(Region((-0.2, -0.2, 0.2, 0.2), 9, "structure"),)),
         Latent(torch.zeros(generator.num_ws, 12), seed=7),
     ]
@@ -243,7 +243,7 @@ def test_a_drawing_that_lost_all_workers_is_gone_on_with(cluster: Cluster, exact
         began = time.monotonic()
 
     address = cluster.with_workers(1)
-    with pytest.raises(ConnectionError, match="all workers are gone; start some, and give the command again"):
+    with pytest.raises(ConnectionError, match="all workers are gone; start some, and run the command again"):
         exact.render_to(out, 5, LARGE, advance=calls((3, end)), dask=address)
     assert time.monotonic() - began < WITHIN_S
     assert [path.name for path in tmp_path.iterdir()] == [".p.tif.drawing"]

@@ -28,8 +28,8 @@ from anyres.identity import digest
 from anyres.networks import Scene
 from anyres.plane.window import Window
 from anyres.synthesis import edit
-from anyres.synthesis.canvas import OUTSIDE
-from anyres.synthesis.fuse import fused, painted
+from anyres.synthesis.canvas import RESUMABLE_ERRORS
+from anyres.synthesis.fuse import fuse_styles, mask_shares
 from anyres.synthesis.render import render, render_passes, render_tiles
 from anyres.synthesis.request import RenderRequest
 from anyres.synthesis.stream import render_to
@@ -250,7 +250,7 @@ def stopped_at(passes: int, error: type[BaseException]) -> Any:
     return advance
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, *OUTSIDE])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, *RESUMABLE_ERRORS])
 def test_an_interruption_keeps_what_is_drawn(error: type[BaseException], tmp_path: Path) -> None:
     out, waves = tmp_path / "p.png", Waves()
     with pytest.raises(error, match="stopped"):
@@ -324,8 +324,8 @@ def test_a_digest_tells_apart_what_draws_differently() -> None:
             edit.turn(2),
             edit.compose([edit.turn(1), edit.aspect(2)]),
             edit.compose([edit.aspect(2), edit.turn(1)]),
-            fused([1, 2], 8, painted(mask, WINDOW, 2)),
-            fused([1, 2], 8, painted(other, WINDOW, 2)),
+            fuse_styles([1, 2], 8, mask_shares(mask, WINDOW, 2)),
+            fuse_styles([1, 2], 8, mask_shares(other, WINDOW, 2)),
             lambda places: places + 1,
             lambda places: places + 2,
             torch.zeros(2, 3),
@@ -335,7 +335,7 @@ def test_a_digest_tells_apart_what_draws_differently() -> None:
     ]
     assert len(set(of)) == len(of)
     assert digest(edit.compose([edit.turn(1), edit.aspect(2)])) == of[9]
-    assert digest(fused([1, 2], 8, painted(mask.copy(), WINDOW, 2))) == of[11]
+    assert digest(fuse_styles([1, 2], 8, mask_shares(mask.copy(), WINDOW, 2))) == of[11]
 
 
 # ---- what does not fit

@@ -14,9 +14,9 @@ from anyres.evaluation.measures import draw_tiled
 from anyres.networks import InfinityGan, Scene, build_generator
 from anyres.networks.scene import Region
 from anyres.plane.window import Window
-from anyres.synthesis.fuse import fused, nearest, painted
+from anyres.synthesis.fuse import fuse_styles, mask_shares, nearest_shares
 from anyres.synthesis.latent import Latent
-from anyres.synthesis.outpaint import between, fidelity, fit, on_canvas, placed, seam_rank, side_by_side
+from anyres.synthesis.outpaint import blend_scenes, extend_canvas, fidelity, fit, place_photo, seam_rank, side_by_side
 from anyres.synthesis.render import align, render
 from anyres.synthesis.request import RenderRequest
 from tests.export.bundles import INFINITY_GAN, tiny_params
@@ -47,7 +47,7 @@ def photo() -> np.ndarray:
 
 
 def test_nearest_centres_share_the_plane_and_sum_to_one() -> None:
-    shares = nearest([(-1.0, 0.0), (1.0, 0.0), (0.0, 5.0)], 0.1)
+    shares = nearest_shares([(-1.0, 0.0), (1.0, 0.0), (0.0, 5.0)], 0.1)
     places = np.array([[[-1.0, 0.0], [0.0, 0.0], [1.0, 0.2]], [[0.0, 5.0], [1e12, 0.0], [-3.0, -1.0]]])
     found = shares(places)
     np.testing.assert_allclose(found.sum(axis=-1), 1)
@@ -56,14 +56,14 @@ def test_nearest_centres_share_the_plane_and_sum_to_one() -> None:
         assert found[i, j, who] > 0.99
     for centers, softness, says in (([(0, 0)], 1, "two or more centres"), ([(0, 0), (1, 0)], 0, "softness must be above 0")):
         with pytest.raises(ValueError, match=says):
-            nearest(centers, softness)
+            nearest_shares(centers, softness)
 
 
 def test_a_painted_mask_lies_over_its_window() -> None:
     window = Window((3.0, -1.0), 0.1, (20, 40))
     mask = np.zeros((10, 20), np.uint8)
     mask[:, 10:], mask[5:, :10] = 1, 2
-    found = painted(mask, window, 3, 0.5)(window.coords())
+    found = mask_shares(mask, window, 3, 0.5)(window.coords())
     np.testing.assert_allclose(found.sum(axis=-1), 1)
     for (row, column), who in (((2, 2), 0), ((10, 35), 1), ((17, 3), 2)):
         assert found[row, column, who] > 0.99
@@ -74,15 +74,15 @@ def test_a_painted_mask_lies_over_its_window() -> None:
         (np.zeros((4, 4, 3), np.uint8), 2, "one number a pixel"),
     ):
         with pytest.raises(ValueError, match=says):
-            painted(bad, window, count)
+            mask_shares(bad, window, count)
 
 
 @pytest.mark.parametrize("kind", ["centres", "mask"])
 def test_a_fused_picture_is_exact_in_tiles_and_shows_its_styles(generator: InfinityGan, kind: str) -> None:
     window = Window((0.0, 0.0), 1 / 32, (40, 96))
     mask = (np.arange(48) // 24).astype(np.uint8)[None].repeat(20, axis=0)
-    shares = nearest([(-1.5, 0), (1.5, 0)], 0.2) if kind == "centres" else painted(mask, window, 2)
-    scene = fused([5, 6], generator.z_dim, shares)
+    shares = nearest_shares([(-1.5, 0), (1.5, 0)], 0.2) if kind == "centres" else mask_shares(mask, window, 2)
+    scene = fuse_styles([5, 6], generator.z_dim, shares)
     whole = render(generator, RenderRequest(scene, window, tile=512)).astype(int)
     exact = draw_tiled(generator, scene, window, 512)[0]
     for tile in (8, 24):
@@ -101,7 +101,7 @@ def test_a_fused_picture_is_exact_in_tiles_and_shows_its_styles(generator: Infin
 
 
 def test_a_photograph_goes_on_beyond_its_border(generator: InfinityGan, photo: np.ndarray) -> None:
-    target, canvas = on_canvas(placed(photo, generator, 40), 2.0, "right")
+    target, canvas = extend_canvas(place_photo(photo, generator, 40), 2.0, "right")
     assert (target.window.size, canvas.size) == ((40, 48), (40, 96))
     assert target.window.origin == pytest.approx(canvas.origin)
     short, longer = (fit(generator, target, steps, seed=3, perceptual=False) for steps in (2, 150))
@@ -127,7 +127,7 @@ def test_a_photograph_goes_on_beyond_its_border(generator: InfinityGan, photo: n
 
 
 def test_a_fit_that_is_stopped_goes_on_to_the_same_latent(generator: InfinityGan, photo: np.ndarray, tmp_path: Path) -> None:
-    target = placed(photo, generator, 32)
+    target = place_photo(photo, generator, 32)
     through = fit(generator, target, 110, perceptual=False)
     count: list[float] = []
 
@@ -154,27 +154,27 @@ def test_a_fit_that_is_stopped_goes_on_to_the_same_latent(generator: InfinityGan
 
 
 def test_two_photographs_on_one_canvas(generator: InfinityGan, photo: np.ndarray) -> None:
-    a, b, canvas = side_by_side(placed(photo, generator, 32), placed(photo[:, ::-1], generator, 32), 1.5)
+    a, b, canvas = side_by_side(place_photo(photo, generator, 32), place_photo(photo[:, ::-1], generator, 32), 1.5)
     assert canvas.size == (32, 38 + 57 + 38)
     found = [fit(generator, part, 120, seed=1, perceptual=False) for part in (a, b)]
-    scene = between(*found, (a.window.bounds[2], b.window.bounds[0]))
+    scene = blend_scenes(*found, (a.window.bounds[2], b.window.bounds[0]))
     drawn = render(generator, RenderRequest(scene, canvas))
     assert fidelity(drawn[:, :38], a) > 20
     assert fidelity(drawn[:, -38:], b) > 20
     assert np.abs(render(generator, RenderRequest(scene, canvas, tile=16)).astype(int) - drawn).max() <= 1
     with pytest.raises(ValueError, match=r"blending takes two latents of `anyres outpaint`"):
-        between(found[0], Latent(found[0].w), (0.0, 1.0))
+        blend_scenes(found[0], Latent(found[0].w), (0.0, 1.0))
 
 
 def test_what_cannot_be_placed_is_refused(generator: InfinityGan, photo: np.ndarray) -> None:
     with pytest.raises(ValueError, match="the photograph has 90 x 15 pixels, less than the generator's patch of 16 a side"):
-        placed(np.zeros((15, 90, 3), np.uint8), generator, 16)
+        place_photo(np.zeros((15, 90, 3), np.uint8), generator, 16)
     with pytest.raises(
         ValueError, match="size 200 must lie between the generator's patch, 16, and the photograph's short side, 100"
     ):
-        placed(photo, generator, 200)
+        place_photo(photo, generator, 200)
     with pytest.raises(ValueError, match="1 to 64 times as wide"):
-        on_canvas(placed(photo, generator, 32), 0.5, "right")
+        extend_canvas(place_photo(photo, generator, 32), 0.5, "right")
     with pytest.raises(ValueError, match="beyond the 2\\^40 of an unbounded plane"):
         render(generator, RenderRequest(3, Window((2.0**40, 0.0), 1 / 32, (16, 16))))
 

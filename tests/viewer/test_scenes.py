@@ -87,8 +87,10 @@ def test_strokes_are_styles_over_the_canvas(address: str, plane: ServedModel):
     scene = told(address, plane, {"seed": 2, "strokes": [stroke], "softness": 0.4})
     found, _ = view(address, plane, scene, window)
     brush = fuse.Stroke(1, ((left, top / 2), (0.0, 0.0), (right, top / 2)), 10 * period)
-    shares = fuse.brushed([brush], 2, 0.4)
-    expected = render(plane.model.generator, RenderRequest(fuse.fused([2, 9], plane.model.generator.z_dim, shares), window, 0.7))
+    shares = fuse.brush_shares([brush], 2, 0.4)
+    expected = render(
+        plane.model.generator, RenderRequest(fuse.fuse_styles([2, 9], plane.model.generator.z_dim, shares), window, 0.7)
+    )
     assert np.array_equal(found, expected)
     # Far from the brush the scene is as it was.
     plain = plane.model.render(2, window)
