@@ -1,6 +1,6 @@
 """The bundle: a folder with everything that is needed to draw from a generator. Loading it unpickles nothing.
 
-generator.safetensors, generator.json, samples.png, README.md (model card), CREDITS.md where the pictures have any.
+generator.safetensors, generator.json, samples.png, README.md (model card), CREDITS.md if the pictures have credits.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from anyres.networks.tensorfile import read_safetensors
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window, frame_window
 from anyres.synthesis.latent import Latent
-from anyres.synthesis.render import Drawing, in_turn, render
+from anyres.synthesis.render import Drawing, draw_in_process, render
 from anyres.synthesis.request import RenderRequest
 
 SAMPLES = "samples.png"
@@ -91,7 +91,7 @@ class Model:
     def drawing_on(self, dask: str | None) -> AbstractContextManager[Drawing]:
         """Return the back end that draws from this model: the workers of a Dask scheduler, or this process for None."""
         if dask is None:
-            return nullcontext(in_turn)
+            return nullcontext(draw_in_process)
         from anyres.synthesis.dask_workers import drawing_on
 
         return drawing_on(dask, self.generator, self.meta["params"]["train"])

@@ -58,7 +58,7 @@ def versions(name: str) -> list[dict[str, Any]]:
     one line, if MLflow, the store or the model is missing; within 15 s if a server does not answer.
     """
     client, address = _connect(name)
-    with _translate_errors(f"{name}: cannot be asked for at {address}"), _short_timeouts():
+    with _translate_errors(f"{name}: its versions cannot be read from {address}"), _short_timeouts():
         return [_summary(version) for version in _versions(client, name, address)]
 
 
@@ -119,7 +119,9 @@ def _connect(what: str) -> tuple[Any, str]:
         local = store.removeprefix("sqlite:///")
         # MLflow would create an empty store.
         if store.startswith("sqlite:///") and not Path(local).is_file():
-            raise ValueError(f"{what}: there is no registry at {local}; set MLFLOW_TRACKING_URI, or run where `make run` ran")
+            raise ValueError(
+                f"{what}: there is no registry at {local}; set MLFLOW_TRACKING_URI, or work in the folder of `make run`"
+            )
         # MLflow caches stores by address; a relative address would be another file after a change of folder.
         mlflow.set_tracking_uri(f"sqlite:///{Path(local).resolve()}" if store.startswith("sqlite:///") else store)
     address = mlflow.get_tracking_uri()

@@ -37,19 +37,19 @@ class Pixels:
     def __init__(self, file: FileIO, size: tuple[int, int], offset: int = 0) -> None:
         self.file, self.size, self.offset = file, size, offset
 
-    def read(self, part: Tile) -> np.ndarray:
+    def read(self, cell: Tile) -> np.ndarray:
         """Read the pixels of a rectangle."""
-        out = np.empty((*part.size, 3), np.uint8)
+        out = np.empty((*cell.size, 3), np.uint8)
         for row, line in enumerate(out):
-            self._seek(part, row)
+            self._seek(cell, row)
             if self.file.readinto(line.data) != line.nbytes:
                 raise OSError("a file of pixels was truncated by another process")
         return out
 
-    def write(self, part: Tile, pixels: np.ndarray) -> None:
+    def write(self, cell: Tile, pixels: np.ndarray) -> None:
         """Write the pixels of a rectangle."""
         for row, line in enumerate(pixels):
-            self._seek(part, row)
+            self._seek(cell, row)
             if self.file.write(line) != line.nbytes:
                 raise OSError("no room is left on the disk")
 
@@ -57,8 +57,8 @@ class Pixels:
         """Block until all pixels are on disk."""
         os.fdatasync(self.file.fileno())
 
-    def _seek(self, part: Tile, row: int) -> None:
-        self.file.seek(self.offset + 3 * ((part.top + row) * self.size[1] + part.left))
+    def _seek(self, cell: Tile, row: int) -> None:
+        self.file.seek(self.offset + 3 * ((cell.top + row) * self.size[1] + cell.left))
 
 
 class Canvas:

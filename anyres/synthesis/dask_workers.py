@@ -31,7 +31,7 @@ from anyres.networks.saved import restore
 from anyres.networks.scene import Scene
 from anyres.params import Train
 from anyres.plane.window import Window
-from anyres.synthesis.render import Drawing, in_turn
+from anyres.synthesis.render import Drawing, draw_in_process
 from anyres.version import __version__
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def draw_pass(bundle: Mapping[str, Any], subject: bytes, windows: Sequence[tuple
     """
     generator = _load(bundle)
     scene, psi, edit = _unpack(subject)
-    (values,) = in_turn(generator, scene, [[Window(*window) for window in windows]], psi, edit)
+    (values,) = draw_in_process(generator, scene, [[Window(*window) for window in windows]], psi, edit)
     return to_uint8(values) if final else values.float().cpu().numpy()
 
 
@@ -212,10 +212,9 @@ _loading = threading.Lock()
 
 
 def _load(bundle: Mapping[str, Any]) -> Generator:
-    """Return the generator of a bundle from the cache, built if missing. Raises OSError, one line, if this process would draw
-    other pixels."""
+    """Return the generator of a bundle, from the cache if possible. Raises OSError, one line, if it would draw other pixels."""
     if code_version(__name__) != bundle["code"]:
-        raise OSError(f"{_here()} has another version of anyres or torch; install the same as on this machine")
+        raise OSError(f"{_here()} has another version of anyres or torch; install the versions of the client there")
     key = (bundle["sha256"], bundle["device"])
     with _loading:
         if key not in _generators:

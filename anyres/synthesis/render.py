@@ -44,7 +44,7 @@ class Drawing(Protocol):
 
 
 @torch.inference_mode()
-def in_turn(
+def draw_in_process(
     generator: Generator,
     scene: Scene,
     passes: Iterable[Sequence[Window]],
@@ -62,7 +62,7 @@ def render(
     generator: Generator,
     request: RenderRequest,
     advance: Callable[[float], None] | None = None,
-    draw: Drawing = in_turn,
+    draw: Drawing = draw_in_process,
 ) -> np.ndarray:
     """Draw a request into memory: uint8 (h, w, 3).
 
@@ -86,7 +86,7 @@ def render_tiles(generator: Generator, request: RenderRequest) -> Iterator[tuple
 
 @torch.inference_mode()
 def render_passes(
-    generator: Generator, request: RenderRequest, first: int = 0, draw: Drawing = in_turn
+    generator: Generator, request: RenderRequest, first: int = 0, draw: Drawing = draw_in_process
 ) -> Iterator[list[tuple[Tile, Tensor]]]:
     """Yield what `render_tiles` yields, one list for each pass, without the first `first` tiles.
 

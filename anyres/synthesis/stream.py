@@ -10,7 +10,7 @@ from anyres.identity import code_version, digest, tensors_of
 from anyres.networks.generator import Generator, device_of
 from anyres.synthesis.canvas import open_canvas
 from anyres.synthesis.formats import format_of, publish
-from anyres.synthesis.render import Drawing, in_turn, render_passes
+from anyres.synthesis.render import Drawing, draw_in_process, render_passes
 from anyres.synthesis.request import RenderRequest, check_request
 from anyres.version import __version__
 
@@ -22,7 +22,7 @@ def render_to(
     about: Mapping[str, str] | None = None,
     advance: Callable[[float], None] | None = None,
     resumed: Callable[[float], None] | None = None,
-    draw: Drawing = in_turn,
+    draw: Drawing = draw_in_process,
 ) -> None:
     """Draw a request into a file, atomically.
 
