@@ -50,10 +50,10 @@ def test_members_are_files_like_any_other(tmp_path: Path, pictures: dict[str, by
     hidden = {".DS_Store": b"x", "__MACOSX/1.png": b"x", "b/.hidden/1.png": b"x"}
     pack(folder / "deep" / f"set{kind}", {**pictures, **hidden, "notes.txt": b"no picture"})
     (folder / "0.png").write_bytes(encoded(photograph(40, 45, 9), "PNG"))
-    found = take_in(folder, tmp_path / "out")
+    catalogue = take_in(folder, tmp_path / "out")
     prefix = f"deep/set{kind}!/"
-    assert [row.id for row in found.rows] == ["0.png", *sorted(prefix + name for name in (*NAMES, "notes.txt"))]
-    assert {row.id: row.reason for row in found.rows if row.reason} == {
+    assert [row.id for row in catalogue.rows] == ["0.png", *sorted(prefix + name for name in (*NAMES, "notes.txt"))]
+    assert {row.id: row.reason for row in catalogue.rows if row.reason} == {
         f"{prefix}notes.txt": "not a picture file that can be read here"
     }
     access = Access(tmp_path / "cache")
@@ -102,10 +102,10 @@ def test_hostile_archives_are_rows_with_reasons(tmp_path: Path, pictures: dict[s
         {f"../../../..{ESCAPED}": pictures["b/2.png"], "same.png": b"x", "./same.png": b"y"},
     )
     pack(folder / "nested.zip", {"good.zip": bytes(data)})
-    found = take_in(folder, tmp_path / "out")
-    reasons = {row.id: row.reason for row in found.rows}
+    catalogue = take_in(folder, tmp_path / "out")
+    reasons = {row.id: row.reason for row in catalogue.rows}
     assert reasons["cut.zip"].startswith("damaged archive: ")
-    assert sum(row.id.startswith("flipped.zip!/") and row.reason.startswith("cannot be read") for row in found.rows) == 1
+    assert sum(row.id.startswith("flipped.zip!/") and row.reason.startswith("cannot be read") for row in catalogue.rows) == 1
     assert reasons["garbage.tar.gz"].startswith("damaged archive: ")
     assert reasons["empty.zip"].startswith("damaged archive: ")
     assert reasons["nothing.tar"] == "an archive without files"
@@ -116,11 +116,11 @@ def test_hostile_archives_are_rows_with_reasons(tmp_path: Path, pictures: dict[s
     assert reasons["nested.zip!/good.zip"].startswith("not a picture")
     assert {"up.tar!/same.png", "up.tar!/same.png+"} < set(reasons)
     assert not ESCAPED.exists()
-    assert sum(row.status == "accepted" for row in found.rows) == 3
+    assert sum(row.status == "accepted" for row in catalogue.rows) == 3
     assert not list((tmp_path / "out-cache").rglob("escaped*"))
     # Again: the same, and nothing unpacked twice.
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out-cache" / "archives").iterdir()}
-    assert take_in(folder, tmp_path / "out").rows == found.rows
+    assert take_in(folder, tmp_path / "out").rows == catalogue.rows
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out-cache" / "archives").iterdir()} == before
 
 

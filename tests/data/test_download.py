@@ -87,9 +87,9 @@ def test_a_crawl_of_a_misbehaving_server_ends_with_every_picture_and_every_reaso
     (tmp_path / "list.txt").write_text("\n".join(["# a crawl", *order, order[0]]))
     params = ingest_params(max_mb=5.0, near_duplicates="keep", shard_files=16)
     start = time.monotonic()
-    found = intake(listed(tmp_path / "list.txt"), params, access, tmp_path / "out", workers=2, progress=False)
+    catalogue = intake(listed(tmp_path / "list.txt"), params, access, tmp_path / "out", workers=2, progress=False)
     assert time.monotonic() - start < 100
-    rows = {row.id: row for row in found.rows}
+    rows = {row.id: row for row in catalogue.rows}
     assert list(rows) == order
     for url, data in good.items():
         assert rows[url].status == "accepted", rows[url]
@@ -103,7 +103,7 @@ def test_a_crawl_of_a_misbehaving_server_ends_with_every_picture_and_every_reaso
     # Once more: nothing that is there is asked for again, and the same comes out.
     asked = len(server.asked)
     again = intake(listed(tmp_path / "list.txt"), params, access, tmp_path / "again", workers=1, progress=False)
-    assert again.accepted == found.accepted
+    assert again.accepted == catalogue.accepted
     assert not [path for _, path, _ in server.asked[asked:] if path.split("/")[1] in ARRIVE]
 
 

@@ -107,14 +107,14 @@ def test_a_thousand_files_of_which_two_hundred_are_broken_in_twenty_ways(tmp_pat
     memory = PeakMemory()
     before = psutil.Process().memory_info().rss
     memory.start()
-    found = take_in(folder, tmp_path / "out", near_duplicates="refuse", shard_files=64)
+    catalogue = take_in(folder, tmp_path / "out", near_duplicates="refuse", shard_files=64)
     memory.over.set()
     memory.join()
-    assert len(found.rows) == 1000
-    assert sorted(row.id for row in found.accepted) == sorted(path.name for path in folder.glob("* good.*"))
-    assert all(row.reason and "\n" not in row.reason for row in found.refused)
+    assert len(catalogue.rows) == 1000
+    assert sorted(row.id for row in catalogue.accepted) == sorted(path.name for path in folder.glob("* good.*"))
+    assert all(row.reason and "\n" not in row.reason for row in catalogue.refused)
     for way, (_, reason) in BROKEN.items():
-        reasons = Counter(row.reason[: len(reason)] for row in found.refused if row.id.endswith(f" {way}.jpg"))
+        reasons = Counter(row.reason[: len(reason)] for row in catalogue.refused if row.id.endswith(f" {way}.jpg"))
         assert reasons == {reason: 10}, way
     assert memory.peak + max(0, psutil.Process().memory_info().rss - before) < 1.5e9
 
@@ -152,8 +152,8 @@ def test_files_over_the_limit_of_size_are_not_opened(tmp_path: Path) -> None:
     with (folder / "b.png").open("wb") as stream:
         stream.truncate(10**12)
     start = time.perf_counter()
-    found = take_in(folder, tmp_path / "out", max_mb=5.0)
-    assert [row.reason for row in found.refused] == ["too large: 1000000.0 MB, over 5"]
+    catalogue = take_in(folder, tmp_path / "out", max_mb=5.0)
+    assert [row.reason for row in catalogue.refused] == ["too large: 1000000.0 MB, over 5"]
     assert time.perf_counter() - start < 30
 
 
@@ -166,8 +166,8 @@ def test_a_picture_too_large_for_the_memory_is_set_aside(tmp_path: Path, megabyt
     pressed = zlib.compressobj(1)
     data = b"".join([pressed.compress(rows.tobytes()) for _ in range(65)]) + pressed.flush()
     (folder / "b.png").write_bytes(png_claiming(20000, 20000, data))
-    found = take_in(folder, tmp_path / "out", max_mpx=1000.0, decode_mb=megabytes)
-    (refused,) = found.refused
+    catalogue = take_in(folder, tmp_path / "out", max_mpx=1000.0, decode_mb=megabytes)
+    (refused,) = catalogue.refused
     assert refused.id == "b.png"
     assert "memory" in refused.reason or "crashes its decoder" in refused.reason
-    assert len(found.accepted) == 1
+    assert len(catalogue.accepted) == 1

@@ -61,8 +61,8 @@ def mixed(tmp_path: Path) -> Path:
 
 
 def test_the_catalogue_tells_the_fate_of_every_file(mixed: Path, tmp_path: Path) -> None:
-    found = take_in(mixed, tmp_path / "out", max_mpx=0.04)
-    fates = {row.id: (row.status, row.reason) for row in found.rows}
+    catalogue = take_in(mixed, tmp_path / "out", max_mpx=0.04)
+    fates = {row.id: (row.status, row.reason) for row in catalogue.rows}
     assert fates == {
         "b.png": ("accepted", ""),
         "c copy.png": ("refused", "duplicate: same bytes as b.png"),
@@ -75,8 +75,8 @@ def test_the_catalogue_tells_the_fate_of_every_file(mixed: Path, tmp_path: Path)
         "notes.jpg": ("refused", "not a picture file that can be read here"),
         "small.png": ("refused", "too small: 15x40, short side under 16"),
     }
-    assert [row.id for row in found.rows] == sorted(row.id for row in found.rows)
-    assert found.reasons() == {
+    assert [row.id for row in catalogue.rows] == sorted(row.id for row in catalogue.rows)
+    assert catalogue.reasons() == {
         "duplicate": 2,
         "cannot be read": 1,
         "empty file": 1,
@@ -87,13 +87,13 @@ def test_the_catalogue_tells_the_fate_of_every_file(mixed: Path, tmp_path: Path)
     # The table is for other tools too.
     table = pq.read_table(tmp_path / "out" / "catalogue.parquet")
     assert table["status"].to_pylist().count("accepted") == 3
-    assert Catalogue.load(tmp_path / "out") == found
+    assert Catalogue.load(tmp_path / "out") == catalogue
 
 
 def test_originals_are_kept_unchanged_in_shards_that_tar_opens(mixed: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    found = take_in(mixed, out)
-    row = next(row for row in found.accepted if row.id == "deep/er/no_suffix")
+    catalogue = take_in(mixed, out)
+    row = next(row for row in catalogue.accepted if row.id == "deep/er/no_suffix")
     data = (mixed / row.id).read_bytes()
     assert row.sha256 == hashlib.sha256(data).hexdigest()
     assert (out / "shards" / row.shard).read_bytes()[row.offset : row.offset + row.size] == data
@@ -169,17 +169,17 @@ def test_near_duplicates_leave_the_largest(tmp_path: Path) -> None:
         (folder / f"{seed:02d}-a.png").write_bytes(encoded(image, "PNG"))
         for number, copy in enumerate(NEAR):
             (folder / f"{seed:02d}-b{number}").write_bytes(copy(image))
-    found = take_in(folder, tmp_path / "out", near_duplicates="refuse")
-    assert [row.id for row in found.accepted] == [f"{seed:02d}-b2" for seed in range(12)]
-    assert {row.reason for row in found.refused if row.id.startswith("03")} == {"near-duplicate: of 03-b2, 240x186"}
+    catalogue = take_in(folder, tmp_path / "out", near_duplicates="refuse")
+    assert [row.id for row in catalogue.accepted] == [f"{seed:02d}-b2" for seed in range(12)]
+    assert {row.reason for row in catalogue.refused if row.id.startswith("03")} == {"near-duplicate: of 03-b2, 240x186"}
     kept = take_in(folder, tmp_path / "kept", near_duplicates="keep")
     assert len(kept.accepted) == 48
 
 
 def test_credits_have_one_line_a_picture(mixed: Path, tmp_path: Path) -> None:
-    found = take_in(mixed, tmp_path / "out")
+    catalogue = take_in(mixed, tmp_path / "out")
     lines = (tmp_path / "out" / "credits.md").read_text(encoding="utf-8").splitlines()
-    assert [line.split(":")[0] for line in lines[2:]] == [f"- {row.name}" for row in found.accepted]
+    assert [line.split(":")[0] for line in lines[2:]] == [f"- {row.name}" for row in catalogue.accepted]
 
 
 @pytest.mark.parametrize(

@@ -103,14 +103,14 @@ class FakeFlickr(Service):
             return 200, {"licenses": {"license": listed}, "stat": "ok"}
         wanted = query["license"].split(",")
         first, last = int(query["min_upload_date"]), int(query["max_upload_date"])
-        found = [
+        matching = [
             p for p in self.photos if query["text"] == "nebula" and p["license"] in wanted and first <= p["uploaded"] <= last
         ]
         count, page = int(query["per_page"]), int(query["page"])
-        reached = found[:4000]
+        reached = matching[:4000]
         shown = reached[(page - 1) * count : page * count] or reached[:count]
-        pages = -(-len(found) // count)
-        return 200, {"photos": {"page": page, "pages": pages, "total": str(len(found)), "photo": shown}, "stat": "ok"}
+        pages = -(-len(matching) // count)
+        return 200, {"photos": {"page": page, "pages": pages, "total": str(len(matching)), "photo": shown}, "stat": "ok"}
 
 
 class FakeGoogle(Service):
@@ -173,18 +173,18 @@ def ask_google(server: FakeGoogle, access: Access, **changes: Any) -> list[Any]:
 
 def test_flickr_lists_all_beyond_its_reach_with_credits_and_largest_sizes(flickr_server: FakeFlickr, access: Access) -> None:
     flickr_server.fails = 2
-    found = ask_flickr(flickr_server, access)
+    records = ask_flickr(flickr_server, access)
     # Numbers 4, 9 and 10 of six: every one of 4800 arrives, more than one search shows.
-    assert [record.id for record in found] == [
+    assert [record.id for record in records] == [
         f"flickr:{photo['id']}" for photo in flickr_server.photos if photo["license"] in ("4", "9", "10")
     ]
-    first = found[0]
+    first = records[0]
     assert first.author == "Ada 1"
     assert first.licence == "https://creativecommons.org/licenses/by/2.0/"
     assert first.page == "https://www.flickr.com/photos/1@N00/10001"
     assert first.content == Link("https://pictures.example/1_o.png", max_mb=5.0)
-    assert next(record for record in found if record.id == "flickr:10004").url.endswith("4_k.jpg")
-    assert KEY not in repr(found)
+    assert next(record for record in records if record.id == "flickr:10004").url.endswith("4_k.jpg")
+    assert KEY not in repr(records)
     assert KEY not in repr(access)
 
 
@@ -216,16 +216,16 @@ def test_a_service_that_stays_away_is_one_line(flickr_server: FakeFlickr, access
 
 
 def test_google_lists_a_hundred_a_query(google_server: FakeGoogle, access: Access) -> None:
-    found = ask_google(google_server, access, queries=["deep sky", "deep sky", "comet"])
-    assert len(found) == 200
-    assert found[0].content == Link("https://deep-sky.example/1.jpg?size=l", max_mb=5.0)
-    assert found[0].name == "1.jpg"
-    assert found[0].page == "https://sky.example/page1"
-    assert found[0].licence == "not stated; found by Google under cc_attribute|cc_publicdomain"
+    records = ask_google(google_server, access, queries=["deep sky", "deep sky", "comet"])
+    assert len(records) == 200
+    assert records[0].content == Link("https://deep-sky.example/1.jpg?size=l", max_mb=5.0)
+    assert records[0].name == "1.jpg"
+    assert records[0].page == "https://sky.example/page1"
+    assert records[0].licence == "not stated; found by Google under cc_attribute|cc_publicdomain"
     assert google_server.asked[-1]["searchType"] == "image"
     assert google_server.asked[-1]["rights"] == "cc_attribute|cc_publicdomain"
     assert len(ask_google(google_server, access, limit=25)) == 25
-    assert KEY not in repr(found)
+    assert KEY not in repr(records)
 
 
 @pytest.mark.parametrize(
@@ -266,11 +266,11 @@ def parquet(path: Path, files: dict[str, bytes]) -> None:
 def test_a_data_set_of_parquet_files_is_streamed_unchanged(tmp_path: Path, files: dict[str, bytes], access: Access) -> None:
     (tmp_path / "set").mkdir()
     parquet(tmp_path / "set" / "train-0.parquet", files)
-    found = huggingface.records(str(tmp_path / "set"), "train", "picture", 100, access, progress=False)
-    assert [record.id for record in found][:2] == ["train/00000000/0.png", "train/00000001/1.png"]
-    assert [record.content.fetch(access).read_bytes() for record in found[:5]] == list(files.values())
+    records = huggingface.records(str(tmp_path / "set"), "train", "picture", 100, access, progress=False)
+    assert [record.id for record in records][:2] == ["train/00000000/0.png", "train/00000001/1.png"]
+    assert [record.content.fetch(access).read_bytes() for record in records[:5]] == list(files.values())
     params = ingest_params(near_duplicates="keep")
-    taken = intake(found, params, access, tmp_path / "out", workers=1, progress=False)
+    taken = intake(records, params, access, tmp_path / "out", workers=1, progress=False)
     assert [row.reason for row in taken.rows] == [""] * 5 + ["no picture in this row"]
     assert len(huggingface.records(str(tmp_path / "set"), "train", "picture", 3, access, progress=False)) == 3
 
@@ -280,8 +280,8 @@ def test_a_data_set_of_picture_files_is_read_too(tmp_path: Path, files: dict[str
     (tmp_path / "set" / "train").mkdir(parents=True)
     for name, data in files.items():
         (tmp_path / "set" / "train" / name).write_bytes(data)
-    found = huggingface.records(str(tmp_path / "set"), "train", "image", 100, access, progress=False)
-    assert {record.name: record.content.fetch(access).read_bytes() for record in found} == files
+    records = huggingface.records(str(tmp_path / "set"), "train", "image", 100, access, progress=False)
+    assert {record.name: record.content.fetch(access).read_bytes() for record in records} == files
 
 
 @pytest.mark.filterwarnings("default")
@@ -328,17 +328,17 @@ def test_pictures_in_s3_are_ingested_and_fetched_once(
     system = fsspec.filesystem("s3")
     for name, data in {**files, ".hidden.png": b"x", "notes.txt": b"no picture", "a.zip": b"PK"}.items():
         system.pipe(f"{bucket}/deep/{name}", data)
-    found = folder.records(f"{bucket}/deep", access.cache_dir, 5.0)
-    assert [record.id for record in found] == [*files, "a.zip", "notes.txt"]
-    taken = intake(found, ingest_params(near_duplicates="keep"), access, tmp_path / "out", workers=1, progress=False)
+    records = folder.records(f"{bucket}/deep", access.cache_dir, 5.0)
+    assert [record.id for record in records] == [*files, "a.zip", "notes.txt"]
+    taken = intake(records, ingest_params(near_duplicates="keep"), access, tmp_path / "out", workers=1, progress=False)
     assert [row.status for row in taken.rows] == ["accepted"] * 5 + ["refused"] * 2
     assert taken.rows[0].url == f"{bucket}/deep/0.png"
     assert "an archive in a store" in taken.rows[5].reason
     # Again, the store's own file unreadable: the copy serves. Changed: it is fetched anew.
-    first = found[0].content.fetch(access)
+    first = records[0].content.fetch(access)
     other = encoded(photograph(40, 44, 77), "PNG")
     system.pipe(f"{bucket}/deep/0.png", other)
-    assert found[0].content.fetch(access) == first
+    assert records[0].content.fetch(access) == first
     system.invalidate_cache()
     assert folder.records(f"{bucket}/deep", access.cache_dir, 5.0)[0].content.fetch(access).read_bytes() == other
 

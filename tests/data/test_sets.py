@@ -133,13 +133,13 @@ def test_photographs_of_a_package_of_wallpapers(tmp_path: Path) -> None:
     )
     files["usr/share/doc/mate-backgrounds/copyright"] = COPYRIGHT.encode()
     package = deb(tmp_path, "mate-backgrounds", files)
-    found = wallpapers.installed("usr/share/backgrounds/mate/", "", "nature/*.jpg", ["drawn"])(package, tmp_path / "unpacked")
-    assert [(record.id, record.author, record.licence, record.page) for record in found] == [
+    records = wallpapers.installed("usr/share/backgrounds/mate/", "", "nature/*.jpg", ["drawn"])(package, tmp_path / "unpacked")
+    assert [(record.id, record.author, record.licence, record.page) for record in records] == [
         ("nature/Bee.jpg", "USDA", "public domain", "http://pictures.example/bee"),
         ("nature/Dune.jpg", "2007, Marco Cogoni, 2008, Hylke Bons", "CC-BY-4.0", ""),
         ("nature/Sky1.jpg", "2007, Marco Cogoni, 2008, Hylke Bons", "CC-BY-4.0", ""),
     ]
-    assert found[0].content.fetch(Access(tmp_path)).read_bytes() == picture
+    assert records[0].content.fetch(Access(tmp_path)).read_bytes() == picture
     with pytest.raises(IntakeError, match="holds none of the photographs"):
         wallpapers.installed("usr/share/other/", "", "*.jpg")(package, tmp_path / "unpacked")
 
@@ -160,13 +160,13 @@ def test_photographs_of_resource_files(tmp_path: Path) -> None:
         f"{top}lang/resource/words_sample/one.webp": b"8",
     }
     package = deb(tmp_path, "gcompris-qt-data", {"usr/share/gcompris-qt/rcc/a.rcc": qrc(inside), "usr/share/x.txt": b""})
-    found = wallpapers.gcompris(package, tmp_path / "unpacked")
-    assert [(record.id, record.author, record.licence) for record in found] == [
+    records = wallpapers.gcompris(package, tmp_path / "unpacked")
+    assert [(record.id, record.author, record.licence) for record in records] == [
         ("details/resource/image/castle_background.webp", "Bruno", "CC-BY-4.0"),
         ("erase/resource/alpaca.webp", "Dietmar Rabich / Commons (cropping, sharpening)", "CC-BY-SA-4.0"),
         ("explore_monuments/resource/egypt/sphinx.webp", "George Hodan", "public domain"),
     ]
-    assert found[1].page == "https://pictures.example/wiki/File:Alpaca.jpg"
+    assert records[1].page == "https://pictures.example/wiki/File:Alpaca.jpg"
 
 
 def environment(scale: float = 1.0) -> np.ndarray:
@@ -196,10 +196,10 @@ def test_environments_of_both_packages_become_pictures(tmp_path: Path) -> None:
             member = tarfile.TarInfo(name)
             member.size = len(body)
             archive.addfile(member, io.BytesIO(body))
-    found = panoramas.blender(one, tmp_path / "1") + panoramas.pmndrs(tmp_path / "assets.tgz", tmp_path / "2")
-    assert [record.name for record in found] == ["noon.png", "noon.png"]
-    assert {record.licence for record in found} == {"CC0-1.0"}
-    for record in found:
+    records = panoramas.blender(one, tmp_path / "1") + panoramas.pmndrs(tmp_path / "assets.tgz", tmp_path / "2")
+    assert [record.name for record in records] == ["noon.png", "noon.png"]
+    assert {record.licence for record in records} == {"CC0-1.0"}
+    for record in records:
         with Image.open(record.content.fetch(Access(tmp_path))) as image:
             pixels = np.asarray(image)
         np.testing.assert_array_less(pixels[5].mean(axis=0)[0], pixels[5].mean(axis=0)[2])  # the sky is blue

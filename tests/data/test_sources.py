@@ -85,15 +85,15 @@ def program(folder: Path, name: str, script: str) -> None:
 
 
 def test_a_cached_package_needs_no_network(package: PackageSet, tmp_path: Path, no_network: Path) -> None:
-    found = records((package,), tmp_path / "cache", progress=False)
-    assert [(record.name, record.author, record.licence, record.page) for record in found] == [
+    pictures = records((package,), tmp_path / "cache", progress=False)
+    assert [(record.name, record.author, record.licence, record.page) for record in pictures] == [
         ("ic10.png", "", stellarium.UNSTATED, ""),
         ("m31.png", "Ada Lens", "CC-BY-SA-3.0", "https://pictures.example/m31"),
         ("n253.png", "ESO/B. Mirror", "CC-BY-4.0", ""),
     ]
     params = ingest_params(near_duplicates="keep")
-    manifest = intake(found, params, Access(tmp_path / "cache"), tmp_path / "out", progress=False)
-    assert [(row.name, row.width, row.height) for row in manifest.accepted] == [
+    catalogue = intake(pictures, params, Access(tmp_path / "cache"), tmp_path / "out", progress=False)
+    assert [(row.name, row.width, row.height) for row in catalogue.accepted] == [
         ("ic10.png", 56, 42),
         ("m31.png", 56, 41),
         ("n253.png", 56, 40),
