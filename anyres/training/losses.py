@@ -1,4 +1,4 @@
-"""Adversarial losses and gradient penalties, as functions of logits and pictures.
+"""Adversarial losses and gradient penalties: functions of logits and pictures.
 
 Non-saturating logistic loss: Goodfellow et al., NeurIPS 2014. Relativistic pairing: Jolicoeur-Martineau, ICLR 2019,
 in the form of R3GAN (Huang et al., NeurIPS 2024, equation 2). R1 and R2: Mescheder et al., ICML 2018, section 4.1.
@@ -32,7 +32,7 @@ def non_saturating_d(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def non_saturating_g(real: Tensor, fake: Tensor) -> Tensor:
-    """`real` plays no part; it is there so that both losses are called alike."""
+    """`real` is not used: all losses have one signature."""
     return F.softplus(-fake).mean()
 
 
@@ -43,9 +43,10 @@ LOSSES: dict[str, tuple[PairLoss, PairLoss]] = {
 
 
 def gradient_penalties(pictures: Sequence[Tensor], logits: Sequence[Tensor]) -> list[Tensor]:
-    """Mean squared norm of the gradient of `logits`, (b,) each, by their `pictures`, (b, ...) each: R1 of real, R2 of fake ones.
+    """Return the mean squared norm of the gradient of each `logits` (b,) by its `pictures` (b, ...): R1 of real, R2 of fake ones.
 
-    Differentiable, of all in one backward pass; logits depend on their own pictures alone. A loss term is gamma / 2 times one.
+    Differentiable; one backward pass for all. Logits must depend on their own pictures only. The loss term is gamma / 2 times
+    a penalty.
     """
     total = torch.stack([logit.sum() for logit in logits]).sum()
     gradients = torch.autograd.grad(total, list(pictures), create_graph=True)
@@ -53,12 +54,13 @@ def gradient_penalties(pictures: Sequence[Tensor], logits: Sequence[Tensor]) -> 
 
 
 def feature_matching(d: Discriminator, real: Tensor, fake: Tensor, mean: Mean = identity) -> Tensor:
-    """Mean L1 distance between the mean features of real and fake pictures (b, 3, h, w) at the same windows, over `d`'s blocks.
+    """Return the mean L1 distance between the mean features of real and of fake pictures (b, 3, h, w) at the same windows.
 
-    Salimans et al., NeurIPS 2016, section 3.1, on every block. Gradients reach `fake` alone where `d`'s parameters are frozen.
+    Salimans et al., NeurIPS 2016, section 3.1, averaged over the blocks of `d`. With frozen parameters of `d`, only `fake` gets
+    gradients.
     """
     with torch.no_grad():
-        wanted = d.features(real)
-    found = d.features(fake)
-    gaps = [a.float().mean(dim=0) - b.float().mean(dim=0) for a, b in zip(found, wanted, strict=True)]
+        of_real = d.features(real)
+    of_fake = d.features(fake)
+    gaps = [a.float().mean(dim=0) - b.float().mean(dim=0) for a, b in zip(of_fake, of_real, strict=True)]
     return torch.stack([mean(gap).abs().mean() for gap in gaps]).mean()

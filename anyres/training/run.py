@@ -33,7 +33,7 @@ from anyres.plane.window import Window
 from anyres.progress import progress_bar
 from anyres.training.best import BestCheckpoint, Monitor, write_generator
 from anyres.training.loop import Report, training_loop
-from anyres.training.microbatch import Batch, BatchPair, pass_size
+from anyres.training.microbatch import RealBatch, RealBatchPair, pass_size
 from anyres.training.state import DamagedCheckpointError, TrainState
 
 # The newest checkpoint and the one before it.
@@ -231,7 +231,7 @@ class Run:
     def _half_extent(self) -> tuple[float, float]:
         return self.state.g.geometry.chart.half_extent
 
-    def _batches(self, reader: Prefetch) -> Iterator[Batch | BatchPair]:
+    def _batches(self, reader: Prefetch) -> Iterator[RealBatch | RealBatchPair]:
         device = self.accelerator.device
         for batch in reader:
             first, second = batch

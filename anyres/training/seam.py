@@ -1,7 +1,7 @@
-"""Pictures across the border of two frames, so that a generator whose borders show learns to hide them.
+"""Pictures across the border of two frames: a generator with visible borders learns to hide them.
 
 AnyRes-GAN's training for 360 degrees (Chai et al., ECCV 2022, section 4.3): a frame and its right neighbour are drawn, and the
-discriminator sees a window somewhere across their border. Here at any zoom, for any generator.
+discriminator gets a window across their border. Here at any zoom, for any generator.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from anyres.plane.window import Window
 
 
 def draw_seam_patches(g: StyleGenerator, scene: Scene, windows: Sequence[Window]) -> Tensor:
-    """Draw windows of one size (b, 3, h, w), each cut from two frames side by side that meet at a random column of it.
+    """Draw windows of one size (b, 3, h, w), each cut from two frames side by side that meet at a random column of the window.
 
-    The column is a function of the scene's seed. Costs two frames a window.
+    The column is a function of the scene's seed. Each window costs two frames.
     """
     width = windows[0].size[1]
     bits = fields.mix(fields.key(scene.seeds, fields.Stream.SEAM_CUT))

@@ -1,4 +1,4 @@
-"""One step of each player: the discriminator's, then the generator's against it, over the parts of one batch."""
+"""One step of the discriminator, then one of the generator against it, over the micro-batches of one batch."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from anyres.plane import fields
 from anyres.plane.window import Window
 from anyres.training.losses import LOSSES, feature_matching, gradient_penalties
 from anyres.training.microbatch import MicroBatch
-from anyres.training.reduce import Mean, process_mean, two_pass_mean
+from anyres.training.reduce import Mean, all_reduce, process_mean, two_pass_mean
 from anyres.training.state import TrainState
 from anyres.training.teacher import Teacher
 
-# Of the running mean of path lengths.
+# Decay of the running mean of path lengths.
 PATH_DECAY = 0.01
 
 
 @dataclass(frozen=True)
 class RealFakeBatch:
-    """Pictures of one size, (b, 3, h, w): as they are, and as the discriminator sees them, which mixing may change.
+    """Pictures of one size, (b, 3, h, w): unmixed, and as the input of the discriminator, which may be mixed.
 
-    `height` (b,) is where their middles lie, in half short sides.
+    `height` (b,) is the vertical position of their centres, in half short sides.
     """
 
     real: Tensor
@@ -46,63 +46,69 @@ class RealFakeBatch:
 
 # Draws windows of one size, (b, 3, h, w).
 Draw = Callable[[StyleGenerator, Scene, Sequence[Window]], Tensor]
-# Draws the fakes of a part and puts them beside its real pictures, for each size.
-Show = Callable[[MicroBatch], list[RealFakeBatch]]
+# Draws the fakes of a micro-batch and returns them with its real pictures, for each size.
+BatchSource = Callable[[MicroBatch], list[RealFakeBatch]]
 
 
 @dataclass(frozen=True)
 class Step:
-    """What the steps of both players on one batch share."""
+    """What the steps of discriminator and generator on one batch share."""
 
     state: TrainState
     params: Train
     accelerator: Accelerator
-    parts: list[MicroBatch]
-    show: Show
+    micro_batches: list[MicroBatch]
+    source: BatchSource
 
-    def due(self, every: int) -> bool:
-        """Whether what happens in one of `every` steps happens in this one."""
+    def is_due(self, every: int) -> bool:
+        """Whether this step is one of those that come once in `every` steps."""
         return self.state.nimg // self.params.batch % every == 0
 
 
-# ---- what is shown
+# ---- the input of the discriminator
 
 
 def generate(g: StyleGenerator, scene: Scene, windows: Sequence[Window]) -> Tensor:
-    """What a generator draws."""
+    """Draw windows of one size, (b, 3, h, w)."""
     return g(scene, windows)
 
 
-def make_fakes(g: StyleGenerator, params: Train, accelerator: Accelerator, draw: Draw, part: MicroBatch) -> list[RealFakeBatch]:
-    """Draw the fakes of a part; of each size, what the discriminator sees: pictures as they are, or mixed into each other."""
+def make_batches(
+    g: StyleGenerator, params: Train, accelerator: Accelerator, draw: Draw, micro_batch: MicroBatch
+) -> list[RealFakeBatch]:
+    """Draw the fakes of a micro-batch; return real and fake pictures of each size, mixed where the micro-batch says so."""
     with accelerator.autocast():
-        styled = mix_styles(g, part.scene, params.loss.style_mixing)
-        fakes = [draw(g, styled, windows) for _, windows in part.sizes]
-    reals = [real for real, _ in part.sizes]
+        styled = mix_styles(g, micro_batch.scene, params.loss.style_mixing)
+        fakes = [draw(g, styled, windows) for _, windows in micro_batch.sizes]
+    reals = [real for real, _ in micro_batch.sizes]
     unit = g.geometry.chart.short_side / 2
-    heights = [torch.tensor([v.center[1] / unit for v in windows], device=accelerator.device) for _, windows in part.sizes]
-    seen = [reals, fakes]
-    if part.mixes is not None:
-        seen = [list(mix(small, large)) for mix, (small, large) in zip(part.mixes, seen, strict=True)]
-    return [RealFakeBatch(*each) for each in zip(reals, fakes, *seen, heights, strict=True)]
+    heights = [
+        torch.tensor([window.center[1] / unit for window in windows], device=accelerator.device)
+        for _, windows in micro_batch.sizes
+    ]
+    d_inputs = [reals, fakes]
+    if micro_batch.mixes is not None:
+        d_inputs = [list(mix(small, large)) for mix, (small, large) in zip(micro_batch.mixes, d_inputs, strict=True)]
+    return [RealFakeBatch(*values) for values in zip(reals, fakes, *d_inputs, heights, strict=True)]
 
 
-def cached(judged: list[RealFakeBatch]) -> Show:
-    """Show what has been drawn, whatever the part."""
-    return lambda part: judged
+def always(batches: list[RealFakeBatch]) -> BatchSource:
+    """Return a source that gives `batches`, which are already drawn, for any micro-batch."""
+    return lambda micro_batch: batches
 
 
 def mix_styles(g: StyleGenerator, scene: Scene, probability: float) -> Scene:
-    """The scene with styles of a second z from a random layer on, for a share `probability` of its pictures.
+    """Return the scene with styles of a second z from a random layer on, for a share `probability` of its pictures.
 
-    Karras et al., CVPR 2019, section 3.1. Second z and layer are functions of the scene's seed: windows of one scene agree.
+    Karras et al., CVPR 2019, section 3.1. The second z and the layer are functions of the scene's seed, so windows of one scene
+    agree.
     """
     if probability == 0:
         return scene
     num_ws: int = g.num_ws
     bits = fields.mix(fields.key(scene.seeds, fields.Stream.MIXED_LAYER)) & 0x7FFFFFFFFFFFFFFF
-    chosen = (bits & 0xFFFFFF).double() / 2**24 < probability
-    cut = torch.where(chosen, 1 + (bits >> 24) % (num_ws - 1), num_ws)
+    is_mixed = (bits & 0xFFFFFF).double() / 2**24 < probability
+    cut = torch.where(is_mixed, 1 + (bits >> 24) % (num_ws - 1), num_ws)
     other = fields.latent(fields.mix(fields.key(scene.seeds, fields.Stream.MIXED_LATENT)), scene.z.shape[1])
     first, second = g.mapping(scene.z), g.mapping(other)
     layers = torch.arange(num_ws, device=scene.z.device)
@@ -114,50 +120,50 @@ def mix_styles(g: StyleGenerator, scene: Scene, probability: float) -> Scene:
 
 
 def d_step(step: Step) -> tuple[dict[str, Tensor], list[list[Tensor]]]:
-    """One step of the discriminator, main loss and lazy penalties of all sizes in one backward pass a part.
+    """Take one step of the discriminator: main loss and lazy penalties of all sizes, one backward pass per micro-batch.
 
-    Returns what was measured, means over parts and sizes, and for each part and size the logits of the real pictures (b,),
-    detached.
+    Returns the values to report, means over micro-batches and sizes, and for each micro-batch and size the logits of the real
+    pictures (b,), detached.
     """
-    state, count = step.state, len(step.parts)
+    state, count = step.state, len(step.micro_batches)
     state.d_opt.zero_grad(set_to_none=True)
-    measured, logits_real = [], []
-    for part in step.parts:
+    values, logits_real = [], []
+    for micro_batch in step.micro_batches:
         with torch.no_grad():
-            judged = step.show(part)
-        found = [d_losses(step, pictures) for pictures in judged]
-        (torch.stack([loss for loss, _, _ in found]).mean() / count).backward()
-        measured += [values for _, values, _ in found]
-        logits_real.append([logits for _, _, logits in found])
+            batches = step.source(micro_batch)
+        results = [d_losses(step, batch) for batch in batches]
+        (torch.stack([loss for loss, _, _ in results]).mean() / count).backward()
+        values += [values_of_size for _, values_of_size, _ in results]
+        logits_real.append([logits for _, _, logits in results])
     optimize(state.d, state.d_opt, step.accelerator)
-    return _means(measured), logits_real
+    return _means(values), logits_real
 
 
-def d_losses(step: Step, pictures: RealFakeBatch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """The discriminator's loss, what was measured on the way, and the logits of the real pictures (b,), detached.
+def d_losses(step: Step, batch: RealFakeBatch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """Return the discriminator's loss, the values to report, and the logits of the real pictures (b,), detached.
 
-    Penalties act on pictures that are not mixed.
+    Penalties are computed on unmixed pictures.
     """
     d, loss, autocast = step.state.d, step.params.loss, step.accelerator.autocast
-    penalize = step.due(loss.penalty_every)
-    plain = [part.detach().requires_grad_(penalize) for part in (pictures.real, pictures.fake)]
-    seen = [pictures.d_input_real.detach(), pictures.d_input_fake.detach()] if pictures.mixed else plain
+    penalize = step.is_due(loss.penalty_every)
+    unmixed = [pictures.detach().requires_grad_(penalize) for pictures in (batch.real, batch.fake)]
+    d_inputs = [batch.d_input_real.detach(), batch.d_input_fake.detach()] if batch.mixed else unmixed
     with autocast():
-        found = d.forward_pairs(seen, twice_differentiable=penalize and not pictures.mixed)
-    logits = [logit for logit, _ in found]
+        heads = d.forward_pairs(d_inputs, twice_differentiable=penalize and not batch.mixed)
+    logits = [logit for logit, _ in heads]
     total = LOSSES[loss.name][0](*logits)
     values = {"loss/d": total, "logits/real": logits[0].mean(), "logits/fake": logits[1].mean()}
     if loss.vertical:
-        misses = [(height - pictures.height).abs().mean() for _, height in found if height is not None]
-        values["loss/d_height"] = torch.stack(misses).sum()
+        errors = [(height - batch.height).abs().mean() for _, height in heads if height is not None]
+        values["loss/d_height"] = torch.stack(errors).sum()
         total = total + loss.vertical * values["loss/d_height"]
-    weighed = {"penalty/r1": loss.r1_gamma, "penalty/r2": loss.r2_gamma}
-    if penalize and any(weighed.values()):
-        if pictures.mixed:
+    gammas = {"penalty/r1": loss.r1_gamma, "penalty/r2": loss.r2_gamma}
+    if penalize and any(gammas.values()):
+        if batch.mixed:
             with autocast():
-                found = d.forward_pairs(plain, twice_differentiable=True)
-        penalties = gradient_penalties(plain, [logit for logit, _ in found])
-        for (name, gamma), penalty in zip(weighed.items(), penalties, strict=True):
+                heads = d.forward_pairs(unmixed, twice_differentiable=True)
+        penalties = gradient_penalties(unmixed, [logit for logit, _ in heads])
+        for (name, gamma), penalty in zip(gammas.items(), penalties, strict=True):
             if gamma:
                 values[name] = penalty
                 total = total + penalty * (gamma / 2 * loss.penalty_every)
@@ -168,96 +174,101 @@ def d_losses(step: Step, pictures: RealFakeBatch) -> tuple[Tensor, dict[str, Ten
 
 
 def g_step(step: Step, logits_real: Sequence[Sequence[Tensor]], teacher: Teacher | None) -> dict[str, Tensor]:
-    """One step of the generator against the discriminator just updated, and on what else the params weigh.
+    """Take one step of the generator: against the discriminator just updated, and on the other losses that have a weight.
 
-    `logits_real`, (b,) for each part and size, are those of the discriminator's own step: they only weigh each picture's
-    gradient. Returns what was measured, means over parts.
+    `logits_real`, (b,) for each micro-batch and size, come from the discriminator's own step: they only weight each picture's
+    gradient. Returns the values to report, means over micro-batches.
     """
-    state, loss, count = step.state, step.params.loss, len(step.parts)
-    path = loss.path_length > 0 and step.due(loss.path_every)
+    state, loss, count = step.state, step.params.loss, len(step.micro_batches)
+    path = loss.path_length > 0 and step.is_due(loss.path_every)
     path_length_mean = state.path_mean
 
     def losses(index: int, mean: Mean) -> dict[str, Tensor]:
-        part = step.parts[index]
-        judged = step.show(part)
-        found = adversarial_losses(step, judged, logits_real[index], mean)
+        micro_batch = step.micro_batches[index]
+        batches = step.source(micro_batch)
+        terms = adversarial_losses(step, batches, logits_real[index], mean)
         if teacher is not None:
-            taught = mix_styles(teacher.generator, part.scene, loss.style_mixing)
-            lessons = [teacher(each.fake, taught, windows, mean) for each, (_, windows) in zip(judged, part.sizes, strict=True)]
-            found["loss/teacher"] = step.params.stages.teacher_weight * torch.stack(lessons).mean()
+            styled = mix_styles(teacher.generator, micro_batch.scene, loss.style_mixing)
+            distances = [
+                teacher(batch.fake, styled, windows, mean) for batch, (_, windows) in zip(batches, micro_batch.sizes, strict=True)
+            ]
+            terms["loss/teacher"] = step.params.stages.teacher_weight * torch.stack(distances).mean()
         if loss.consistency:
-            styled = mix_styles(state.g, part.scene, loss.style_mixing)
-            found["loss/consistency"] = loss.consistency * scale_consistency_loss(
-                step, judged[0].fake, styled, part.windows, mean
+            styled = mix_styles(state.g, micro_batch.scene, loss.style_mixing)
+            terms["loss/consistency"] = loss.consistency * scale_consistency_loss(
+                step, batches[0].fake, styled, micro_batch.windows, mean
             )
         if loss.diversity:
-            found["loss/diversity"] = loss.diversity * state.g.diversity(*part.half(step.params.batch), mean)
+            terms["loss/diversity"] = loss.diversity * state.g.diversity(*micro_batch.half(step.params.batch), mean)
         if path:
-            found["penalty/path"] = path_penalty(step, part, path_length_mean, mean)
-        return found
+            terms["penalty/path"] = path_penalty(step, micro_batch, path_length_mean, mean)
+        return terms
 
     state.d.requires_grad_(False)
     state.g_opt.zero_grad(set_to_none=True)
-    # What only the whole batch can tell must be known before the first of several passes.
-    whole = loss.diversity or loss.feature_matching or loss.consistency
-    rehearsed = count > 1 and (teacher is not None or path or whole)
-    means = two_pass_mean(losses, count, step.accelerator) if rehearsed else [process_mean(step.accelerator)] * count
-    measured = []
+    # Means over the whole batch must be known before the first of several passes.
+    needs_batch_means = teacher is not None or path or loss.diversity or loss.feature_matching or loss.consistency
+    means = (
+        two_pass_mean(losses, count, step.accelerator)
+        if count > 1 and needs_batch_means
+        else [process_mean(step.accelerator)] * count
+    )
+    values = []
     for index, mean in enumerate(means):
-        found = losses(index, mean)
-        (torch.stack(list(found.values())).sum() / count).backward()
-        measured.append({name: value.detach() for name, value in found.items()})
+        terms = losses(index, mean)
+        (torch.stack(list(terms.values())).sum() / count).backward()
+        values.append({name: value.detach() for name, value in terms.items()})
     optimize(state.g, state.g_opt, step.accelerator)
     state.d.requires_grad_(True)
-    return _means(measured)
+    return _means(values)
 
 
 def adversarial_losses(
-    step: Step, judged: Sequence[RealFakeBatch], logits_real: Sequence[Tensor], mean: Mean
+    step: Step, batches: Sequence[RealFakeBatch], logits_real: Sequence[Tensor], mean: Mean
 ) -> dict[str, Tensor]:
-    """The generator's losses in the eyes of the discriminator, means over sizes."""
+    """Return the generator's losses that the discriminator gives, means over sizes."""
     d, loss = step.state.d, step.params.loss
     with step.accelerator.autocast():
-        seen = [d.forward_heads(pictures.d_input_fake) for pictures in judged]
-        played = [LOSSES[loss.name][1](real, fake) for real, (fake, _) in zip(logits_real, seen, strict=True)]
-        losses = {"loss/g": torch.stack(played).mean()}
+        heads = [d.forward_heads(batch.d_input_fake) for batch in batches]
+        losses_of_sizes = [LOSSES[loss.name][1](real, fake) for real, (fake, _) in zip(logits_real, heads, strict=True)]
+        losses = {"loss/g": torch.stack(losses_of_sizes).mean()}
         if loss.vertical:
-            heights = [(height, pictures.height) for (_, height), pictures in zip(seen, judged, strict=True)]
-            misses = [(read - actual).abs().mean() for read, actual in heights if read is not None]
-            losses["loss/height"] = loss.vertical * torch.stack(misses).mean()
+            heights = [(height, batch.height) for (_, height), batch in zip(heads, batches, strict=True)]
+            errors = [(predicted - actual).abs().mean() for predicted, actual in heights if predicted is not None]
+            losses["loss/height"] = loss.vertical * torch.stack(errors).mean()
         if loss.feature_matching:
-            distances = [feature_matching(d, pictures.real, pictures.fake, mean) for pictures in judged]
+            distances = [feature_matching(d, batch.real, batch.fake, mean) for batch in batches]
             losses["loss/matching"] = loss.feature_matching * torch.stack(distances).mean()
     return losses
 
 
 def scale_consistency_loss(step: Step, fake: Tensor, scene: Scene, windows: Sequence[Window], mean: Mean) -> Tensor:
-    """Mean L1 distance of pictures at half the resolution to `fake` (b, 3, h, w), the same windows, brought down.
+    """Return the mean L1 distance between pictures at half the resolution and `fake` (b, 3, h, w) downsampled to it.
 
-    Of the windows that lie an octave or more below the coarsest scale. A scene that looks alike at neighbouring scales does so,
-    octave by octave, at all of them; to the discriminator, which judges each scale by itself, it could be another one at each.
+    Only windows an octave or more below the coarsest scale count. The discriminator judges each scale by itself and would accept
+    another scene at each. A scene that agrees with itself one octave apart agrees, octave by octave, at all scales.
     """
     g = step.state.g
     coarsest = g.geometry.periods[1]
     coarse = [window.resized((window.size[0] // 2, window.size[1] // 2)) for window in windows]
-    # All are drawn, though some do not count: shapes that change with every step cost more than that.
+    # All are drawn, although some do not count: shapes that change with every step would cost more.
     counts = torch.tensor([float(window.period <= coarsest * (1 + 1e-9)) for window in coarse], device=fake.device)
     with step.accelerator.autocast():
-        drawn = g(scene, coarse)
+        coarse_fake = g(scene, coarse)
     down, across, inside = warp(coarse, windows, fake.device)
     mask = inside * counts[:, None, None, None]
-    brought = torch.einsum("bij,bcjk,blk->bcil", down, fake.float(), across)
-    return mean(((brought - drawn.float()).abs() * mask).sum()) / mean(3 * mask.sum()).clamp_min(1.0)
+    downsampled = torch.einsum("bij,bcjk,blk->bcil", down, fake.float(), across)
+    return mean(((downsampled - coarse_fake.float()).abs() * mask).sum()) / mean(3 * mask.sum()).clamp_min(1.0)
 
 
-def path_penalty(step: Step, part: MicroBatch, path_length_mean: Tensor, mean: Mean) -> Tensor:
-    """Path length regularisation of half of the pictures, weighed and made up for its laziness.
+def path_penalty(step: Step, micro_batch: MicroBatch, path_length_mean: Tensor, mean: Mean) -> Tensor:
+    """Return the path length regularisation of half of the pictures, times its weight and its interval in steps.
 
-    Karras et al., CVPR 2020, section 3.2: the picture should change with the style at one pace. Its running mean, `path_mean` of
-    the state, goes on from `path_length_mean`.
+    Karras et al., CVPR 2020, section 3.2: a step in the style should change the picture by a constant amount. `path_mean` of the
+    state, the running mean of path lengths, is set from `path_length_mean`.
     """
     state, loss = step.state, step.params.loss
-    scene, windows = part.half(step.params.batch)
+    scene, windows = micro_batch.half(step.params.batch)
     w = state.g.mapping(scene.z)[:, None].repeat(1, state.g.num_ws, 1)
     pictures = state.g.synthesize(w, scene, windows)
     noise = fields.latent(fields.mix(fields.key(scene.seeds, fields.Stream.PATH_LENGTH)), pictures[0].numel())
@@ -275,11 +286,11 @@ def optimize(module: nn.Module, optimizer: torch.optim.Optimizer, accelerator: A
     """Average gradients over processes, then step."""
     if accelerator.num_processes > 1:
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        flat = accelerator.reduce(torch.cat([g.flatten() for g in gradients]), reduction="mean")
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):  # type: ignore[union-attr]
-            gradient.copy_(part.view_as(gradient))
+        flat = all_reduce(torch.cat([g.flatten() for g in gradients]), accelerator)
+        for gradient, average in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(average.view_as(gradient))
     optimizer.step()
 
 
-def _means(measured: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([values[name] for values in measured]).mean() for name in measured[0]}
+def _means(values: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([value[name] for value in values]).mean() for name in values[0]}

@@ -1,7 +1,8 @@
-"""The teacher of AnyRes-GAN's second stage: what a patch shows must agree with the first stage's picture of the scene.
+"""The teacher of AnyRes-GAN's second stage: a patch must agree with the first stage's picture of the same scene.
 
-Chai et al., ECCV 2022, section 3.2. The patch is brought down, band-limited, to the pixels of the teacher's picture ("inverse"),
-or the teacher's part is brought up to the patch ("forward", known to blur). All samples at once, whatever their windows.
+Chai et al., ECCV 2022, section 3.2. Direction "inverse": the patch is resampled, band-limited, to the pixels of the teacher's
+picture. Direction "forward", known to blur: the teacher's picture is resampled to the pixels of the patch. All samples of a batch
+are computed together, whatever their windows.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from anyres.training.reduce import Mean, identity
 
 
 class Teacher(nn.Module):
-    """A frozen generator of whole frames and the distance of patches to what it draws."""
+    """A frozen generator of whole frames, and the distance of patches to its pictures."""
 
     generator: StyleGenerator
 
@@ -33,28 +34,28 @@ class Teacher(nn.Module):
         self.features = perceptual_features(perceptual)
 
     def forward(self, fake: Tensor, scene: Scene, windows: Sequence[Window], mean: Mean = identity) -> Tensor:
-        """Mean distance of `fake` (b, 3, h, w) in [-1, 1] at `windows` to the teacher's pictures, scalar.
+        """Return the mean distance of `fake` (b, 3, h, w) in [-1, 1] at `windows` to the teacher's pictures, scalar.
 
-        L1 and, in the inverse direction with features, the distance of their channel-normalised maps, outside of the patch
-        the same picture.
+        It is the L1 distance. In the inverse direction, with features, the distance of channel-normalised maps is added; outside
+        the patch both pictures are the teacher's.
         """
         bases = [around(window, self.base) for window in windows]
         with torch.no_grad():
-            taught = self.generator(scene, bases)
+            target = self.generator(scene, bases)
         if self.direction == "forward":
             rows, columns, _ = warp(windows, bases, fake.device)
-            return (fake - torch.einsum("bij,bcjk,blk->bcil", rows, taught, columns)).abs().mean()
+            return (fake - torch.einsum("bij,bcjk,blk->bcil", rows, target, columns)).abs().mean()
         rows, columns, mask = warp(bases, windows, fake.device)
-        brought = torch.einsum("bij,bcjk,blk->bcil", rows, fake.float(), columns)
-        # Windows cover more or less of the frame: a mean over what is covered in the whole batch.
-        distance = mean(((brought - taught).abs() * mask).sum()) / mean(3 * mask.sum()).clamp_min(1.0)
+        resampled = torch.einsum("bij,bcjk,blk->bcil", rows, fake.float(), columns)
+        # Each window covers another share of the frame: this is a mean over the covered pixels of the whole batch.
+        distance = mean(((resampled - target).abs() * mask).sum()) / mean(3 * mask.sum()).clamp_min(1.0)
         if self.features is not None:
-            distance = distance + perceptual(self.features, torch.where(mask > 0, brought, taught), taught)
+            distance = distance + perceptual(self.features, torch.where(mask > 0, resampled, target), target)
         return distance
 
 
 def around(window: Window, base: Window) -> Window:
-    """The frame like `base`, as near to the middle of the plane as it can lie, that holds `window`."""
+    """Return the frame of the size of `base` that contains `window` and lies nearest to the middle of the plane."""
     center = []
     for position, extent, frame in zip(window.center, window.extent[::-1], base.extent[::-1], strict=True):
         reach = max((frame - extent) / 2, 0.0)

@@ -16,7 +16,7 @@ from anyres.params import Train
 from anyres.plane.window import Window
 from anyres.training import steps
 from anyres.training.loop import training_loop
-from anyres.training.microbatch import BatchPair
+from anyres.training.microbatch import RealBatchPair
 from anyres.training.mixing import Mix
 from anyres.training.state import TrainState
 from anyres.training.steps import mix_styles
@@ -123,7 +123,7 @@ def paired(tiny: Train, **pairs: object) -> Train:
     return Train.model_validate(tiny.model_dump() | {"pairs": PAIRS | pairs, "kimg": 0.016})
 
 
-def batch(params: Train) -> BatchPair:
+def batch(params: Train) -> RealBatchPair:
     windows = [Window((0.02 * n, 0.0), 1 / 16, (16, 24)) for n in range(params.batch)]
     torch.manual_seed(0)
     return (

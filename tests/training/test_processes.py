@@ -222,7 +222,7 @@ def test_a_pass_takes_whole_groups(batch: int, count: int, most: int | None, siz
 def test_groups_are_not_parted() -> None:
     with pytest.raises(ValueError, match=r"train\.batch: 8 must be a multiple of 16: 4 processes times groups of 4 pictures"):
         pass_size(8, 4)
-    with pytest.raises(ValueError, match="micro-batches of 3 part the groups of 4 pictures"):
+    with pytest.raises(ValueError, match="micro-batches of 3 split the groups of 4 pictures"):
         pass_size(32, 1, 3)
 
 
