@@ -1,10 +1,10 @@
-"""A forward and backward step of the alias-free generator against the naive formulation of the same arithmetic.
+"""A forward and backward step of the alias-free generator against a naive implementation of the same arithmetic.
 
     python benchmarks/aliasfree.py --out aliasfree.json
 
-The naive one is the public fallback's: a weight for every sample in grouped convolutions, zeros inserted between pixels,
-depthwise filters at the temporary rate. Both take turns in one run; the ratio is that of their fastest steps. A second table
-compares ways to compute the filters alone.
+The naive one is that of the public fallback: one weight for each sample in grouped convolutions, zeros inserted between pixels,
+depthwise filters at the temporary rate. Both are interleaved in one process; the ratio is that of their fastest steps. A second
+table compares implementations of the filters alone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PRESET = Path(__file__).parent.parent / "params.yaml"
 
 
 def main(
-    out: Annotated[Path | None, typer.Option(help="Where the figures go, as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the results go, as JSON.")] = None,
     patch: Annotated[int, typer.Option(help="Pixels a side.")] = 64,
     batch: Annotated[int, typer.Option(help="Pictures a step.")] = 4,
     layers: Annotated[int, typer.Option(help="Convolutions.")] = 14,
@@ -51,7 +51,7 @@ def main(
     Console().print(table)
     filters = compare_filters(patch, batch, layers, repeats)
     names = [name for name in filters[0] if name not in ("layer", "size", "channels")]
-    table = Table("layer", "input", "channels", *names, title="Filters of a layer forward and back, ms (times as fast as plain)")
+    table = Table("layer", "input", "channels", *names, title="Filters of a layer forward and back, ms (speedup over plain)")
     for row in filters:
         cells = [f"{1000 * row[name]:.1f} ({row['plain'] / row[name]:.1f})" for name in names]
         table.add_row(str(row["layer"]), f"{row['size']} px", str(row["channels"]), *cells)
@@ -61,7 +61,7 @@ def main(
 
 
 def compare_filters(patch: int, batch: int, layers: int, repeats: int) -> list[dict[str, Any]]:
-    """Fastest seconds of every way, forward and back, for some layers of 32 channels."""
+    """Return the fastest seconds of each implementation, forward and backward, for some layers of 32 channels."""
     schedule = plan(patch, layers, 32 * patch, 32)
     rows = []
     for index in (2, layers // 2, layers - 3):
@@ -69,22 +69,22 @@ def compare_filters(patch: int, batch: int, layers: int, repeats: int) -> list[d
         size = patch * layer.in_rate // patch + 2 * layer.in_margin + 2
         x = torch.randn(batch, layer.outputs, size, size, requires_grad=True)
         compiled = torch.compile(Plain(layer))
-        ways: dict[str, Callable[[], Tensor]] = {
+        variants: dict[str, Callable[[], Tensor]] = {
             "plain": lambda x=x, layer=layer: reference(x, layer),
             "folded": lambda x=x, layer=layer: folded(x, layer),
             "toeplitz": lambda x=x, layer=layer: toeplitz(x, layer),
             "compiled": lambda x=x, compiled=compiled: compiled(x),
             "polyphase": lambda x=x, layer=layer: filtered_lrelu(x, layer),
         }
-        best = dict.fromkeys(ways, float("inf"))
+        best = dict.fromkeys(variants, float("inf"))
         for repeat in range(3 * repeats):
-            for name, way in ways.items():
+            for name, variant in variants.items():
                 start = time.perf_counter()
-                y = way()
+                y = variant()
                 (gradient,) = torch.autograd.grad(y.square().sum(), x)
                 best[name] = min(best[name], time.perf_counter() - start)
                 if repeat == 0:
-                    truth = ways["plain"]()
+                    truth = variants["plain"]()
                     assert torch.allclose(y, truth, atol=1e-3), name
                 del y, gradient
         rows.append({"layer": index, "size": size, "channels": layer.outputs, **best})
@@ -92,7 +92,7 @@ def compare_filters(patch: int, batch: int, layers: int, repeats: int) -> list[d
 
 
 class Plain(torch.nn.Module):
-    """`reference` with its filters as constants, which a compiler can see through."""
+    """`reference` with its filters as constants, so that a compiler can optimise them."""
 
     def __init__(self, layer: Plan):
         super().__init__()
@@ -158,7 +158,7 @@ def small(patch: int, batch: int, layers: int, width: int) -> AnyresGan:
 
 
 def plain(generator: AnyresGan, scene: Scene, windows: list[Window]) -> Tensor:
-    """What `generator(scene, windows)` draws, the naive way."""
+    """Draw `generator(scene, windows)` by the naive implementation."""
     w = generator.styles(scene.z)
     scale = generator.scale(torch.ones(len(windows)))
     x = generator.input(w, windows).contiguous()
@@ -168,15 +168,15 @@ def plain(generator: AnyresGan, scene: Scene, windows: list[Window]) -> Tensor:
 
 
 def timed(generator: AnyresGan, batch: int, repeats: int) -> tuple[float, float]:
-    """Fastest seconds of a step forward and back of both ways, taking turns."""
+    """Return the fastest seconds of a forward and backward step of both implementations, interleaved."""
     windows = [Window((0.0, 0.0), generator.base_period, (generator.patch, generator.patch))] * batch
     scene = Scene.of(range(batch), generator.z_dim)
-    ways: list[Callable[[], Tensor]] = [lambda: generator(scene, windows), lambda: plain(generator, scene, windows)]
+    variants: list[Callable[[], Tensor]] = [lambda: generator(scene, windows), lambda: plain(generator, scene, windows)]
     best = [float("inf"), float("inf")]
     for _ in range(repeats + 1):
-        for index, way in enumerate(ways):
+        for index, variant in enumerate(variants):
             start = time.perf_counter()
-            way().square().mean().backward()
+            variant().square().mean().backward()
             best[index] = min(best[index], time.perf_counter() - start)
     return best[0], best[1]
 

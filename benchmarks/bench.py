@@ -3,8 +3,8 @@
     python benchmarks/bench.py
     python benchmarks/bench.py --only train_step,render --device cuda
 
-Figures stay in out/bench, one JSON file a benchmark; those that were not run keep theirs. On a machine with a GPU, training and
-rendering are measured there too. Nothing else should run meanwhile.
+Results stay in out/bench, one JSON file for each benchmark; a benchmark that does not run keeps its file. With `--device cuda`,
+training and rendering are measured on the GPU. Run nothing else at the same time.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ MODEL = "continuum-deepsky"
 
 def main(
     only: Annotated[str, typer.Option(help="Names with commas between; none: all.")] = "",
-    out: Annotated[Path, typer.Option(help="Where the figures stay.")] = Path("out/bench"),
+    out: Annotated[Path, typer.Option(help="Where the results stay.")] = Path("out/bench"),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Measure one after the other, write the table."""
+    """Run the benchmarks one after the other, then write the table."""
     out.mkdir(parents=True, exist_ok=True)
     on_device = ["--device", device] if device != "cpu" else []
     suffix = f"-{device}" if on_device else ""
@@ -40,8 +40,8 @@ def main(
     }
     if not on_device:
         commands |= {"loader": ["loader.py"], "tiles": ["tiles.py", MODEL]}
-    wanted = [f"{name}{suffix}" if f"{name}{suffix}" in commands else name for name in only.split(",")] if only else commands
-    for name in wanted:
+    names = [f"{name}{suffix}" if f"{name}{suffix}" in commands else name for name in only.split(",")] if only else commands
+    for name in names:
         if name not in commands:
             raise typer.BadParameter(f"no benchmark {name!r}; there are {', '.join(commands)}")
         print(f"{name}:", flush=True)
@@ -53,7 +53,7 @@ def main(
 
 
 def write(page: Path, out: Path) -> None:
-    """Put the tables of the figures in `out` between the marks of a page."""
+    """Write the tables of the results in `out` between the marks of a page."""
     text = page.read_text(encoding="utf-8")
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -63,16 +63,16 @@ def write(page: Path, out: Path) -> None:
     for path in sorted(out.glob("*.json")):
         name, _, device = path.stem.partition("-")
         if name in TABLES:
-            figures = json.loads(path.read_text(encoding="utf-8"))
+            results = json.loads(path.read_text(encoding="utf-8"))
             title = TITLES[name] + (f", {device}" if device else "")
-            machine = f"\n\n{figures['machine']}; {ceilings(figures)}." if "machine" in figures else ""
-            parts.append(f"### {title}\n\n{TABLES[name](figures)}{machine}")
+            machine = f"\n\n{results['machine']}; {peaks(results)}." if "machine" in results else ""
+            parts.append(f"### {title}\n\n{TABLES[name](results)}{machine}")
     page.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(parts) + f"\n\n{END}{after}", encoding="utf-8")
 
 
-def ceilings(figures: dict[str, Any]) -> str:
-    """What the machine could do at most, as measured in that run."""
-    return f"{figures['gflop_per_s']:.0f} Gflop/s in a large product, {figures['gb_per_s']:.0f} GB/s in a copy"
+def peaks(results: dict[str, Any]) -> str:
+    """Return the peak throughput of the machine, as measured in that run."""
+    return f"{results['gflop_per_s']:.0f} Gflop/s in a large product, {results['gb_per_s']:.0f} GB/s in a copy"
 
 
 def grid(head: list[str], rows: list[list[str]]) -> str:
@@ -80,20 +80,22 @@ def grid(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join([" | ".join(head), "|".join(["---"] * len(head)), *(" | ".join(row) for row in rows)])
 
 
-def train_step(figures: dict[str, Any]) -> str:
-    head = ["method", "img/s", "plain, img/s", "times as fast", "Gflop an image", "of the floor", "plain, Gflop", "memory, MiB"]
+def train_step(results: dict[str, Any]) -> str:
+    head = ["method", "img/s", "reference, img/s", "speedup", "Gflop/image", "fraction of peak"]
+    head += ["reference, Gflop", "memory, MiB"]
     rows = []
-    for row in figures["rows"]:
+    for row in results["rows"]:
         cells = [row["method"], f"{row['img_per_s']:.0f}", f"{row['plain_img_per_s']:.0f}", f"{row['ratio']:.2f}"]
         cells += [f"{row['gflop_per_img']:.2f}", f"{row['of_floor']:.2f}", f"{row['plain_gflop_per_img']:.2f}"]
         rows.append([*cells, f"{row['peak_mib']:.0f}"])
     return grid(head, rows)
 
 
-def render(figures: dict[str, Any]) -> str:
-    head = ["side, px", "MP/s", "of the first", "one pass, MP/s", "tiling costs", "plain, MP/s", "times as fast", "of the floor"]
+def render(results: dict[str, Any]) -> str:
+    head = ["side, px", "MP/s", "relative to the first row", "one pass, MP/s", "cost of tiling"]
+    head += ["reference, MP/s", "speedup", "fraction of peak"]
     rows = []
-    for row in figures["rows"]:
+    for row in results["rows"]:
         cells = [str(row["side"]), f"{row['mp_per_s']:.2f}", f"{row['of_first']:.2f}"]
         cells += [f"{row['whole_mp_per_s']:.2f}", f"{100 * row['tiling']:.0f} %"] if "whole_mp_per_s" in row else ["", ""]
         cells += [f"{row['plain_mp_per_s']:.2f}", f"{row['ratio']:.2f}"] if "plain_mp_per_s" in row else ["", ""]
@@ -101,26 +103,26 @@ def render(figures: dict[str, Any]) -> str:
     return grid(head, rows)
 
 
-def loader(figures: dict[str, Any]) -> str:
-    head = ["law", "p", "photograph, MP", "whole, ms", "box, ms", "draft, ms", "store, ms", "times as fast as whole"]
+def loader(results: dict[str, Any]) -> str:
+    head = ["law", "p", "photograph, MP", "whole, ms", "box, ms", "draft, ms", "store, ms", "speedup over whole"]
     rows = []
-    for row in figures["per_core"]:
-        ways = [f"{row[way]:.1f}" for way in ("a", "b", "c", "deflate")]
-        rows.append([row["law"], str(row["p"]), str(row["megapixels"]), *ways, f"{row['a'] / row['deflate']:.0f}"])
+    for row in results["per_core"]:
+        times = [f"{row[variant]:.1f}" for variant in ("a", "b", "c", "deflate")]
+        rows.append([row["law"], str(row["p"]), str(row["megapixels"]), *times, f"{row['a'] / row['deflate']:.0f}"])
     return grid(head, rows)
 
 
-def tiles(figures: dict[str, Any]) -> str:
-    crowd = figures["crowd"]
-    rows = [[words, f"{figures[name]['p50_ms']:.1f}", f"{figures[name]['p95_ms']:.1f}"] for name, words in TILES.items()]
-    served = f"{crowd['tiles']} tiles to a crowd, {crowd['errors']} errors, {crowd['wrong']} wrong of {crowd['checked']}"
-    return f"{grid(['', 'p50, ms', 'p95, ms'], rows)}\n\n{served}, {crowd['memory_mib']:.0f} MiB more than before."
+def tiles(results: dict[str, Any]) -> str:
+    load = results["crowd"]
+    rows = [[words, f"{results[name]['p50_ms']:.1f}", f"{results[name]['p95_ms']:.1f}"] for name, words in TILES.items()]
+    served = f"{load['tiles']} tiles under load, {load['errors']} errors, {load['wrong']} wrong of {load['checked']} checked"
+    return f"{grid(['', 'p50, ms', 'p95, ms'], rows)}\n\n{served}, {load['memory_mib']:.0f} MiB more than before."
 
 
 TILES = {
-    "direct": "drawn by the library alone, and encoded",
-    "cold": "asked for, never drawn before",
-    "cached": "the same again",
+    "direct": "drawn and encoded without the server",
+    "cold": "first request, not cached",
+    "cached": "second request, cached",
 }
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "train_step": train_step,
@@ -129,7 +131,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "tiles": tiles,
 }
 TITLES = {
-    "train_step": "Training steps against plain formulations",
+    "train_step": "Training steps against the reference implementation",
     "render": "Pictures",
     "loader": "Patches",
     "tiles": "Tiles",

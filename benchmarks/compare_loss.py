@@ -2,14 +2,14 @@
 
     python benchmarks/compare_loss.py ../before . --cases continuum,scaleparty
 
-Each case is a small preset with every loss of its method switched on, trained for a few dozen steps on made pictures with one
-thread. A change of names or of structure must leave every number bit-identical on one machine; a change of behaviour shows the
-first step that differs. Each checkout runs with its own code and its own presets, so only the command line and the keys
-in CASES must exist in both. Exits with 1 where anything differs.
+Each case is a small preset with every loss of its method, trained for a few dozen steps on generated pictures with one thread. A
+change of names or of structure must leave every number bit-identical on one machine. For a change of behaviour, the table shows
+the first step that differs. Each checkout runs with its own code and its own presets, so only the command line and the keys in
+CASES must exist in both. Exits with 1 where anything differs.
 
-    python benchmarks/compare_loss.py . --write tests/training/golden.json
+    python benchmarks/compare_loss.py . --steps 4 --write tests/training/golden.json
 
-writes the losses of one checkout to a file, which the tests read again with a tolerance for other machines.
+writes the losses of one checkout to a file, which tests/training/test_golden.py compares with a tolerance for other machines.
 """
 
 from __future__ import annotations
@@ -35,10 +35,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 STEPS = 32
-# Of the file that the tests read.
-GOLDEN_STEPS = 4
 BATCH = 8
-# Height and width of the made photographs.
+# Height and width of the generated photographs.
 SIZES = [(512, 640), (300, 200), (128, 160), (256, 512), (200, 200)]
 # Losses that look at more than one picture at a time, or at a picture's number in the batch.
 STATISTICS = {"path_length": 2.0, "path_every": 2, "style_mixing": 0.5, "feature_matching": 1.0}
@@ -94,10 +92,10 @@ def main(
     if len(checkouts) == 1:
         return
     table = Table("case", "steps", "result")
-    for name, found in traces.items():
-        table.add_row(name, str(len(found[0]["losses"])), summary(found))
+    for name, pair in traces.items():
+        table.add_row(name, str(len(pair[0]["losses"])), summary(pair))
     Console().print(table)
-    if any(difference(*found) for found in traces.values()):
+    if any(difference(*pair) for pair in traces.values()):
         raise typer.Exit(1)
 
 
@@ -130,59 +128,59 @@ def make_store(folder: Path) -> Path:
 
 
 def section(checkout: Path, name: str, steps: int) -> dict[str, Any]:
-    """All sections of params.yaml of a checkout, `train` being that of a case."""
+    """Return all sections of params.yaml of a checkout, with the section train of a case."""
     yaml = YAML(typ="safe", pure=True)
     values = yaml.load((checkout / "params.yaml").read_text(encoding="utf-8"))
     preset, changes = CASES[name]
-    chosen = yaml.load((checkout / "anyres/presets" / f"{preset}.yaml").read_text(encoding="utf-8"))["train"]
+    of_preset = yaml.load((checkout / "anyres/presets" / f"{preset}.yaml").read_text(encoding="utf-8"))["train"]
     length = {"batch": BATCH, "kimg": steps * BATCH / 1000, "report_every_kimg": BATCH / 1000}
     length |= {"sample_every_kimg": 99.0, "checkpoint_every_kimg": 99.0, "monitor": {"every_kimg": 0.0}, "seed": 3}
     train = values["train"]
-    for part in (chosen, length, changes):
-        for key, value in part.items():
+    for overrides in (of_preset, length, changes):
+        for key, value in overrides.items():
             train[key] = train[key] | value if isinstance(value, dict) and key != "network" else value
     return values
 
 
 def trace(checkout: Path, store: Path, work: Path, name: str, steps: int) -> dict[str, Any]:
-    """Train a case with the code of a checkout: the losses of each step, and SHA-256 of the weights."""
+    """Train a case with the code of a checkout; return the losses of each step, and the SHA-256 of the weights."""
     work.mkdir(parents=True)
     with (work / "params.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe", pure=True).dump(section(checkout, name, steps), file)
-    places = {"params": work / "params.yaml", "store": store, "out": work / "out", "runs": work / "runs"}
-    options = [word for key, place in places.items() for word in (f"--{key}", str(place))]
+    paths = {"params": work / "params.yaml", "store": store, "out": work / "out", "runs": work / "runs"}
+    options = [word for key, path in paths.items() for word in (f"--{key}", str(path))]
     environ = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     command = [sys.executable, "-m", "anyres", "train", *options]
-    done = subprocess.run(command, cwd=checkout, env=environ, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{checkout}: {name}: {done.stderr[-2000:]}")
+    result = subprocess.run(command, cwd=checkout, env=environ, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise SystemExit(f"{checkout}: {name}: {result.stderr[-2000:]}")
     return {"losses": losses(work / "out/history.jsonl"), "weights": weights_hash(work / "out/generator.safetensors")}
 
 
 def losses(history: Path) -> list[dict[str, float]]:
-    """What was measured at each step, without speeds."""
+    """Return the values of each step, without throughput."""
     lines = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
     return [{key: value for key, value in line.items() if not key.startswith("perf/")} for line in lines]
 
 
 def weights_hash(path: Path) -> str:
-    """SHA-256 of the tensors of a safetensors file, whatever they are called, in the order of the file."""
+    """Return the SHA-256 of the tensors of a safetensors file, without their names, in the order of the file."""
     data = path.read_bytes()
     header = int.from_bytes(data[:8], "little")
     return hashlib.sha256(data[8 + header :]).hexdigest()
 
 
 def golden(traces: dict[str, list[dict[str, Any]]]) -> str:
-    """The losses of the first checkout as JSON, a line each step."""
+    """Return the losses of the first checkout as JSON, one line for each step."""
     cases = []
-    for name, found in traces.items():
-        steps = ",\n  ".join(json.dumps(line) for line in found[0]["losses"])
+    for name, pair in traces.items():
+        steps = ",\n  ".join(json.dumps(line) for line in pair[0]["losses"])
         cases.append(f"{json.dumps(name)}: [\n  {steps}\n ]")
     return "{\n " + ",\n ".join(cases) + "\n}\n"
 
 
 def difference(a: dict[str, Any], b: dict[str, Any] | None = None) -> str:
-    """Where two traces differ first, in words; empty where they are equal to the bit."""
+    """Say where two traces differ first; empty where they are bit-identical."""
     if b is None:
         return ""
     for step, (one, other) in enumerate(zip(a["losses"], b["losses"], strict=False), start=1):
@@ -194,8 +192,8 @@ def difference(a: dict[str, Any], b: dict[str, Any] | None = None) -> str:
     return "" if a["weights"] == b["weights"] else "the weights differ"
 
 
-def summary(found: list[dict[str, Any]]) -> str:
-    return "trained" if len(found) == 1 else difference(*found) or "bit-identical"
+def summary(traces: list[dict[str, Any]]) -> str:
+    return "trained" if len(traces) == 1 else difference(*traces) or "bit-identical"
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ TILE = 128
 
 
 def main(
-    out: Annotated[Path | None, typer.Option(help="Where the figures go, as JSON.")] = None,
-    seconds: Annotated[float, typer.Option(help="Time for each figure.")] = 3.0,
+    out: Annotated[Path | None, typer.Option(help="Where the results go, as JSON.")] = None,
+    seconds: Annotated[float, typer.Option(help="Time for each measurement.")] = 3.0,
 ) -> None:
     """Measure, print a table, write JSON."""
     with tempfile.TemporaryDirectory() as name:
@@ -53,13 +53,13 @@ def main(
         wanted = regions(store)
         store = Store.open(store.path, cache_bytes=0)
         pyvips.cache_set_max(0)
-        ways: dict[str, tuple[Callable[[Region], np.ndarray], Path]] = {
+        variants: dict[str, tuple[Callable[[Region], np.ndarray], Path]] = {
             "own TIFF, own reader": (lambda r: store._pixels(0, store._levels(0), r[0], r[1:]), store.path / "shards"),
             "own TIFF, libvips": (lambda r: vips_region(own, r), own),
             "libvips TIFF, libvips": (lambda r: vips_region(vips, r), vips),
             "OME-Zarr, a shard a level": (lambda r: np.asarray(group[f"{r[0]}"][r[1] : r[3], r[2] : r[4]]), folder / "ome.zarr"),
         }
-        rows = [measure(way, read, place, wanted, seconds) for way, (read, place) in ways.items()]
+        rows = [measure(variant, read, place, wanted, seconds) for variant, (read, place) in variants.items()]
     table = Table(*rows[0])
     for row in rows:
         table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
@@ -69,19 +69,19 @@ def main(
 
 
 def regions(store: Store) -> list[Region]:
-    """What patches read, by spying on the store."""
-    seen: list[Region] = []
+    """Return the regions that patches read, recorded from the store."""
+    recorded: list[Region] = []
     read = store._pixels
 
     def spy(index: int, levels: Any, depth: int, region: tuple[int, int, int, int]) -> np.ndarray:
-        seen.append((depth, *region))
+        recorded.append((depth, *region))
         return read(index, levels, depth, region)
 
     store._pixels = spy  # type: ignore[method-assign]
     for seed in range(20):
         for window in windows(SIZE, 256, "log_uniform", seed):
             store.read(0, window)
-    return seen
+    return recorded
 
 
 def whole_level(store: Store, depth: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Patches per second and core from photographs of 1 to 50 megapixels: the store against reading the files themselves.
+"""Patches per second and core from photographs of 1 to 50 megapixels: the store against reading the files.
 
     python benchmarks/loader.py --out loader.json
 
@@ -54,8 +54,8 @@ Image.MAX_IMAGE_PIXELS = None
 
 
 def main(
-    out: Annotated[Path | None, typer.Option(help="Where the figures go, as JSON.")] = None,
-    seconds: Annotated[float, typer.Option(help="Time for each figure.")] = 2.0,
+    out: Annotated[Path | None, typer.Option(help="Where the results go, as JSON.")] = None,
+    seconds: Annotated[float, typer.Option(help="Time for each measurement.")] = 2.0,
     photographs: Annotated[Path | None, typer.Option(help="JPEGs to use in place of made ones, by megapixels: 24.jpg")] = None,
 ) -> None:
     """Measure, print a table, write JSON."""
@@ -133,7 +133,7 @@ def windows(size: tuple[int, int], side: int, law: PeriodLaw, seed: int) -> list
 
 
 def whole(data: bytes, size: tuple[int, int], window: Window) -> np.ndarray:
-    """Way a."""
+    """Variant a."""
     scale = FRAME.native_period(size) / window.period
     target = max(round(size[1] * scale), window.size[1]), max(round(size[0] * scale), window.size[0])
     image = Image.open(io.BytesIO(data)).convert("RGB").resize(target, Image.Resampling.LANCZOS)
@@ -143,7 +143,7 @@ def whole(data: bytes, size: tuple[int, int], window: Window) -> np.ndarray:
 
 
 def boxed(data: bytes, size: tuple[int, int], window: Window, draft: bool = False) -> np.ndarray:
-    """Ways b and c."""
+    """Variants b and c."""
     image = Image.open(io.BytesIO(data))
     if draft:
         scale = FRAME.native_period(size) / window.period
@@ -164,24 +164,24 @@ def corner(size: tuple[int, int], window: Window, target: tuple[int, int]) -> tu
 def measure(
     path: Path, megapixels: int, side: int, law: PeriodLaw, stores: dict[str, Store], seconds: float
 ) -> dict[str, float | str]:
-    """Mean CPU milliseconds a patch of each way."""
+    """Return the mean CPU milliseconds a patch of each variant."""
     data, size = path.read_bytes(), SIZES[megapixels]
-    ways: dict[str, Callable[[Window], np.ndarray]] = {
+    variants: dict[str, Callable[[Window], np.ndarray]] = {
         "a": lambda window: whole(data, size, window),
         "b": lambda window: boxed(data, size, window),
         "c": lambda window: boxed(data, size, window, draft=True),
     }
     for codec, store in stores.items():
-        # Nothing is kept from one patch to the next, the page table neither.
+        # Nothing is cached between patches.
         cold = Store.open(store.path, cache_bytes=0)
         number = next(i for i, picture in enumerate(store.pictures) if picture.name == path.name)
-        ways[codec] = lambda window, cold=cold, number=number: cold.read(number, window)
+        variants[codec] = lambda window, cold=cold, number=number: cold.read(number, window)
     row: dict[str, float | str] = {"law": law, "p": side, "megapixels": megapixels}
-    for name, read in ways.items():
+    for name, read in variants.items():
         spent = []
         read(windows(size, side, law, seed=10**6)[0])
         start = time.perf_counter()
-        # Whole rounds: every way meets all scales equally often.
+        # Whole rounds: every variant reads all scales equally often.
         for number in itertools.count():
             for window in windows(size, side, law, number):
                 before = time.process_time()
@@ -228,7 +228,7 @@ def fidelity(files: dict[int, Path], store: Store) -> dict[str, float]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Print a table for each law: milliseconds a patch and, of the stores, how many times faster than way a."""
+    """Print a table for each law: milliseconds a patch and, of the stores, how many times faster than variant a."""
     for law in LAWS:
         table = Table("p", "MP", "a", "b", "c", "deflate", "jpeg", title=f"{law}: CPU ms a patch", title_justify="left")
         for row in (row for row in rows if row["law"] == law):

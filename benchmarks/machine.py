@@ -1,4 +1,4 @@
-"""What every benchmark says about the machine, and its two ceilings: arithmetic and bytes."""
+"""The machine of a benchmark: its description, and its peak throughput of arithmetic and of bytes."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-# Of the operations that only look at their inputs in another way.
+# Operations that only return a view of their inputs.
 VIEWS = ("view", "alias", "expand", "permute", "select", "slice", "split", "squeeze", "unsqueeze", "transpose", "t", "detach")
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """The machine in words, its ceilings as measured now: dense float32 products, and a copy between two large arrays."""
+    """Describe the machine and measure its peaks: dense float32 products, and a copy between two large arrays."""
     return {
         "machine": f"{processor()}, {len(os.sched_getaffinity(0))} cores; torch {torch.__version__}"
         + (f"; {torch.cuda.get_device_name(device)}" if device.type == "cuda" else f", {torch.get_num_threads()} threads"),
-        "gflop_per_s": ceiling_flop(device) / 1e9,
-        "gb_per_s": ceiling_bytes(device) / 1e9,
+        "gflop_per_s": peak_flop(device) / 1e9,
+        "gb_per_s": peak_bytes(device) / 1e9,
     }
 
 
 def processor() -> str:
-    """The name of the processor, as Linux tells it."""
+    """Return the name of the processor, from Linux."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def ceiling_flop(device: torch.device) -> float:
-    """Float32 operations a second in a large product."""
+def peak_flop(device: torch.device) -> float:
+    """Return float32 operations per second in a large product."""
     a = torch.randn(1536, 1536, device=device)
     return 2 * 1536**3 / fastest(lambda: a @ a, device)
 
 
-def ceiling_bytes(device: torch.device) -> float:
-    """Bytes a second that a copy reads and writes, arrays being larger than any cache."""
+def peak_bytes(device: torch.device) -> float:
+    """Return the bytes per second that a copy reads and writes; the arrays are larger than any cache."""
     a = torch.empty(64 * 2**20, device=device)
     b = torch.empty_like(a)
     return 2 * a.numel() * a.element_size() / fastest(lambda: b.copy_(a), device)
@@ -56,7 +56,7 @@ def fastest(work: Callable[[], object], device: torch.device, repeats: int = 10)
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Of one call, all kernels done."""
+    """Return the time of one call, until all its kernels are done."""
     start = time.perf_counter()
     work()
     if device.type == "cuda":
@@ -64,15 +64,15 @@ def seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def in_turns(ways: dict[str, Callable[[], object]], device: torch.device, repeats: int) -> dict[str, list[float]]:
-    """Seconds of each of `repeats` calls of each way, taking turns, after one call of each that is not counted."""
-    found: dict[str, list[float]] = {name: [] for name in ways}
+def interleave(variants: dict[str, Callable[[], object]], device: torch.device, repeats: int) -> dict[str, list[float]]:
+    """Return the times in seconds of `repeats` calls of each variant, interleaved, after one warm-up call of each."""
+    times: dict[str, list[float]] = {name: [] for name in variants}
     for repeat in range(repeats + 1):
-        for name, work in ways.items():
-            took = seconds(work, device)
+        for name, work in variants.items():
+            duration = seconds(work, device)
             if repeat:
-                found[name].append(took)
-    return found
+                times[name].append(duration)
+    return times
 
 
 def median(values: list[float]) -> float:
@@ -80,7 +80,7 @@ def median(values: list[float]) -> float:
 
 
 class _Counted(TorchDispatchMode):
-    """Counts operations of products and convolutions, and the bytes that each operation reads and writes, views apart."""
+    """Counts operations of products and convolutions, and the bytes that each operation except views reads and writes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class _Counted(TorchDispatchMode):
         kwargs = kwargs or {}
         packet = func.overloadpacket
         if packet not in flop_registry:
-            # In inference mode composite operations arrive whole.
+            # In inference mode composite operations are not decomposed.
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
@@ -105,7 +105,7 @@ class _Counted(TorchDispatchMode):
 
 
 def cost(work: Callable[[], object]) -> tuple[float, float]:
-    """Float operations of the products and convolutions of one call, and the bytes that all its operations read and write."""
+    """Return the float operations of products and convolutions of one call, and the bytes that its operations read and write."""
     with _Counted() as counted:
         work()
     return float(counted.flop), float(counted.moved)
@@ -113,14 +113,14 @@ def cost(work: Callable[[], object]) -> tuple[float, float]:
 
 @contextmanager
 def peak_memory(device: torch.device) -> Any:
-    """Yields a list that holds, once the block has ended, the device's peak in MiB; of a CPU, that of the process so far."""
+    """Yield a list that holds the device's peak memory in MiB once the block has ended; on a CPU, that of the process so far."""
     import resource
 
-    found: list[float] = []
+    peak: list[float] = []
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    yield found
+    yield peak
     if device.type == "cuda":
-        found.append(torch.cuda.max_memory_allocated(device) / 2**20)
+        peak.append(torch.cuda.max_memory_allocated(device) / 2**20)
     else:
-        found.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+        peak.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)

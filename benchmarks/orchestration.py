@@ -1,8 +1,8 @@
-"""What DVC, Prefect and MLflow cost: `python -m pipelines.flow` against the same work as plain Python, stage by stage.
+"""Overhead of DVC, Prefect and MLflow: `python -m pipelines.flow` against the same work as plain Python, stage by stage.
 
     python benchmarks/orchestration.py --out orchestration.json
 
-Both run in checkouts of their own, on the same few generated pictures, one process each, so that little but the cost is left.
+Each runs in its own checkout, on the same few generated pictures, with one process, so that the work itself takes little time.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ else:
 
 
 def main(
-    out: Annotated[Path | None, typer.Option(help="Where the figures go, as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the results go, as JSON.")] = None,
     kimg: Annotated[float, typer.Option(help="Images of the training, in thousands.")] = 4.0,
     api: Annotated[str, typer.Option(help="A running Prefect API in place of a private one.")] = "",
 ) -> None:

@@ -1,11 +1,11 @@
-"""Megapixels a second of pictures of many sizes, in tiles and in one pass, against plain StyleGAN2 of equal widths, in one run.
+"""Throughput of rendering, in tiles and in one pass, against a reference StyleGAN2 of equal widths, in one process.
 
     python benchmarks/render.py --out render.json
     python benchmarks/render.py out/export/generator --sizes 512,1024,4096
 
-Without a model, an untrained one of the default params: weights cost no time. The plain one is that of train_step.py, run fully
-convolutionally from a constant as large as the picture, one pass of at most `--single` pixels a side: it holds whole pictures in
-memory. Ways take turns; medians.
+Without a model, an untrained one of the default params is measured: weights do not change the time. The reference is that of
+train_step.py. It runs fully convolutionally from a constant as large as the picture, in one pass of at most `--single` pixels a
+side, because it holds whole pictures in memory. The variants are interleaved; the results are medians.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from machine import cost, describe, in_turns, median, peak_memory
+from machine import cost, describe, interleave, median, peak_memory
 from rich.console import Console
 from rich.table import Table
 from train_step import ROOT, StyleGan2
@@ -37,7 +37,7 @@ SEED = 1
 
 def main(
     model: Annotated[str, typer.Argument(help="A bundle; none: an untrained generator of the default params.")] = "",
-    out: Annotated[Path | None, typer.Option(help="Where the figures go, as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the results go, as JSON.")] = None,
     sizes: Annotated[str, typer.Option(help="Sides of the square pictures.")] = "512,1024,2048,4096",
     single: Annotated[int, typer.Option(help="Largest side that is also drawn in one pass.")] = 2048,
     tile: Annotated[int, typer.Option(help="Side of a tile.")] = 512,
@@ -52,26 +52,28 @@ def main(
     generator = (load(model).generator if model else fresh()).to(where)
     plain = plain_of(generator).to(where)
     sides = [int(part) for part in sizes.split(",")]
-    ways: dict[tuple[str, int], Callable[[], object]] = {("tiled", side): partial(drawn, generator, side, tile) for side in sides}
+    variants: dict[tuple[str, int], Callable[[], object]] = {}
+    for side in sides:
+        variants[("tiled", side)] = partial(drawn, generator, side, tile)
     for side in (side for side in sides if side <= single):
-        ways[("plain", side)] = partial(convolved, plain, side)
+        variants[("plain", side)] = partial(convolved, plain, side)
         if side > tile:
-            ways[("whole", side)] = partial(drawn, generator, side, side)
+            variants[("whole", side)] = partial(drawn, generator, side, side)
     peaks, costs = {}, {}
     for side in sides:
         with peak_memory(where) as peak:
-            ways[("tiled", side)]()
+            variants[("tiled", side)]()
         peaks[side] = peak[0]
-        costs[side] = [part / (side * side) for part in cost(ways[("tiled", side)])]
-    # Every size takes its turn with the others: machines slow down and speed up as minutes go by.
-    seconds = {key: [part / key[1] ** 2 * 1e6 for part in times] for key, times in in_turns(ways, where, repeats).items()}
+        costs[side] = [part / (side * side) for part in cost(variants[("tiled", side)])]
+    # All sizes are interleaved, because the speed of a machine changes within minutes.
+    seconds = {key: [part / key[1] ** 2 * 1e6 for part in times] for key, times in interleave(variants, where, repeats).items()}
     rows = [row_of(side, sides[0], seconds) for side in sides]
     for row in rows:
         flop, moved = costs[row["side"]]
         row |= {"peak_mib": peaks[row["side"]], "gflop_per_mp": flop / 1e3, "moved_gb_per_mp": moved / 1e3}
         row["of_floor"] = row["mp_per_s"] * flop / 1e3 / facts["gflop_per_s"]
     table = Table(
-        "side", "MP/s", "of the first", "one pass, MP/s", "tiling costs", "plain, MP/s", "ratio", "of the floor", "peak, MiB"
+        "side", "MP/s", "of the first", "one pass, MP/s", "cost of tiling", "reference, MP/s", "ratio", "of peak", "peak, MiB"
     )
     for row in rows:
         whole, compared = "whole_mp_per_s" in row, "plain_mp_per_s" in row
@@ -94,10 +96,10 @@ def main(
 
 
 def row_of(side: int, first: int, seconds: dict[tuple[str, int], list[float]]) -> dict[str, Any]:
-    """Rates of a size, and ratios of the seconds a megapixel that were measured in the same turn: their median."""
+    """Return the throughput of a size, and median ratios of times that were measured in the same round."""
 
-    def over(way: str, other: tuple[str, int]) -> float:
-        return median([a / b for a, b in zip(seconds[(way, side)], seconds[other], strict=True)])
+    def over(variant: str, other: tuple[str, int]) -> float:
+        return median([a / b for a, b in zip(seconds[(variant, side)], seconds[other], strict=True)])
 
     row: dict[str, Any] = {"side": side, "mp_per_s": 1 / median(seconds[("tiled", side)])}
     row["of_first"] = 1 / over("tiled", ("tiled", first))
@@ -127,7 +129,7 @@ def drawn(generator: Generator, side: int, tile: int) -> object:
 
 @torch.inference_mode()
 def convolved(plain: StyleGan2, side: int) -> object:
-    """A picture of that side: the constant goes on and on."""
+    """Draw a picture of that side: the constant is repeated."""
     cells = side // 2 ** len(plain.ups)
     times = -(-cells // plain.constant.shape[-1])
     constant = plain.constant.tile(1, 1, times, times)[:, :, :cells, :cells]

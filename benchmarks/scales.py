@@ -106,7 +106,7 @@ def score(generator: torch.nn.Module, store: Store, sizes: list[int], samples: i
     seeds = seeded.scene_seeds(SEED, "frames", samples)
     found: dict[str, Any] = {}
     for size in sizes:
-        chosen = seeded.chosen_frames(store, size, 4 * samples, SEED)
+        chosen = seeded.choose_frames(store, size, 4 * samples, SEED)
         real = space(seeded.real_frames(store, chosen, size).pixels())
         windows = [seeded.frame_of(drawing, size)] * samples
         fake = space(seeded.fakes(drawing, seeds, windows).pixels())

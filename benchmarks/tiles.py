@@ -1,11 +1,11 @@
-"""Tiles of the viewer: how long one takes, and what happens when many ask at once.
+"""Tiles of the viewer: latency of single requests, and correctness under load.
 
     python benchmarks/tiles.py out/export/generator --seconds 60 --out tiles.json
 
-A real server on a free port of this machine. First tiles that the library alone draws and encodes, then single requests, for
-tiles that were never drawn and for the same again; then clients that all ask at once, each for tiles of its own and of others,
-for some time. Every answer must be a tile or a 503 with Retry-After, and a share of the tiles is held against a direct render.
-Ends with 1 where one is wrong.
+Starts a real server on a free port of this machine. First, tiles are drawn and encoded without the server. Then come single
+requests, for tiles that are not cached, and for the same tiles again. Then many clients send requests at the same time, for tiles
+of their own and for those of others. Every answer must be a tile or a 503 with Retry-After. Some tiles are compared with a direct
+render. Exits with 1 where one is wrong.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ PSI = 0.7
 
 def main(
     bundle: Annotated[str, typer.Argument(help="A bundle folder, or a model that comes with anyres.")] = "out/export/generator",
-    clients: Annotated[int, typer.Option(help="That ask at once.")] = 50,
-    seconds: Annotated[float, typer.Option(help="How long they ask.")] = 60.0,
+    clients: Annotated[int, typer.Option(help="Clients at the same time.")] = 50,
+    seconds: Annotated[float, typer.Option(help="How long they send requests.")] = 60.0,
     threads: Annotated[int, typer.Option(help="Of torch.")] = 2,
-    out: Annotated[Path | None, typer.Option(help="Where the figures go, as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the results go, as JSON.")] = None,
 ) -> None:
     """Measure, print a table, write JSON."""
     torch.set_num_threads(threads)
@@ -62,33 +62,33 @@ def main(
             while not running.started:
                 time.sleep(0.01)
             address = f"http://127.0.0.1:{listening.getsockname()[1]}"
-            found = asyncio.run(asked(address, pyramid, model, clients, seconds))
+            results = asyncio.run(measure(address, pyramid, model, clients, seconds))
         finally:
             running.should_exit = True
             thread.join()
             listening.close()
     table = Table("", "requests", "p50, ms", "p95, ms", title=f"Tiles of {bundle}, {threads} threads")
     for name in ("direct", "cold", "cached"):
-        row = found[name]
+        row = results[name]
         table.add_row(name, str(row["requests"]), f"{row['p50_ms']:.1f}", f"{row['p95_ms']:.1f}")
     Console().print(table)
-    crowd = found["crowd"]
+    load = results["crowd"]
     print(
-        f"{clients} clients for {seconds:g} s: {crowd['tiles']} tiles, {crowd['busy']} times 503, {crowd['errors']} errors; "
-        f"{crowd['checked']} held against a render, {crowd['wrong']} wrong; {crowd['memory_mib']:.0f} MiB more than before"
+        f"{clients} clients for {seconds:g} s: {load['tiles']} tiles, {load['busy']} times 503, {load['errors']} errors; "
+        f"{load['checked']} compared with a render, {load['wrong']} wrong; {load['memory_mib']:.0f} MiB more than before"
     )
     if out is not None:
-        out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    if crowd["errors"] or crowd["wrong"]:
+        out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    if load["errors"] or load["wrong"]:
         raise typer.Exit(1)
 
 
-async def asked(address: str, pyramid: Pyramid, model: Any, clients: int, seconds: float) -> dict[str, Any]:
-    """All figures of one server."""
+async def measure(address: str, pyramid: Pyramid, model: Any, clients: int, seconds: float) -> dict[str, Any]:
+    """Return all measurements of one server."""
     async with httpx.AsyncClient(base_url=address, timeout=60, limits=httpx.Limits(max_connections=clients)) as client:
         name = (await client.get("/api/models")).json()["models"][0]["id"]
         places = [place(pyramid, random.Random(number)) for number in range(SINGLE)]
-        # The first forward pass of a process sets much up.
+        # The first forward pass of a process is slower.
         await client.get(path(name, 10**6, *places[0]))
         direct, cold, cached = [], [], []
         for seed, where in enumerate(places):
@@ -111,7 +111,7 @@ async def asked(address: str, pyramid: Pyramid, model: Any, clients: int, second
 async def visit(
     client: httpx.AsyncClient, name: str, pyramid: Pyramid, model: Any, until: float, number: int, counts: dict[str, float]
 ) -> None:
-    """One visitor: half of the tiles are those that the others look at too."""
+    """Send requests as one client: half of the tiles are those that others request too."""
     chance = random.Random(1000 + number)
     while time.monotonic() < until:
         seed = chance.randrange(4) if chance.random() < 0.5 else 100 + number
@@ -137,7 +137,7 @@ async def visit(
 
 
 def agrees(png: bytes, pyramid: Pyramid, model: Any, seed: int, where: tuple[int, int, int]) -> bool:
-    """Whether a tile is what the library draws there, but for a grey level."""
+    """Whether a tile equals a direct render, up to one grey level."""
     part = pyramid.tile_window(*where)
     height, width = part.window.size
     tile = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))[part.top : part.top + height, part.left : part.left + width]
@@ -145,7 +145,7 @@ def agrees(png: bytes, pyramid: Pyramid, model: Any, seed: int, where: tuple[int
 
 
 def place(pyramid: Pyramid, chance: random.Random) -> tuple[int, int, int]:
-    """Any tile of any level that shows something."""
+    """Return a random tile that exists."""
     while True:
         level = chance.randrange(pyramid.levels)
         columns, rows = (min(count << level, 64) for count in (pyramid.columns, pyramid.rows))
@@ -158,7 +158,7 @@ def place(pyramid: Pyramid, chance: random.Random) -> tuple[int, int, int]:
 
 
 def path(name: str, seed: int, level: int, x: int, y: int) -> str:
-    """The address of a tile."""
+    """Return the address of a tile."""
     return f"/api/tile/{name}/{seed}/{level}/{x}_{y}.png?psi={PSI}"
 
 
@@ -168,7 +168,7 @@ def spread(times: list[float]) -> dict[str, float]:
 
 
 def memory_mib() -> float:
-    """Most that this process ever held."""
+    """Return the peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -1,13 +1,14 @@
-"""Images a second of a training step, against the plain formulation of the same step, in one run.
+"""Throughput of a training step, against a reference implementation of the same step, interleaved in one process.
 
     python benchmarks/train_step.py --out train_step.json
 
-continuum, with the default params, stands against StyleGAN2 of equal widths and depth as its public fallbacks compute it where no
-compiled kernel is: a weight of its own for each picture in grouped convolutions, transposed convolutions and zeros inserted, then
-filtered; fakes drawn for each player. Once with the same losses, once as it is shipped: loss.consistency, of which the plain one
-knows nothing, draws each scene a second time. anyres_gan, with its small preset (its patches, without a teacher), stands against
-its own trunk computed so. Losses otherwise, penalties and their intervals, batches and optimizers are the same; each measured
-piece is one interval of the lazy penalties. Reading pictures is not part of it: see loader.py.
+The reference for continuum, with the default params, is StyleGAN2 of equal widths and depth, as public fallbacks compute it
+without compiled kernels: one weight for each picture in grouped convolutions, transposed convolutions, inserted zeros that are
+then filtered, and fakes drawn once for each player. It is measured twice: with the same losses, and as shipped, where
+loss.consistency, which the reference does not have, draws each scene a second time. The reference for anyres_gan, with its small
+preset (its patches, without a teacher), is its own trunk computed in that way. All other losses, penalties and their intervals,
+batches and optimizers are equal. Each measurement is one interval of the lazy penalties. Reading pictures is not included: see
+loader.py.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import torch
 import torch.nn.functional as F
 import typer
 from accelerate import Accelerator
-from machine import cost, describe, in_turns, median, peak_memory
+from machine import cost, describe, interleave, median, peak_memory
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ HALF_EXTENT = (1.0, 1.0)
 
 
 def main(
-    out: Annotated[Path | None, typer.Option(help="Where the figures go, as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the results go, as JSON.")] = None,
     threads: Annotated[int, typer.Option(help="Of torch.")] = 2,
     repeats: Annotated[int, typer.Option(help="Intervals of each, of which the median counts.")] = 5,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -59,7 +60,7 @@ def main(
     accelerator = Accelerator(cpu=where.type == "cpu")
     facts = describe(where)
     table = Table(
-        "method", "img/s", "plain, img/s", "ratio", "Gflop/img", "of the floor", "moved, MB/img", "params", "plain params"
+        "method", "img/s", "reference, img/s", "ratio", "Gflop/img", "of peak", "moved, MB/img", "params", "reference params"
     )
     rows = []
     cases = {"continuum, the same losses": partial(continuum, False), "continuum, as shipped": partial(continuum, True)}
@@ -86,7 +87,7 @@ def main(
 
 
 class Case:
-    """Two ways to train: `ours` and `plain` train one interval of the lazy penalties each, of `images` images."""
+    """Two implementations: `ours` and `plain` train one interval of the lazy penalties each, of `images` images."""
 
     def __init__(self, ours: Iterator[object], plain: PlainStep, params: Train, state: TrainState):
         self.interval, self.images = params.loss.penalty_every, params.loss.penalty_every * params.batch
@@ -101,7 +102,7 @@ class Case:
             self._plain(penalize=step == 0)
 
     def params(self) -> tuple[int, int]:
-        """Parameters of both networks of each way."""
+        """Return the number of parameters of both networks, for each implementation."""
         return tuple(
             sum(p.numel() for module in pair for p in module.parameters())
             for pair in ((self._state.g, self._state.d), (self._plain.g, self._plain.d))
@@ -109,8 +110,8 @@ class Case:
 
 
 def measured(case: Case, device: torch.device, repeats: int, facts: dict[str, Any]) -> dict[str, Any]:
-    """Medians of both ways taking turns, and what our way costs."""
-    times = in_turns({"ours": case.ours, "plain": case.plain}, device, repeats)
+    """Return the medians of both implementations, interleaved, and the cost of each."""
+    times = interleave({"ours": case.ours, "plain": case.plain}, device, repeats)
     flop, moved = (part / case.images for part in cost(case.ours))
     plain_flop, plain_moved = (part / case.images for part in cost(case.plain))
     ours, plain = (case.images / median(times[name]) for name in ("ours", "plain"))
@@ -168,15 +169,15 @@ def begun(params: Train, accelerator: Accelerator) -> tuple[TrainState, tuple[Te
     return state, (real, windows)
 
 
-# ---- the plain formulation
+# ---- the reference implementation
 
 
 class PlainStep:
-    """A step of each player as it is usually written."""
+    """A step of each player in the usual way."""
 
     def __init__(self, g: nn.Module, d: nn.Module, params: Train, real: Tensor, accelerator: Accelerator):
         self.g, self.d, self.params, self.real = g.to(real.device), d.to(real.device), params, real
-        self.kept = [p.detach().clone() for p in self.g.parameters()]
+        self.average = [p.detach().clone() for p in self.g.parameters()]
         betas = (params.optimizer.beta1, params.optimizer.beta2)
         self.g_opt = Adam(self.g.parameters(), lr=params.optimizer.g_lr, betas=betas)
         self.d_opt = Adam(self.d.parameters(), lr=params.optimizer.d_lr, betas=betas)
@@ -209,8 +210,8 @@ class PlainStep:
         self.d.requires_grad_(True)
         beta = ema_beta(self.params, 10**6)
         with torch.no_grad():
-            for kept, new in zip(self.kept, self.g.parameters(), strict=True):
-                kept.copy_(new.lerp(kept, beta))
+            for average, new in zip(self.average, self.g.parameters(), strict=True):
+                average.copy_(new.lerp(average, beta))
 
 
 class StyleGan2(nn.Module):
@@ -261,7 +262,7 @@ class PlainLinear(nn.Module):
 
 
 class PlainModulated(nn.Module):
-    """A weight of its own for each picture; doubling by transposed convolution, then a filter."""
+    """One weight for each picture; upsampling by transposed convolution, then a filter."""
 
     def __init__(self, inputs: int, outputs: int, w_dim: int, kernel: int = 3, *, up: bool = False, demodulates: bool = True):
         super().__init__()

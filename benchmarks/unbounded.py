@@ -58,7 +58,7 @@ def main(
     """Train what is not trained, score, print a table, write table.json, table.md and pictures."""
     torch.set_num_threads(threads)
     pictures, space = Store.open(store), FeatureSpace("lite0")
-    chosen = seeded.chosen_frames(pictures, FRAME_PX, 4 * samples, SEED)
+    chosen = seeded.choose_frames(pictures, FRAME_PX, 4 * samples, SEED)
     real = space(seeded.real_frames(pictures, chosen, FRAME_PX).pixels())
     seeds = seeded.scene_seeds(SEED, "frames", samples)
     rows = []

@@ -76,9 +76,10 @@ def evaluate(
     import shutil
 
     from anyres.data.store import Store
+    from anyres.evaluation.evaluate import CacheFolders, Snapshots
     from anyres.evaluation.evaluate import evaluate as measure
     from anyres.evaluation.parallel import ProcessGroup
-    from anyres.networks.saved import FIRST_STAGE, load_trained
+    from anyres.networks.saved import FIRST_STAGE, UNTRAINED, load_trained
     from anyres.params import Params
 
     try:
@@ -86,11 +87,12 @@ def evaluate(
         accelerator = _accelerator("no")
         group = ProcessGroup.of(accelerator)
         device = accelerator.device
-        generator, untrained = (
-            load_trained(trained, name).to(device) for name in ("generator.safetensors", "generator_init.safetensors")
+        snapshots = Snapshots(
+            load_trained(trained).to(device),
+            load_trained(trained, UNTRAINED).to(device),
+            load_trained(trained, FIRST_STAGE).to(device) if (trained / FIRST_STAGE).exists() else None,
         )
-        first = load_trained(trained, FIRST_STAGE).to(device) if (trained / FIRST_STAGE).exists() else None
-        measure(values, generator, untrained, pictures, out, first, group, reals, fake_cache)
+        measure(values, snapshots, pictures, out, group, CacheFolders(reals, fake_cache))
     except (ValueError, FileNotFoundError) as error:
         typer.echo(f"evaluate: {error}", err=True)
         raise typer.Exit(2) from None
@@ -134,7 +136,7 @@ def compare(
     if as_json:
         typer.echo(json.dumps(found))
     else:
-        comparison.printed(found)
+        comparison.print_table(found)
         typer.echo(f"{out / 'index.html'}: the page")
 
 

@@ -1,4 +1,4 @@
-"""Any number of models on one data set: the same photographs, windows, scenes and measures for each; one table and one page."""
+"""Any number of models on one data set, with equal photographs, windows, scenes and metrics: one table and one page."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ TEMPLATE = "compare.html"
 SCENES = 5
 SCENE_PX = 160
 ZOOMS = (1, 2, 4, 8, 16)
-# Drawn to say how fast a model draws.
+# Drawn to measure the throughput of a model.
 TIMED_PX = 256
 TIMED_SCENES = 4
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One model to compare: its name on the page, and what it was trained as."""
+    """One model to compare: its name on the page, its generator, its training params and the images it has seen."""
 
     name: str
     generator: Generator
@@ -53,8 +53,8 @@ class Candidate:
 
 
 def open_candidates(folders: Sequence[Path]) -> list[Candidate]:
-    """Models of bundles and of finished trainings. Raises ValueError, one line, for a folder that holds neither."""
-    candidates = [_opened(folder) for folder in folders]
+    """Open bundles and finished trainings. Raises ValueError, one line, for a folder that holds neither."""
+    candidates = [_open(folder) for folder in folders]
     for folder, candidate in zip(folders, candidates, strict=True):
         samples.check_weights(cast(nn.Module, candidate.generator), str(folder))
     names = [candidate.name for candidate in candidates]
@@ -73,17 +73,17 @@ def compare(
     zoom_max: float | None = None,
     real_cache: Path | None = None,
 ) -> dict[str, Any]:
-    """Score every model alike; write `out`/compare.json and `out`/index.html and return what stands in the former.
+    """Score every model in the same way; write `out`/compare.json and `out`/index.html, and return the content of compare.json.
 
-    Patches have the side of the smallest patch that any of the models was trained on, zooms reach `zoom_max`, or as far as that
-    of the model trained furthest. Beside each model stands what enlarging its coarsest pictures by Lanczos gives. Raises
-    ValueError, one line, for what does not fit the data.
+    Patches have the side of the smallest training patch of all models. Zooms reach `zoom_max`, by default the largest zoom of
+    any training. The baseline of each model is its coarsest pictures, upsampled by Lanczos. Raises ValueError, one line, where
+    the settings do not fit the data.
     """
     check_sizes(settings.sizes, settings.num_sweep_samples, store, "sizes", True)
     patch = min(min(candidate.train.patch_px) for candidate in candidates)
     furthest = max(candidate.train.zoom_max * min(candidate.train.patch_px) / patch for candidate in candidates)
-    reached = store.pictures.sizes.min(axis=1).max() / patch
-    zoom = min(zoom_max or furthest, float(reached))
+    native = store.pictures.sizes.min(axis=1).max() / patch
+    zoom = min(zoom_max or furthest, float(native))
     space = FeatureSpace(settings.features[0], device_of(candidates[0].generator))
     cache = FeatureCache(real_cache) if real_cache is not None else None
     extractor = Extractor([space], ProcessGroup(), cache)
@@ -91,9 +91,9 @@ def compare(
     for number, candidate in enumerate(candidates):
         start = time.monotonic()
         title = f"{candidate.name} ({number + 1} of {len(candidates)})"
-        rows.append(_scored(candidate, store, settings, patch, zoom, extractor, title))
+        rows.append(_score(candidate, store, settings, patch, zoom, extractor, title))
         rows[-1]["seconds"] = round(time.monotonic() - start, 1)
-    found = {
+    comparison = {
         "protocol": {
             "features": space.name,
             "features_kernel": space.kernel,
@@ -113,36 +113,36 @@ def compare(
         },
         "models": rows,
     }
-    write_atomic(out / "compare.json", f"{json.dumps(found, indent=2)}\n".encode())
+    write_atomic(out / "compare.json", f"{json.dumps(comparison, indent=2)}\n".encode())
     content = {
-        **found,
-        "lines": table(found),
+        **comparison,
+        "lines": table(comparison),
         "pictures": [_pictures(candidate, settings) for candidate in candidates],
         "charts": _charts(rows, space),
     }
-    write_atomic(out / "index.html", pages.rendered(TEMPLATE, content | {"fd_unbiased": FD_UNBIASED}))
-    return found
+    write_atomic(out / "index.html", pages.fill_template(TEMPLATE, content | {"fd_unbiased": FD_UNBIASED}))
+    return comparison
 
 
-def _opened(folder: Path) -> Candidate:
+def _open(folder: Path) -> Candidate:
     folder = folder if folder.exists() else shipped().get(str(folder), folder)
     if (folder / META).is_file():
         generator, meta = load_bundle(folder)
         train = Train.model_validate(meta["params"]["train"])
-        # What the stage export writes is always called so: the method says more.
+        # The stage export always names its folder so: the method says more.
         name = train.method if folder.resolve().name == "generator" else folder.resolve().name
         return Candidate(name, generator, train, meta.get("nimg"))
     if (folder / RECORD).is_file():
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         train = Train.model_validate(record["params"])
-        # A training's folder is mostly called train: the one above it says more.
-        place = folder.resolve()
-        name = place.parent.name if place.name == "train" else place.name
+        # The folder of a training is mostly called train: the one above it says more.
+        path = folder.resolve()
+        name = path.parent.name if path.name == "train" else path.name
         return Candidate(name, load_trained(folder), train, record["nimg"])
     raise ValueError(f"{folder}: neither a bundle ({META}) nor a finished training ({RECORD}) is there; name such a folder")
 
 
-def _scored(
+def _score(
     candidate: Candidate, store: Store, settings: Evaluate, patch: int, zoom: float, extractor: Extractor, title: str
 ) -> dict[str, Any]:
     generator = candidate.generator
@@ -157,9 +157,9 @@ def _scored(
     }
     (patches,) = score_patches(reals, fakes, extractor, settings, f"{title}: patches")
     (sweep,) = score_sweep(generator, store, settings.sizes, base, extractor, settings, f"{title}: sizes")
-    (afar,) = score_scale_inv(generator, store, base, extractor, settings, f"{title}: from afar")
+    (scale_inv,) = score_scale_inv(generator, store, base, extractor, settings, f"{title}: larger canvases")
     (scales,) = score_scales(generator, settings.sizes, extractor, settings, f"{title}: scales")
-    numbers = {**patches.numbers, **sweep.numbers, **afar.numbers, **scales.numbers, **consistency(generator, settings.seed)}
+    numbers = {**patches.numbers, **sweep.numbers, **scale_inv.numbers, **scales.numbers, **consistency(generator, settings.seed)}
     zoomed = next((row for row in patches.rows if row["zoom"].endswith("-max")), None)
     if zoomed is None:
         zoomed = next((row for row in patches.rows if row["zoom"].startswith(f"{2**ZOOMED}-")), {})
@@ -185,8 +185,8 @@ def _scored(
 
 def _charts(rows: list[dict[str, Any]], space: FeatureSpace) -> dict[str, str]:
     by_name = {row["name"]: row for row in rows}
-    sweep = figures.draw_rivals({name: row["sweep"] for name, row in by_name.items()}, "size", ("fd", "kid"), space.name)
-    octaves = figures.draw_rival_octaves({name: row["octaves"] for name, row in by_name.items()}, space.name)
+    sweep = figures.draw_candidates({name: row["sweep"] for name, row in by_name.items()}, "size", ("fd", "kid"), space.name)
+    octaves = figures.draw_candidate_octaves({name: row["octaves"] for name, row in by_name.items()}, space.name)
     return {
         "sweep": figures.to_svg(sweep, "sweep", "FD and KID over frame size, one line a model; numbers in the table"),
         "octaves": figures.to_svg(octaves, "octaves", "Patch KID by zoom octave, one bar a model; numbers in the table"),
@@ -209,7 +209,7 @@ def _pictures(candidate: Candidate, settings: Evaluate) -> dict[str, list[plates
 
 @dataclass(frozen=True)
 class Line:
-    """One measure of all models: its name, the cells as text, which of them is best, and whether it is of the baseline."""
+    """One metric of all models: its name, the cells as text, the index of the best one, and whether it is the baseline's."""
 
     name: str
     cells: list[str]
@@ -217,50 +217,50 @@ class Line:
     baseline: bool
 
 
-def table(found: dict[str, Any]) -> list[Line]:
-    """The comparison, a line a measure; measures that no model has are left out."""
-    models, lines = found["models"], []
+def table(comparison: dict[str, Any]) -> list[Line]:
+    """Return the comparison, one line for each metric; metrics that no model has are left out."""
+    models, lines = comparison["models"], []
 
     def add(
-        name: str, key: str, form: Callable[[float], str], best: Callable[..., int] | None = min, where: str = "numbers"
+        name: str, key: str, text_of: Callable[[float], str], best: Callable[..., int] | None = min, group: str = "numbers"
     ) -> None:
-        values = [row[where].get(key) for row in models]
-        known = [value for value in values if value is not None]
-        if known:
-            cells = ["–" if value is None else form(value) for value in values]
-            winner = values.index(best(known)) if best is not None and len(known) > 1 else None
-            # Equal as far as one can read: nobody is best.
+        values = [row[group].get(key) for row in models]
+        present = [value for value in values if value is not None]
+        if present:
+            cells = ["–" if value is None else text_of(value) for value in values]
+            winner = values.index(best(present)) if best is not None and len(present) > 1 else None
+            # Two cells with equal text: none is best.
             if winner is not None and cells.count(cells[winner]) > 1:
                 winner = None
             lines.append(Line(name, cells, winner, "fixed" in key))
 
-    def with_baseline(name: str, key: str, fixed: str, where: str = "numbers") -> None:
-        add(name, key, pages.three_places, where=where)
-        add("its coarsest scale, enlarged", fixed, pages.three_places, None, where)
+    def with_baseline(name: str, key: str, baseline_key: str, group: str = "numbers") -> None:
+        add(name, key, pages.three_places, group=group)
+        add("its coarsest scale, enlarged", baseline_key, pages.three_places, None, group)
 
     with_baseline("patch KID", "patch_kid", "patch_kid_fixed")
     with_baseline("patch KID at zoom 2 and more", "kid", "kid_fixed", "zoomed")
     add("patch FD", "patch_fd", pages.number)
     add("precision", "patch_precision", lambda value: f"{value:.2f}", max)
     add("recall", "patch_recall", lambda value: f"{value:.2f}", max)
-    for size in found["protocol"]["sizes"]:
+    for size in comparison["protocol"]["sizes"]:
         with_baseline(f"KID of frames of {size} px", f"sweep/{size}/kid", f"sweep/{size}/fixed_kid")
     for times in SCALE_INV:
-        add(f"KID from {times} times as far", f"scale_inv/{times}/kid", pages.three_places)
+        add(f"KID of a canvas {times} times as large", f"scale_inv/{times}/kid", pages.three_places)
     add("SelfSSIM over sizes, mean", "self_ssim/mean", lambda value: f"{value:.3f}", max)
     add("seam, largest difference", "seam/max", pages.number)
-    add("shift by parts of a pixel, dB", "equivariance/fractional_db", pages.number, max)
-    lines.append(Line("speed, MP/s", [f"{row['mp_per_s']:.1f}" for row in models], None, False))
+    add("equivariance to subpixel shifts, dB", "equivariance/fractional_db", pages.number, max)
+    lines.append(Line("throughput, MP/s", [f"{row['mp_per_s']:.1f}" for row in models], None, False))
     return lines
 
 
-def printed(found: dict[str, Any]) -> None:
-    """The table, on a terminal: a column a model, so that many measures fit."""
+def print_table(comparison: dict[str, Any]) -> None:
+    """Print the table to a terminal, one column for each model."""
     from rich.console import Console
     from rich.table import Table
 
-    shown = Table("", *(row["name"] for row in found["models"]))
-    for line in table(found):
+    output = Table("", *(row["name"] for row in comparison["models"]))
+    for line in table(comparison):
         cells = [f"[bold]{cell}[/bold]" if number == line.best else cell for number, cell in enumerate(line.cells)]
-        shown.add_row(f"  {line.name}" if line.baseline else line.name, *cells, style="dim" if line.baseline else None)
-    Console().print(shown)
+        output.add_row(f"  {line.name}" if line.baseline else line.name, *cells, style="dim" if line.baseline else None)
+    Console().print(output)

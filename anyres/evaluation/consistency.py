@@ -17,9 +17,9 @@ DATA_RANGE = 255.0
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Structural similarity of two pictures (h, w, 3) in 0..255, mean over pixels and channels (Wang et al. 2004).
+    """Return the structural similarity of two pictures (h, w, 3) in 0..255, mean over pixels and channels (Wang et al. 2004).
 
-    Gaussian window of 11 px, sigma 1.5, population covariances, places where the window fits whole only.
+    Gaussian window of 11 px, sigma 1.5, population covariances, only positions where the window fits into the picture.
     """
     if a.shape != b.shape or min(a.shape[:2]) < SSIM_WINDOW:
         raise ValueError(f"SSIM takes two pictures of one size of at least {SSIM_WINDOW} px, found {a.shape} and {b.shape}")
@@ -46,16 +46,16 @@ def resized(picture: np.ndarray, size: int) -> np.ndarray:
 def self_ssim(scenes: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     """Return the matrix (sizes, sizes) of mean SSIM(G at r_ref, G at r resized to r_ref); row r_ref, column r.
 
-    `scenes` holds for each scene its square renders, one a size. A plain upsampler scores 1: read beside FD.
+    `scenes` holds for each scene its square renders, one for each size. An upsampler scores 1, so read it together with FD.
     """
     return np.mean([[[ssim(a, resized(b, len(a))) for b in sizes] for a in sizes] for sizes in scenes], axis=0)
 
 
 @dataclass(frozen=True)
 class Seams:
-    """Differences between a tiled and a whole render, in units of [-1, 1], and steps between neighbouring pixels.
+    """Differences between a render in tiles and one in a single pass, in units of [-1, 1], and steps between neighbouring pixels.
 
-    `gradient_ratio` is the mean step across tile borders over that inside tiles: 1 where borders cannot be told.
+    `gradient_ratio` is the mean step across tile borders divided by that inside tiles: 1 where borders are invisible.
     """
 
     max: float
@@ -64,7 +64,7 @@ class Seams:
 
 
 def seam_error(tiled: np.ndarray, whole: np.ndarray, rows: Iterable[int], columns: Iterable[int]) -> Seams:
-    """Compare a tiled render (h, w, 3) with the whole one; tiles begin at `rows` and `columns` beyond 0."""
+    """Compare a render in tiles (h, w, 3) with one in a single pass; tiles begin at `rows` and `columns` beyond 0."""
     difference = np.abs(tiled.astype(np.float64) - whole.astype(np.float64))
     steps = [np.abs(np.diff(tiled.astype(np.float64), axis=axis)).mean(axis=(1 - axis, 2)) for axis in (0, 1)]
     lines = [np.asarray(sorted(set(at)), dtype=int) - 1 for at in (rows, columns)]
@@ -78,10 +78,10 @@ def seam_error(tiled: np.ndarray, whole: np.ndarray, rows: Iterable[int], column
 
 @dataclass(frozen=True)
 class Ring:
-    """How a 360 degree picture closes: steps between neighbouring columns, in units of [-1, 1].
+    """How well the two ends of a 360 degree picture meet: steps between neighbouring columns, in units of [-1, 1].
 
-    `step` is that from the last column to the first, `interior_p95` the 95th percentile of all others, `rank` the share of
-    them that are smaller.
+    `step` is that from the last column to the first, `interior_p95` the 95th percentile of all others, `rank` the share of the
+    others that are smaller.
     """
 
     step: float
@@ -90,19 +90,19 @@ class Ring:
 
 
 def ring_error(rings: Sequence[np.ndarray]) -> Ring:
-    """Measure pictures (h, w, 3) that should go once about the ring; means over the pictures."""
-    found = []
+    """Measure pictures (h, w, 3) that go once around the ring; return means over the pictures."""
+    of_rings = []
     for ring in rings:
         steps = np.abs(np.roll(ring, -1, axis=1).astype(np.float64) - ring).mean(axis=(0, 2))
         last, inside = steps[-1], steps[:-1]
-        found.append((last, np.percentile(inside, 95), np.mean(inside < last)))
-    return Ring(*(float(value) for value in np.mean(found, axis=0)))
+        of_rings.append((last, np.percentile(inside, 95), np.mean(inside < last)))
+    return Ring(*(float(value) for value in np.mean(of_rings, axis=0)))
 
 
 def shift_psnr(moved: np.ndarray, still: np.ndarray, right: int, down: int) -> float:
-    """Decibels between a render whose window lies `right` and `down` pixels further and the still one, shifted.
+    """Return the decibels between a render whose window lies `right` and `down` pixels further and the still one, shifted.
 
-    Pictures in [-1, 1], compared where both see the plane (Karras et al., NeurIPS 2021, EQ-T); infinite where equal.
+    Pictures in [-1, 1], compared where they overlap (Karras et al., NeurIPS 2021, EQ-T); infinite where they are equal.
     """
     h, w = still.shape[:2]
     error = np.mean((moved[: h - down, : w - right].astype(np.float64) - still[down:, right:]) ** 2)
@@ -110,11 +110,11 @@ def shift_psnr(moved: np.ndarray, still: np.ndarray, right: int, down: int) -> f
 
 
 def fractional_psnr(moved: np.ndarray, still: np.ndarray, right: float, down: float) -> float:
-    """Decibels between a render whose window lies `right` and `down` pixels further and the still one, shifted as if band-
-    limited.
+    """Return the decibels between a render whose window lies `right` and `down` pixels further and the still one, shifted.
 
-    Pictures (h, w, 3) in [-1, 1]; compared in the middle half along each axis, far from where a finite picture's shift is unsure
-    (Karras et al., NeurIPS 2021, appendix E.3, EQ-T with fractional offsets).
+    The shift assumes a band-limited picture. Pictures (h, w, 3) in [-1, 1] are compared in the middle half along each axis: near
+    the border, the shift of a finite picture is not defined (Karras et al., NeurIPS 2021, appendix E.3, EQ-T with fractional
+    offsets).
     """
     shifted = still.astype(np.float64)
     for axis, amount in ((0, down), (1, right)):
@@ -128,7 +128,7 @@ def fractional_psnr(moved: np.ndarray, still: np.ndarray, right: float, down: fl
 
 
 def _smooth(picture: np.ndarray) -> np.ndarray:
-    """Gaussian mean over SSIM_WINDOW px along both axes of (h, w, c), whole windows only."""
+    """Return the Gaussian mean over SSIM_WINDOW px along both axes of (h, w, c), only where the window fits."""
     reach = SSIM_WINDOW // 2
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / SSIM_SIGMA) ** 2)
     weights /= weights.sum()

@@ -1,6 +1,6 @@
 """Distances between two sets of features (n, d), in float64: Frechet, kernel (KID), precision and recall.
 
-Pure functions of features; drawing samples happens elsewhere. All intervals are seeded bootstraps at 95 %.
+Pure functions of features. All intervals are seeded bootstraps at 95 %.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, p
 KID_SUBSET = 1000
 NEIGHBOURS = 3
 LEVEL = 95.0
-# Below this many samples a Frechet distance is biased upwards enough to be said.
+# Below this many samples, a Frechet distance is biased upwards so much that pages warn.
 FD_UNBIASED = 10_000
 FD_RESAMPLES = 25
 
@@ -29,10 +29,10 @@ class Estimate(NamedTuple):
 
 
 def frechet(fake: np.ndarray, real: np.ndarray) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2) of the Gaussians of two sets (Dowson and Landau 1982).
+    """Return |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^1/2) of the Gaussians of two sets (Dowson and Landau 1982).
 
-    With C1 = A^T A and C2 = B^T B the last trace is the sum of singular values of A B^T: real and not negative
-    whatever the rank, with no matrix square root. Covariances divide by n - 1. Biased upwards for small n.
+    With C1 = A^T A and C2 = B^T B, the trace of (C1 C2)^1/2 is the sum of the singular values of A B^T. It is real and not
+    negative for any rank, and needs no matrix square root. Covariances divide by n - 1. Biased upwards for small n.
     """
     (mean_1, factor_1), (mean_2, factor_2) = _moments(fake), _moments(real)
     cross = np.linalg.svd(factor_1 @ factor_2.T, compute_uv=False).sum()
@@ -41,9 +41,9 @@ def frechet(fake: np.ndarray, real: np.ndarray) -> float:
 
 
 def kid(fake: np.ndarray, real: np.ndarray) -> float:
-    """Unbiased squared maximum mean discrepancy under k(x, y) = (x.y / d + 1)^3 (Binkowski et al., ICLR 2018).
+    """Return the unbiased squared maximum mean discrepancy under k(x, y) = (x.y / d + 1)^3 (Binkowski et al., ICLR 2018).
 
-    Slightly negative values are chance. Sets of more than KID_SUBSET go in disjoint subsets, averaged.
+    It may be slightly negative by chance. Sets of more than KID_SUBSET are split into disjoint subsets, and values averaged.
     """
     parts = max(1, min(len(fake), len(real)) // KID_SUBSET)
     values = [_mmd(*_kernels(fake[i::parts], real[i::parts])) for i in range(parts)]
@@ -51,7 +51,7 @@ def kid(fake: np.ndarray, real: np.ndarray) -> float:
 
 
 def kid_estimate(fake: np.ndarray, real: np.ndarray, resamples: int, seed: int) -> Estimate:
-    """`kid` with its interval: both sets are resampled with replacement, pairs of one sample with itself left out."""
+    """Return `kid` with its interval: both sets are resampled with replacement, without pairs of a sample with itself."""
     parts = max(1, min(len(fake), len(real)) // KID_SUBSET)
     rng = np.random.default_rng(seed)
     replicas = np.zeros(resamples)
@@ -64,45 +64,46 @@ def kid_estimate(fake: np.ndarray, real: np.ndarray, resamples: int, seed: int) 
 
 
 def frechet_estimate(fake: np.ndarray, real: np.ndarray, resamples: int, seed: int) -> Estimate:
-    """`frechet` with its interval, normal about the value: repeated samples add bias to a resample, not spread.
+    """Return `frechet` with its interval, normal about the value: repeated samples bias a resample, but do not widen it.
 
     A standard deviation needs fewer resamples than a percentile: at most FD_RESAMPLES are drawn.
     """
     rng = np.random.default_rng(seed)
     resampled = _Resampled(fake, real)
     replicas = [
-        resampled.frechet(*(_counts(rng, 1, len(part))[0] for part in (fake, real))) for _ in range(min(resamples, FD_RESAMPLES))
+        resampled.frechet(_counts(rng, 1, len(fake))[0], _counts(rng, 1, len(real))[0])
+        for _ in range(min(resamples, FD_RESAMPLES))
     ]
     value, reach = frechet(fake, real), 1.96 * float(np.std(replicas, ddof=1))
     return Estimate(value, value - reach, value + reach)
 
 
 class _Resampled:
-    """`frechet` of two sets whose samples are repeated: products of samples are taken once for all resamples.
+    """`frechet` of two sets with repeated samples: products of samples are computed once for all resamples.
 
-    Good to about six digits, which is plenty for a spread, and some ten times as fast as repeating rows.
+    Accurate to about six digits, which is enough for a spread, and about ten times as fast as repeating rows.
     """
 
     def __init__(self, fake: np.ndarray, real: np.ndarray):
-        self.sets = [np.asarray(part, dtype=np.float64) for part in (fake, real)]
-        self.norms = [(part**2).sum(axis=1) for part in self.sets]
+        self.sets = [np.asarray(features, dtype=np.float64) for features in (fake, real)]
+        self.norms = [(features**2).sum(axis=1) for features in self.sets]
         self.products = self.sets[0] @ self.sets[1].T
 
     def frechet(self, fake_counts: np.ndarray, real_counts: np.ndarray) -> float:
-        """Of the sets with every sample as often as counted, (n,) and (m,)."""
+        """Return the distance of the sets with every sample repeated as counted, (n,) and (m,)."""
         counts = (fake_counts, real_counts)
         totals = [count.sum() for count in counts]
-        means = [count @ part / total for count, part, total in zip(counts, self.sets, totals, strict=True)]
+        means = [count @ features / total for count, features, total in zip(counts, self.sets, totals, strict=True)]
         traces = [
             (count @ norms - total * mean @ mean) / (total - 1)
             for count, norms, total, mean in zip(counts, self.norms, totals, means, strict=True)
         ]
-        # Only what was drawn at all, each by the root of how often.
+        # Only the samples that were drawn, each times the root of its count.
         drawn = [np.flatnonzero(count) for count in counts]
         centred = self.products[np.ix_(*drawn)]
         centred = centred - (self.sets[0][drawn[0]] @ means[1])[:, None] - (self.sets[1][drawn[1]] @ means[0])[None]
         centred += means[0] @ means[1]
-        roots = [np.sqrt(count[place] / (total - 1)) for count, place, total in zip(counts, drawn, totals, strict=True)]
+        roots = [np.sqrt(count[index] / (total - 1)) for count, index, total in zip(counts, drawn, totals, strict=True)]
         cross = roots[0][:, None] * centred * roots[1][None]
         cross = cross if cross.shape[0] <= cross.shape[1] else cross.T
         values = np.linalg.eigvalsh(cross @ cross.T)
@@ -111,15 +112,15 @@ class _Resampled:
 
 
 def precision_recall(fake: np.ndarray, real: np.ndarray) -> tuple[float, float]:
-    """Improved precision and recall, k = 3 (Kynkaanniemi et al., NeurIPS 2019), by torch-fidelity."""
-    found = prc_features_to_metric(
+    """Return improved precision and recall, k = 3 (Kynkaanniemi et al., NeurIPS 2019), by torch-fidelity."""
+    metrics = prc_features_to_metric(
         torch.from_numpy(fake), torch.from_numpy(real), prc_neighborhood=NEIGHBOURS, save_cpu_ram=False, verbose=False
     )
-    return found[KEY_METRIC_PRECISION], found[KEY_METRIC_RECALL]
+    return metrics[KEY_METRIC_PRECISION], metrics[KEY_METRIC_RECALL]
 
 
 def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (d,) and a factor F (<= n or d, d) with F^T F = the covariance."""
+    """Return the mean (d,) and a factor F (<= n or d, d) with F^T F = the covariance."""
     features = np.asarray(features, dtype=np.float64)
     if len(features) < 2:
         raise ValueError(f"a covariance needs at least 2 samples, found {len(features)}")
@@ -144,7 +145,7 @@ def _off_diagonal_mean(kernel: np.ndarray) -> float:
 
 
 def _weighted_mean(kernel: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Mean of k(x_i, x_j) over i != j, each weighted by how often it was drawn; counts (b, n) -> (b,)."""
+    """Return the mean of k(x_i, x_j) over i != j, samples weighted by their counts (b, n) -> (b,)."""
     squares = counts**2
     total = np.einsum("bi,bi->b", counts @ kernel, counts) - squares @ np.diagonal(kernel)
     return total / (counts.sum(1) ** 2 - squares.sum(1))

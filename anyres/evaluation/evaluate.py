@@ -1,4 +1,4 @@
-"""The evaluation of one trained generator: every number, its table and its figure, from one seed.
+"""The evaluation of one trained generator: all metrics, their tables and figures, from one seed.
 
 Protocol: see `protocol` in metrics.json, which names feature space, kernels, counts, seed and hashes.
 """
@@ -12,6 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,9 +21,7 @@ from torch import nn
 
 from anyres.data.store import Store
 from anyres.evaluation import figures, samples
-from anyres.evaluation.consistency import (
-    SSIM_WINDOW,
-)
+from anyres.evaluation.consistency import SSIM_WINDOW
 from anyres.evaluation.distances import FD_UNBIASED, KID_SUBSET, NEIGHBOURS
 from anyres.evaluation.extraction import Extractor, FeatureCache
 from anyres.evaluation.features import AbsentWeights, FeatureSpace
@@ -35,95 +34,115 @@ from anyres.params import Params
 from anyres.plane.resample import KERNEL
 
 
+@dataclass(frozen=True)
+class Snapshots:
+    """One generator at several times: trained, before training, and after its first stage, if it had one."""
+
+    trained: nn.Module
+    untrained: nn.Module
+    first_stage: nn.Module | None = None
+
+
+@dataclass(frozen=True)
+class CacheFolders:
+    """Where features of reals and of fakes are cached; None: nowhere."""
+
+    reals: Path | None = None
+    fakes: Path | None = None
+
+
 def evaluate(
     params: Params,
-    generator: nn.Module,
-    untrained: nn.Module,
+    snapshots: Snapshots,
     store: Store,
     out: Path,
-    first: nn.Module | None = None,
     group: ProcessGroup | None = None,
-    real_cache: Path | None = None,
-    fake_cache: Path | None = None,
+    cache_folders: CacheFolders | None = None,
 ) -> dict[str, Any]:
-    """Measure `generator` against the pictures of `store`; return the content of `out`/metrics.json.
+    """Measure a generator against the pictures of `store`; return the content of `out`/metrics.json.
 
-    `untrained` is the same generator before training, `first` the one of a first stage, if it had one. Writes metrics.json,
-    cost.json, neighbours.json, plots/*.csv and figures/*.png below `out`. Every process of a `group` calls this; the leading one
-    writes, the others return {}. Features of reals are kept in the folder `kept`, those of fakes in `fake_cache`, from which an
-    interrupted evaluation goes on. Raises ValueError, one line, for weights that are not finite, params that do not fit the
-    data, and a first feature space that is not there; others are left out with one line on stderr.
+    Writes metrics.json, cost.json, neighbours.json, plots/*.csv and figures/*.png below `out`. Every process of a `group` calls
+    this; the main process writes, the others return {}. An interrupted evaluation resumes from the cached features of its fakes.
+    Raises ValueError, one line, for weights that are not finite, params that do not fit the data, and missing weights of the
+    first feature space. Another feature space without weights is left out, with one line on stderr.
     """
     start = time.monotonic()
-    settings, group = params.evaluate, group or ProcessGroup()
-    _check(params, generator, untrained, store, group.is_main)
-    trained, before = cast(Generator, generator), cast(Generator, untrained)
+    settings, group, folders = params.evaluate, group or ProcessGroup(), cache_folders or CacheFolders()
+    check_sizes(settings.sizes, settings.num_sweep_samples, store, "params.yaml: evaluate.sizes", group.is_main)
+    samples.check_weights(snapshots.trained, "trained generator")
+    samples.check_weights(snapshots.untrained, "untrained generator")
+    trained, untrained = cast(Generator, snapshots.trained), cast(Generator, snapshots.untrained)
     device, base_px = device_of(trained), min(params.train.patch_px)
     spaces, left_out = open_spaces(settings.features, device, group.is_main)
-    caches = [FeatureCache(folder) if folder is not None else None for folder in (real_cache, fake_cache)]
-    extractor = Extractor(list(spaces.values()), group, *caches)
+    real_cache, fake_cache = (None if folder is None else FeatureCache(folder) for folder in (folders.reals, folders.fakes))
+    extractor = Extractor(list(spaces.values()), group, real_cache, fake_cache)
     reals = RealPatches.of(samples.sampler_of(params.train, store, settings.seed), settings.num_samples)
     seeds = samples.scene_seeds(settings.seed, "patches", settings.num_samples)
     fakes = {
         "": samples.fakes(trained, seeds, reals.windows),
-        "_init": samples.fakes(before, seeds, reals.windows),
+        "_init": samples.fakes(untrained, seeds, reals.windows),
         "_fixed": samples.upsampled_baseline(trained, seeds, reals.windows, base_px),
     }
-    if first is not None:
-        fakes["_first"] = samples.upsampled_baseline(cast(Generator, first), seeds, reals.windows, base_px)
+    if snapshots.first_stage is not None:
+        first_stage = cast(Generator, snapshots.first_stage)
+        fakes["_first"] = samples.upsampled_baseline(first_stage, seeds, reals.windows, base_px)
     patches = score_patches(reals, fakes, extractor, settings, "evaluate patches")
     sweep = score_sweep(trained, store, settings.sizes, base_px, extractor, settings, "evaluate sweep")
-    distant = score_scale_inv(trained, store, base_px, extractor, settings, "evaluate from afar")
+    scale_inv = score_scale_inv(trained, store, base_px, extractor, settings, "evaluate larger canvases")
     scales = score_scales(trained, settings.sizes, extractor, settings, "evaluate scales")
-    fixed = samples.Enlarged(trained, base_px)
-    fixed_scales = score_scales(fixed, settings.sizes, extractor, settings, "evaluate scales of the baseline")
+    baseline = samples.UpsampledGenerator(trained, base_px)
+    baseline_scales = score_scales(baseline, settings.sizes, extractor, settings, "evaluate scales of the baseline")
     if not group.is_main:
         return {}
     metrics: dict[str, Any] = {}
-    for name, *found in zip(spaces, patches, sweep, distant, scales, strict=True):
+    for name, *scores_of_space in zip(spaces, patches, sweep, scale_inv, scales, strict=True):
         prefix = f"{name}/" if metrics else ""
-        metrics |= {f"{prefix}{key}": value for scores in found for key, value in scores.numbers.items()}
+        metrics |= {f"{prefix}{key}": value for scores in scores_of_space for key, value in scores.numbers.items()}
     metrics |= consistency(trained, settings.seed)
-    metrics |= {f"fixed/{key}": value for key, value in {**fixed_scales[0].numbers, **consistency(fixed, settings.seed)}.items()}
+    of_baseline = {**baseline_scales[0].numbers, **consistency(baseline, settings.seed)}
+    metrics |= {f"fixed/{key}": value for key, value in of_baseline.items()}
     space = next(iter(spaces.values()))
-    metrics["protocol"] = {**protocol(params, generator, store, space), "left_out": left_out}
+    metrics["protocol"] = {**protocol(params, snapshots.trained, store, space), "left_out": left_out}
     _write_json(out / "metrics.json", metrics)
     tables = {"octaves": patches[0], "sweep": sweep[0], "self_ssim": scales[0]} | (
-        {"scale_inv": distant[0]} if distant[0].rows else {}
+        {"scale_inv": scale_inv[0]} if scale_inv[0].rows else {}
     )
     for name, scores in tables.items():
         write_atomic(out / "plots" / f"{name}.csv", table(scores.rows))
     _write_json(out / "neighbours.json", patches[0].neighbours)
-    drawn = {
+    plots = {
         "sweep": figures.draw_sweep(sweep[0].rows, base_px, space.name),
         "octaves": figures.draw_octaves(patches[0].rows, space.name),
         "self_ssim": figures.draw_self_ssim(scales[0].rows),
     }
-    for name, figure in drawn.items():
+    for name, figure in plots.items():
         figures.save_png(figure, out / "figures" / f"{name}.png")
     _write_json(out / "cost.json", cost(time.monotonic() - start, device))
-    if caches[0] is not None:
-        caches[0].prune()
+    if real_cache is not None:
+        real_cache.prune()
     return metrics
 
 
-def open_spaces(names: Sequence[str], device: torch.device, says: bool) -> tuple[dict[str, FeatureSpace], list[str]]:
-    """The feature spaces by name, and those left out, each with one line on stderr; the first one must be there."""
-    found, left_out = {}, []
+def open_spaces(names: Sequence[str], device: torch.device, verbose: bool) -> tuple[dict[str, FeatureSpace], list[str]]:
+    """Return the feature spaces by name, and the names without weights, each with one line on stderr if `verbose`.
+
+    Raises AbsentWeights where the first one has no weights.
+    """
+    spaces, left_out = {}, []
     for name in names:
         try:
-            found[name] = FeatureSpace(name, device)
+            spaces[name] = FeatureSpace(name, device)
         except AbsentWeights as absent:
-            if not found:
+            if not spaces:
                 raise
             left_out.append(name)
-            if says:
+            if verbose:
                 print(f"evaluate: {absent}", file=sys.stderr)
-    return found, left_out
+    return spaces, left_out
 
 
 def protocol(params: Params, generator: nn.Module, store: Store, space: FeatureSpace) -> dict[str, Any]:
-    """What a number must carry to be compared with another."""
+    """Return what must be equal where two metrics are compared."""
     settings = params.evaluate
     return {
         "features": space.name,
@@ -147,7 +166,7 @@ def protocol(params: Params, generator: nn.Module, store: Store, space: FeatureS
 
 
 def table(rows: list[dict[str, Any]]) -> bytes:
-    """Rows as CSV, columns in the order of first appearance."""
+    """Return rows as CSV, columns in the order of first appearance."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -157,36 +176,30 @@ def table(rows: list[dict[str, Any]]) -> bytes:
 
 
 def cost(seconds: float, device: torch.device) -> dict[str, float]:
-    """Seconds and peak memory of the evaluation itself."""
+    """Return the time and the peak memory of the evaluation."""
     # ru_maxrss is in KiB on Linux.
-    figures_ = {"seconds": round(seconds, 1), "host_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    stats = {"seconds": round(seconds, 1), "host_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
     if device.type == "cuda":
-        figures_["device_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
-    return figures_
+        stats["device_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    return stats
 
 
-def _check(params: Params, generator: nn.Module, untrained: nn.Module, store: Store, says: bool) -> None:
-    check_sizes(params.evaluate.sizes, params.evaluate.num_sweep_samples, store, "params.yaml: evaluate.sizes", says)
-    samples.check_weights(generator, "trained generator")
-    samples.check_weights(untrained, "untrained generator")
-
-
-def check_sizes(sizes: Sequence[int], fakes: int, store: Store, name: str, says: bool) -> None:
-    """Raise ValueError, one line, for a size that no metric can take; say which have few photographs."""
+def check_sizes(sizes: Sequence[int], num_fakes: int, store: Store, name: str, verbose: bool) -> None:
+    """Warn about sizes with few photographs; raise ValueError, one line, for a size that cannot be measured."""
     small = [size for size in sizes if size < SSIM_WINDOW]
     if small:
         raise ValueError(f"{name}: SelfSSIM needs {SSIM_WINDOW} pixels or more, found {small[0]}")
     sides = store.pictures.sizes.min(axis=1)
-    reals = {size: int((sides >= size).sum()) for size in sizes}
-    absent = [size for size, count in reals.items() if not count]
-    if absent:
+    num_reals = {size: int((sides >= size).sum()) for size in sizes}
+    no_reals = [size for size, count in num_reals.items() if not count]
+    if no_reals:
         raise ValueError(
-            f"{name}: no photograph has a short side of {absent[0]} px or more (the largest has {sides.max()}); leave it out"
+            f"{name}: no photograph has a short side of {no_reals[0]} px or more (the largest has {sides.max()}); leave it out"
         )
-    for size, count in reals.items():
-        if count < fakes and says:
-            worth = "not scored" if count < MIN_SAMPLES else "scored against these"
-            print(f"evaluate: {count} photographs of {size} px or more for {fakes} fakes: {worth}", file=sys.stderr)
+    for size, count in num_reals.items():
+        if count < num_fakes and verbose:
+            use = "not scored" if count < MIN_SAMPLES else "scored against these"
+            print(f"evaluate: {count} photographs of {size} px or more for {num_fakes} fakes: {use}", file=sys.stderr)
 
 
 def _write_json(path: Path, values: Any) -> None:

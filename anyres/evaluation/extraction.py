@@ -1,4 +1,4 @@
-"""From samples to features: drawn chunk by chunk, shared among processes, kept on disk under all that determines them."""
+"""From samples to features: computed in chunks, distributed over processes, cached on disk by everything that determines them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import numpy as np
 import torch
 
 from anyres.evaluation.features import FeatureSpace
-from anyres.evaluation.parallel import ProcessGroup, over_chunks
+from anyres.evaluation.parallel import ProcessGroup, map_chunks
 from anyres.evaluation.samples import Advance, Samples, ignore
 from anyres.files import write_atomic
 from anyres.identity import code_version
 
 
 class FeatureCache:
-    """Features on disk, a file a set, named by the hash of its key: what has another key is never taken for it."""
+    """Features on disk, one file for each set, named by the hash of its key."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.used: set[Path] = set()
 
     def get(self, key: dict[str, Any]) -> np.ndarray | None:
-        """What was kept under `key`, float64, or None; a file that cannot be read counts as none."""
+        """Return the features of `key`, float64, or None where there is no readable file."""
         path = self._path(key)
         self.used.add(path)
         try:
@@ -36,13 +36,13 @@ class FeatureCache:
             return None
 
     def put(self, key: dict[str, Any], features: np.ndarray) -> None:
-        """Keep features; they came from float32, so no digit is lost."""
+        """Write features as float32, which they were computed in: no digit is lost."""
         stream = io.BytesIO()
         np.save(stream, features.astype(np.float32), allow_pickle=False)
         write_atomic(self._path(key), stream.getvalue())
 
     def prune(self) -> None:
-        """Drop what nobody asked for since this cache was opened."""
+        """Delete the files that were not read since this cache was opened."""
         for path in self.folder.glob("*.npy"):
             if path not in self.used:
                 path.unlink(missing_ok=True)
@@ -54,7 +54,8 @@ class FeatureCache:
 class Extractor:
     """Features of samples in one or several spaces.
 
-    `kept` takes those of reals, for later evaluations too; `fake_cache` those of fakes, from which an interrupted one goes on.
+    `real_cache` holds those of reals, for later evaluations too; `fake_cache` those of fakes, from which an interrupted
+    evaluation resumes.
     """
 
     def __init__(
@@ -67,33 +68,32 @@ class Extractor:
         self.spaces, self.group, self.real_cache, self.fake_cache = tuple(spaces), group or ProcessGroup(), real_cache, fake_cache
 
     def __call__(self, samples: Samples, advance: Advance = ignore) -> list[np.ndarray]:
-        """Features float64 (count, dim), one array a space; every sample is drawn once. `advance` counts samples."""
-        cache = self.real_cache if samples.lasting else self.fake_cache
+        """Return features float64 (count, dim), one array for each space. Draws every sample once; `advance` counts samples."""
+        cache = self.real_cache if samples.is_real else self.fake_cache
         keys = [
             {**samples.key, "features": space.name, "kernel": space.kernel, "code": code_version(__name__)}
             for space in self.spaces
         ]
-        # Where processes see different disks, the leading one's counts.
-        reads = cache is not None and self.group.is_main
-        known: list[np.ndarray | None] = [cache.get(key) if cache is not None and reads else None for key in keys]
-        found = self.group.broadcast(known)
-        missing = [place for place, features in enumerate(found) if features is None]
+        # Processes may see different disks: the cache of the main process decides.
+        cached: list[np.ndarray | None] = [cache.get(key) if cache is not None and self.group.is_main else None for key in keys]
+        of_spaces = self.group.broadcast(cached)
+        missing = [index for index, features in enumerate(of_spaces) if features is None]
         if missing:
-            for place, features in zip(missing, self._extract(samples, missing, advance), strict=True):
-                found[place] = features
+            for index, features in zip(missing, self._extract(samples, missing, advance), strict=True):
+                of_spaces[index] = features
                 if cache is not None and self.group.is_main:
-                    cache.put(keys[place], features)
+                    cache.put(keys[index], features)
         else:
             advance(samples.count)
-        return [features for features in found if features is not None]
+        return [features for features in of_spaces if features is not None]
 
-    def _extract(self, samples: Samples, places: list[int], advance: Advance) -> list[np.ndarray]:
-        def work(part: slice) -> list[np.ndarray]:
-            pixels = samples.read(part)
-            features = [self.spaces[place](pixels).astype(np.float32) for place in places]
+    def _extract(self, samples: Samples, spaces: list[int], advance: Advance) -> list[np.ndarray]:
+        def work(chunk: slice) -> list[np.ndarray]:
+            pixels = samples.read(chunk)
+            features = [self.spaces[index](pixels).astype(np.float32) for index in spaces]
             advance(len(pixels) * self.group.size)
             return features
 
-        on_accelerator = next((d for d in (samples.device, self.spaces[0].device) if d.type != "cpu"), torch.device("cpu"))
-        chunks = self.group.gathered(over_chunks(work, self.group.share(samples.chunks), on_accelerator))
-        return [np.concatenate(parts).astype(np.float64) for parts in zip(*chunks, strict=True)]
+        device = next((d for d in (samples.device, self.spaces[0].device) if d.type != "cpu"), torch.device("cpu"))
+        results = self.group.gather(map_chunks(work, self.group.share(samples.chunks), device))
+        return [np.concatenate(of_space).astype(np.float64) for of_space in zip(*results, strict=True)]

@@ -15,7 +15,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor
 
-from anyres.evaluation.parallel import over_chunks
+from anyres.evaluation.parallel import map_chunks
 from anyres.networks.backbones import (
     DINOV2,
     DINOV2_PX,
@@ -32,19 +32,19 @@ from anyres.networks.pretrained import AbsentWeights, Published, obtained
 
 __all__ = ["SPACES", "AbsentWeights", "FeatureSpace", "Space", "missing"]
 
-# Every picture enters the small networks at this size. Of 64, 96 and 128 px the last separates a blur of 0.5 px on 32-px
-# patches best from chance, and leaves frames of up to 128 px undiminished; 6 ms a picture on one core.
+# Every picture is resized to this for the small networks. Of 64, 96 and 128 px, 128 separates a blur of 0.5 px on 32-px patches
+# best from chance, and does not shrink frames of up to 128 px. It costs 6 ms a picture on one core.
 INPUT_PX = 128
 INPUT_KERNEL = "bicubic-antialiased"
 LAYER = "pooled"
 BATCH = 50
-# Of the large networks: 200 MB of Inception's feature maps, once a core.
+# For the large networks: 200 MB of Inception's feature maps on each core.
 LARGE_BATCH = 10
 INCEPTION = Published(
     PurePosixPath(URL_INCEPTION_V3).name,
     "the file of this name of torch-fidelity's release v0.2.0",
     URL_INCEPTION_V3,
-    # As several projects pin it; its beginning stands in the file's name.
+    # Several projects pin this hash; the file's name holds its first digits.
     "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
 )
 
@@ -57,10 +57,10 @@ class PooledFeatures(FeatureExtractorBase):
 
     def __init__(self, name: str, features_list: list[str], **_ignored: object):
         super().__init__(name, features_list)
-        self.network = self.loaded()
+        self.network = self.load_network()
 
-    def loaded(self) -> nn.Module:
-        """The network: float32 (n, 3, px, px) in [-1, 1] -> (n, dim)."""
+    def load_network(self) -> nn.Module:
+        """Return the network: float32 (n, 3, px, px) in [-1, 1] -> (n, dim)."""
         raise NotImplementedError
 
     @staticmethod
@@ -86,34 +86,34 @@ class PooledFeatures(FeatureExtractorBase):
 
 
 class Lite0Features(PooledFeatures):
-    """Of EfficientNet-Lite0."""
+    """Features of EfficientNet-Lite0."""
 
-    def loaded(self) -> nn.Module:
+    def load_network(self) -> nn.Module:
         return lite0()
 
 
 class Lite1Features(PooledFeatures):
-    """Of EfficientNet-Lite1, at Lite0's input size for comparison (its own is 240): for models that were trained on Lite0."""
+    """Features of EfficientNet-Lite1 at Lite0's input size (its own is 240), for models that were trained on Lite0."""
 
-    def loaded(self) -> nn.Module:
+    def load_network(self) -> nn.Module:
         return lite1()
 
 
 class DinoV2Features(PooledFeatures):
-    """Class tokens of DINOv2 as for FD-DINOv2 (Stein et al. 2023), where Pillow resizes the pictures."""
+    """Class tokens of DINOv2 as for FD-DINOv2 (Stein et al. 2023), with pictures resized as by Pillow."""
 
     px = DINOV2_PX
     bytes_again = True
     architecture = DINOV2
 
-    def loaded(self) -> nn.Module:
+    def load_network(self) -> nn.Module:
         return dinov2(self.architecture, self.name)
 
 
 class InceptionFeatures(FeatureExtractorInceptionV3):
-    """Inception-v3 of FID (Heusel et al. 2017) as TensorFlow ran it, by torch-fidelity, from a file verified before it runs.
+    """Inception-v3 of FID (Heusel et al. 2017) as in TensorFlow, by torch-fidelity, from a file whose hash is verified first.
 
-    Pictures of any size are resampled as TensorFlow 1 did, bilinear and never antialiased.
+    Pictures of any size are resampled as by TensorFlow 1: bilinear, not antialiased.
     """
 
     weights = INCEPTION
@@ -123,9 +123,9 @@ class InceptionFeatures(FeatureExtractorInceptionV3):
 
 
 def to_input(pictures: Tensor, px: int = INPUT_PX, bytes_again: bool = False) -> Tensor:
-    """uint8 (n, 3, h, w) -> float32 (n, 3, px, px) in [-1, 1], channels last.
+    """Resize uint8 (n, 3, h, w) to float32 (n, 3, px, px) in [-1, 1], channels last.
 
-    With `bytes_again` as Pillow resized before its version 13: across, then down, rounded after either.
+    With `bytes_again` as Pillow did before its version 13: horizontally, then vertically, rounded after each.
     """
     pixels = pictures.to(dtype=torch.float32, memory_format=torch.channels_last)
     if bytes_again:
@@ -142,7 +142,7 @@ def _resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class Space(NamedTuple):
-    """A feature space: as records name it, how its input is resampled, its width, and the name of its Frechet distance."""
+    """A feature space: its name in records, the kernel that resizes its input, its width, the name of its Frechet distance."""
 
     name: str
     kernel: str
@@ -166,7 +166,7 @@ SPACES = {
 
 
 def missing(space: str) -> str:
-    """ "" where the weights of a space are on this machine, else what to put where; nothing is fetched to find out."""
+    """Return "" where the weights of a space are on this machine, else which file to put where. Downloads nothing."""
     if space in ("lite0", "lite1"):
         try:
             weights_path(LITE0 if space == "lite0" else LITE1)
@@ -178,30 +178,31 @@ def missing(space: str) -> str:
 
 
 class FeatureSpace:
-    """A named extractor on a device. `name` and `kernel` stand in the record of every metric, `distance_name` before people.
+    """A named extractor on a device. Every metric records `name` and `kernel`; pages show `distance_name`.
 
-    Raises AbsentWeights, one line, where its weights are neither there nor within reach, and ValueError where they are others.
+    Raises AbsentWeights, one line, where its weights are missing and cannot be downloaded, and ValueError where their hash is
+    wrong.
     """
 
     def __init__(self, space: str, device: torch.device | str = "cpu"):
-        found = SPACES[space]
-        self.name, self.kernel, self.dim, self.distance_name = found.name, found.kernel, found.dim, found.distance_name
-        self.batch = found.batch
+        settings = SPACES[space]
+        self.name, self.kernel, self.dim = settings.name, settings.kernel, settings.dim
+        self.distance_name, self.batch = settings.distance_name, settings.batch
         self.device = torch.device(device)
         if self.name not in FEATURE_EXTRACTORS_REGISTRY:
-            register_feature_extractor(self.name, found.extractor)
-        self.extractor = create_feature_extractor(self.name, [found.layer], cuda=False, verbose=False).to(self.device)
+            register_feature_extractor(self.name, settings.extractor)
+        self.extractor = create_feature_extractor(self.name, [settings.layer], cuda=False, verbose=False).to(self.device)
 
     def __call__(self, pictures: np.ndarray, advance: Callable[[float], None] = lambda amount: None) -> np.ndarray:
-        """Features float64 (n, dim) of uint8 pictures (n, h, w, 3); `advance` is told of each batch's size."""
+        """Return features float64 (n, dim) of uint8 pictures (n, h, w, 3); `advance` gets each batch's size."""
 
         @torch.inference_mode()
         def extract(start: int) -> np.ndarray:
-            part = np.ascontiguousarray(pictures[start : start + self.batch].transpose(0, 3, 1, 2))
-            found = self.extractor(torch.from_numpy(part).to(self.device))[0].cpu().double().numpy()
-            advance(len(part))
-            return found
+            batch = np.ascontiguousarray(pictures[start : start + self.batch].transpose(0, 3, 1, 2))
+            features = self.extractor(torch.from_numpy(batch).to(self.device))[0].cpu().double().numpy()
+            advance(len(batch))
+            return features
 
-        features = np.concatenate(over_chunks(extract, range(0, len(pictures), self.batch), self.device))
+        features = np.concatenate(map_chunks(extract, range(0, len(pictures), self.batch), self.device))
         assert np.isfinite(features).all(), "features of bytes are finite"
         return features

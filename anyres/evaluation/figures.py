@@ -1,6 +1,6 @@
-"""Figures of an evaluation. One look: thin lines, no frames, colours that the colour-blind tell apart.
+"""Figures of an evaluation, in one style: thin lines, no frames, colours safe for colour-blind readers.
 
-Each `draw_*` returns a Figure, or None where there is nothing to draw; `save_png` and `to_svg` write it.
+Each `draw_*` returns a Figure, or None where there is no data; `save_png` and `to_svg` write it.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from anyres.files import write_atomic
 
 INK, MUTED, LINE = "#1d2433", "#6b7486", "#d9dde5"
 MODEL, BASELINE, REALS, UNTRAINED, FIRST = "#3b5bdb", "#d9822b", "#2b8a5f", "#9aa3b2", "#c9a227"
-# Of models side by side; told apart in greys too.
-RIVALS = (MODEL, "#d9822b", "#2b8a5f", "#b0306a", "#6b7486", "#12a4b4", "#8c6d1f", "#7048e8")
-# In an inline SVG these become the page's own variables, so that a figure follows its light or dark look.
+# Colours of compared models, which also differ as greys.
+CANDIDATE_COLOURS = (MODEL, "#d9822b", "#2b8a5f", "#b0306a", "#6b7486", "#12a4b4", "#8c6d1f", "#7048e8")
+# In an inline SVG these become variables of the page, so figures follow its light or dark theme.
 THEME = {INK: "ink", MUTED: "muted", LINE: "line", MODEL: "model", BASELINE: "baseline", REALS: "reals", UNTRAINED: "untrained"}
-Row = Mapping[str, Any]
+TableRow = Mapping[str, Any]
 
 
-def draw_sweep(rows: Sequence[Row], base_px: int, space: str) -> Figure | None:
-    """FD and KID of whole frames over their size, with intervals, beside the fixed-scale baseline."""
+def draw_sweep(rows: Sequence[TableRow], base_px: int, space: str) -> Figure | None:
+    """Draw FD and KID of whole frames over their size, with intervals, and the upsampled baseline."""
     rows = [row for row in rows if "fd" in row]
     if not rows:
         return None
@@ -53,8 +53,8 @@ def draw_sweep(rows: Sequence[Row], base_px: int, space: str) -> Figure | None:
     return figure
 
 
-def draw_octaves(rows: Sequence[Row], space: str) -> Figure | None:
-    """KID of patches by zoom octave: untrained, baselines, model."""
+def draw_octaves(rows: Sequence[TableRow], space: str) -> Figure | None:
+    """Draw the patch KID by zoom octave: untrained generator, baselines, model."""
     if not rows:
         return None
     figure, (axis,) = _panels(1)
@@ -82,8 +82,8 @@ def draw_octaves(rows: Sequence[Row], space: str) -> Figure | None:
     return figure
 
 
-def draw_monitor(history: Sequence[Row]) -> Figure | None:
-    """Patch KID of the small evaluation while training, over images seen; its best value marked."""
+def draw_monitor(history: Sequence[TableRow]) -> Figure | None:
+    """Draw the patch KID of the small evaluations during a training over images seen, its best value marked."""
     lines = [line for line in history if "monitor/patch_kid" in line]
     if len(lines) < 2:
         return None
@@ -97,18 +97,18 @@ def draw_monitor(history: Sequence[Row]) -> Figure | None:
             axis.plot(kimg[best], values[best], "o", color=colour, ms=6)
     axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
     axis.set_xlabel("thousand images seen")
-    axis.set_title("patch KID on the way")
+    axis.set_title("patch KID during training")
     axis.legend(frameon=False, labelcolor=INK, fontsize=9)
     return figure
 
 
-def draw_rivals(tables: Mapping[str, Sequence[Row]], over: str, keys: Sequence[str], space: str) -> Figure | None:
-    """Several models over sizes, one line each with its interval, a panel for each of `keys`."""
+def draw_candidates(tables: Mapping[str, Sequence[TableRow]], over: str, keys: Sequence[str], space: str) -> Figure | None:
+    """Draw several models over sizes, one line each with its interval, a panel for each of `keys`."""
     figure, axes = _panels(len(keys))
-    drawn = False
+    has_data = False
     for axis, key in zip(axes, keys, strict=True):
         sizes: list[int] = []
-        for (name, rows), colour in zip(tables.items(), itertools.cycle(RIVALS), strict=False):
+        for (name, rows), colour in zip(tables.items(), itertools.cycle(CANDIDATE_COLOURS), strict=False):
             rows = [row for row in rows if key in row]
             at = [row[over] for row in rows]
             axis.plot(at, [row[key] for row in rows], color=colour, lw=2, label=name)
@@ -118,24 +118,24 @@ def draw_rivals(tables: Mapping[str, Sequence[Row]], over: str, keys: Sequence[s
             trained = [row for row in rows if row["trained"]]
             axis.plot([row[over] for row in trained], [row[key] for row in trained], "o", color=colour, ms=5)
             sizes += at
-            drawn = drawn or bool(rows)
+            has_data = has_data or bool(rows)
         if sizes:
             _log2(axis, sorted(set(sizes)))
         axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
         axis.set_xlabel("short side of the frame, px; dots: scale seen in training")
         axis.set_title(f"{key.upper()} in {space}")
     axes[0].legend(frameon=False, labelcolor=INK, fontsize=9)
-    return figure if drawn else None
+    return figure if has_data else None
 
 
-def draw_rival_octaves(tables: Mapping[str, Sequence[Row]], space: str) -> Figure | None:
-    """Patch KID by zoom octave, one bar a model, and what two sets of photographs score as a line."""
+def draw_candidate_octaves(tables: Mapping[str, Sequence[TableRow]], space: str) -> Figure | None:
+    """Draw the patch KID by zoom octave, one bar for each model."""
     zooms = list(dict.fromkeys(row["zoom"] for rows in tables.values() for row in rows))
     if not zooms:
         return None
     figure, (axis,) = _panels(1)
     step = 0.81 / len(tables)
-    for number, ((name, rows), colour) in enumerate(zip(tables.items(), itertools.cycle(RIVALS), strict=False)):
+    for number, ((name, rows), colour) in enumerate(zip(tables.items(), itertools.cycle(CANDIDATE_COLOURS), strict=False)):
         place = [zooms.index(row["zoom"]) + step * (number - (len(tables) - 1) / 2) for row in rows]
         axis.bar(place, [row["kid"] for row in rows], 0.93 * step, color=colour, label=name)
     axis.set_xticks(range(len(zooms)), [f"zoom {zoom.replace('-', '–')}" for zoom in zooms])
@@ -145,8 +145,8 @@ def draw_rival_octaves(tables: Mapping[str, Sequence[Row]], space: str) -> Figur
     return figure
 
 
-def draw_self_ssim(rows: Sequence[Row]) -> Figure:
-    """The SelfSSIM matrix as a heat map with its numbers."""
+def draw_self_ssim(rows: Sequence[TableRow]) -> Figure:
+    """Draw the SelfSSIM matrix as a heat map with its values."""
     sizes = list(dict.fromkeys(row["reference"] for row in rows))
     matrix = np.array([row["ssim"] for row in rows]).reshape(len(sizes), len(sizes))
     side = 1.6 + 0.62 * len(sizes)
@@ -164,12 +164,12 @@ def draw_self_ssim(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def draw_history(history: Sequence[Row]) -> Figure | None:
-    """Losses, logits and penalties over images seen, from the lines of history.jsonl."""
-    found = (
+def draw_history(history: Sequence[TableRow]) -> Figure | None:
+    """Draw losses, logits and penalties over images seen, from the lines of history.jsonl."""
+    keys_by_kind = (
         [[key for key in history[0] if key.startswith(prefix)] for prefix in ("loss/", "logits/", "penalty/")] if history else []
     )
-    groups = [keys for keys in found if keys]
+    groups = [keys for keys in keys_by_kind if keys]
     if len(history) < 2 or not groups:
         return None
     figure, axes = _panels(len(groups), width=3.6)
@@ -184,7 +184,7 @@ def draw_history(history: Sequence[Row]) -> Figure | None:
 
 
 def save_png(figure: Figure | None, path: Path) -> None:
-    """Write a figure on white; equal figures are equal bytes."""
+    """Write a figure on white, byte-identical for equal data."""
     if figure is None:
         return
     buffer = io.BytesIO()
@@ -193,9 +193,9 @@ def save_png(figure: Figure | None, path: Path) -> None:
 
 
 def to_svg(figure: Figure | None, name: str, description: str) -> str:
-    """Return an <svg> to stand in a page: transparent, its text selectable, its colours the page's variables.
+    """Return an inline <svg>: transparent, with selectable text, its colours as variables of the page.
 
-    `name` keeps the ids of several figures apart; `description` is read aloud in place of the picture.
+    `name` makes the ids of several figures distinct. Screen readers read `description`.
     """
     if figure is None:
         return ""
@@ -204,7 +204,7 @@ def to_svg(figure: Figure | None, name: str, description: str) -> str:
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    # Ids are a figure's own; references to them follow.
+    # Ids get the name of the figure, and so do references to them.
     svg = re.sub(r'id="', f'id="{name}-', svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r"font-family: [^;\"]+;?|font: ([\d.]+px) [^;\"]+", lambda m: f"font-size: {m[1]}" if m[1] else "", svg)
@@ -212,7 +212,7 @@ def to_svg(figure: Figure | None, name: str, description: str) -> str:
         svg = svg.replace(colour, f"var(--{variable})")
     label = description.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
     opening = re.sub(r' (width|height)="[^"]*"', "", svg[: svg.index(">")])
-    # About the size it was drawn at: no figure grows into a poster on a wide page.
+    # About the size it was drawn at: a figure must not fill a wide page.
     width = round(figure.get_figwidth() * 115)
     return f'{opening} style="max-width:{width}px" role="img" aria-label="{label}"{svg[svg.index(">") :]}'
 

@@ -1,4 +1,4 @@
-"""Measures of one scene: agreement over scales, seams of tiles, the closing of a ring, equivariance."""
+"""Measurements of one scene: consistency over scales, seams of tiles, the ends of a ring, equivariance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from anyres.evaluation import samples
 from anyres.evaluation.consistency import Ring, Seams, fractional_psnr, resized, ring_error, seam_error, self_ssim, shift_psnr
 from anyres.evaluation.extraction import Extractor
-from anyres.evaluation.parallel import over_chunks
+from anyres.evaluation.parallel import map_chunks
 from anyres.evaluation.scores import Scores
 from anyres.networks.generator import Generator, device_of
 from anyres.params import Evaluate
@@ -19,56 +19,56 @@ from anyres.progress import progress_bar
 from anyres.synthesis.render import render, render_tiles
 from anyres.synthesis.request import RenderRequest, Stitch
 
-# Rectangular, off the centre, its origin on no lattice; it fits every frame. In units of half a short side.
+# Rectangular and off the centre, its origin on no lattice point. It fits into every frame. In units of half a short side.
 SEAM_WINDOW = Window((0.0617, -0.2043), 2.0 / 256, (152, 232))
 
 SEAM_TILE = 64
 
-# Exact generators have no use for the second.
+# Exact generators need only the first.
 STITCHES: tuple[Stitch, ...] = ("grid", "overlap")
 
 SHIFT = (3, 5)
 
-# Parts of a pixel, down and right.
+# Fractions of a pixel, down and right.
 SHIFTS = ((0.5, 0.25), (-0.3, 0.4), (0.125, -0.5), (-0.45, -0.2))
 
 RING_PX = 128
 
 RINGS = 8
 
-# Written for two renders without any difference: JSON knows no infinity.
+# Stands for two equal renders: JSON has no infinity.
 MOST_DB = 200.0
 
 
 def score_scales(
     generator: Generator, sizes: Sequence[int], extractor: Extractor, settings: Evaluate, title: str
 ) -> list[Scores]:
-    """SelfSSIM and the distance of features (1 - cosine) between one scene's renders, for every pair of sizes."""
+    """Return SelfSSIM and the distance of features (1 - cosine) between one scene's renders, for every pair of sizes."""
     seeds, group = samples.scene_seeds(settings.seed, "scenes", settings.num_scenes), extractor.group
     with progress_bar(title, len(seeds), "scenes", group.is_main) as advance:
 
         def compare(seed: int) -> tuple[np.ndarray, list[np.ndarray]]:
             scene = [render(generator, RenderRequest(seed, samples.frame_of(generator, size))) for size in sizes]
-            apart = [np.zeros((len(sizes), len(sizes))) for _ in extractor.spaces]
+            distances = [np.zeros((len(sizes), len(sizes))) for _ in extractor.spaces]
             for i, reference in enumerate(sizes):
                 pictures = np.stack([_bytes(resized(picture, reference)) for picture in scene])
-                for matrix, space in zip(apart, extractor.spaces, strict=True):
+                for matrix, space in zip(distances, extractor.spaces, strict=True):
                     features = space(pictures)
                     matrix[i] = 1 - _cosine(features[i][None], features)
             advance(group.size)
-            return self_ssim([scene]), apart
+            return self_ssim([scene]), distances
 
-        found = group.gathered(over_chunks(compare, group.share(seeds), device_of(generator)))
-    similarity = np.mean([matrix for matrix, _ in found], axis=0)
+        of_scenes = group.gather(map_chunks(compare, group.share(seeds), device_of(generator)))
+    similarity = np.mean([matrix for matrix, _ in of_scenes], axis=0)
     return [
-        _scale_scores(sizes, similarity, np.mean([apart[place] for _, apart in found], axis=0))
-        for place in range(len(extractor.spaces))
+        _scale_scores(sizes, similarity, np.mean([distances[index] for _, distances in of_scenes], axis=0))
+        for index in range(len(extractor.spaces))
     ]
 
 
-def _scale_scores(sizes: Sequence[int], similarity: np.ndarray, apart: np.ndarray) -> Scores:
+def _scale_scores(sizes: Sequence[int], similarity: np.ndarray, distance: np.ndarray) -> Scores:
     rows = [
-        {"reference": reference, "size": size, "ssim": float(similarity[i, j]), "features": float(apart[i, j])}
+        {"reference": reference, "size": size, "ssim": float(similarity[i, j]), "features": float(distance[i, j])}
         for i, reference in enumerate(sizes)
         for j, size in enumerate(sizes)
     ]
@@ -82,20 +82,20 @@ def _scale_scores(sizes: Sequence[int], similarity: np.ndarray, apart: np.ndarra
 
 
 def consistency(generator: Generator, seed: int) -> dict[str, float]:
-    """Seams, the closing of a ring, and equivariance."""
-    found = {}
+    """Return the metrics of seams, of the ends of a ring, and of equivariance."""
+    metrics: dict[str, float] = {}
     for stitch in STITCHES[:1] if generator.geometry.exact else STITCHES:
         seams = measure_seams(generator, seed, stitch)
-        found |= {f"seam/{key}" if stitch == "grid" else f"seam_{stitch}/{key}": v for key, v in asdict(seams).items()}
-    if generator.geometry.chart.wraps and not isinstance(generator, samples.Enlarged):
-        found |= {f"ring/{key}": value for key, value in asdict(measure_ring(generator, seed)).items()}
-    found["equivariance/integer_db"] = measure_equivariance(generator, seed)
-    found["equivariance/fractional_db"] = measure_fractional_equivariance(generator, seed)
-    return found
+        metrics |= {f"seam/{key}" if stitch == "grid" else f"seam_{stitch}/{key}": v for key, v in asdict(seams).items()}
+    if generator.geometry.chart.wraps and not isinstance(generator, samples.UpsampledGenerator):
+        metrics |= {f"ring/{key}": value for key, value in asdict(measure_ring(generator, seed)).items()}
+    metrics["equivariance/integer_db"] = measure_equivariance(generator, seed)
+    metrics["equivariance/fractional_db"] = measure_fractional_equivariance(generator, seed)
+    return metrics
 
 
 def measure_seams(generator: Generator, seed: int, stitch: Stitch | None = None) -> Seams:
-    """Compare a rectangular, off-centre window drawn in tiles with the same drawn whole."""
+    """Compare a rectangular, off-centre window drawn in tiles with the same window drawn in one pass."""
     scene = samples.scene_seeds(seed, "seams", 1)[0]
     window = seam_window(generator)
     tiled, rows, columns = draw_tiled(generator, scene, window, SEAM_TILE, stitch)
@@ -104,20 +104,20 @@ def measure_seams(generator: Generator, seed: int, stitch: Stitch | None = None)
 
 
 def seam_window(generator: Generator) -> Window:
-    """SEAM_WINDOW on the generator's own plane."""
+    """Return SEAM_WINDOW on the plane of the generator."""
     unit, (x, y) = generator.geometry.chart.short_side / 2, SEAM_WINDOW.center
     return Window((x * unit, y * unit), SEAM_WINDOW.period * unit, SEAM_WINDOW.size)
 
 
 def measure_ring(generator: Generator, seed: int) -> Ring:
-    """Draw whole rings in tiles, as any large picture is, and measure how they close."""
+    """Draw whole rings in tiles, as any large picture, and compare their two ends."""
     window = generator.geometry.chart.ring_window(RING_PX, generator.geometry.lattice_px)
     seeds = samples.scene_seeds(seed, "rings", RINGS)
     return ring_error([draw_tiled(generator, scene, window, RING_PX)[0] for scene in seeds])
 
 
 def measure_equivariance(generator: Generator, seed: int) -> float:
-    """Decibels between a window moved by whole pixels, off the lattice, and the moved render of the window."""
+    """Return the decibels between a window moved by whole pixels, off the lattice, and the moved render of the window."""
     scene = samples.scene_seeds(seed, "equivariance", 1)[0]
     down, right = SHIFT
     still = samples.frame_of(generator, 128).crop(0, 0, (96, 120))

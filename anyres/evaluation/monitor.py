@@ -1,4 +1,4 @@
-"""The small evaluation while a generator is trained: few samples, always the same, in seconds."""
+"""The small evaluation during a training: few samples, always the same ones, in seconds."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from anyres.evaluation.scores import ZOOMED, RealPatches
 from anyres.networks.generator import Generator
 from anyres.params import Train
 
-# Other windows and scenes than the evaluation's, whose numbers then stay fair to a generator chosen by these.
+# Other windows and scenes than those of the evaluation: the checkpoint is chosen by these, so its evaluation stays unbiased.
 STREAM, SEED = "monitor", 1 << 20
 
 
 class Monitor:
-    """Patch KID of a generator at the windows of real patches, fresh scenes; every process of `group` calls it alike.
+    """Patch KID of a generator at the windows of real patches. Every process of `group` must call it.
 
-    Numbers: "monitor/patch_kid", and "monitor/patch_kid_zoomed" for windows at zoom 2 and more, where there are enough.
+    Keys: "monitor/patch_kid", and "monitor/patch_kid_zoomed" for windows at zoom 2 and more, where there are enough.
     """
 
     def __init__(self, params: Train, store: Store, device: torch.device, group: ProcessGroup):

@@ -1,4 +1,4 @@
-"""Pages from templates: self-contained, everything escaped, numbers as people write them."""
+"""Pages from templates: self-contained, everything escaped, numbers in a readable form."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
-def rendered(template: str, content: Mapping[str, Any]) -> bytes:
-    """Fill a template of this package; a name that `content` lacks is an error."""
+def fill_template(template: str, content: Mapping[str, Any]) -> bytes:
+    """Fill a template of this package. A name missing from `content` is an error."""
     environment = Environment(
         loader=PackageLoader("anyres.evaluation"),
         autoescape=True,
@@ -22,7 +22,7 @@ def rendered(template: str, content: Mapping[str, Any]) -> bytes:
 
 
 def number(value: float) -> str:
-    """Three significant digits, as a person writes them."""
+    """Format with three significant digits; very small and very large values as powers of ten."""
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         digits = 3 if value == 0 else max(0, 2 - _magnitude(value))
         return f"{value:.{digits}f}".replace("-", "−")
@@ -31,7 +31,7 @@ def number(value: float) -> str:
 
 
 def three_places(value: float) -> str:
-    """A KID: its error is in the third place, and chance may take it below 0."""
+    """Format a KID with three decimals: its error is in the third. It may be slightly negative by chance."""
     return f"{value:.3f}".replace("-0.000", "0.000").replace("-", "−")
 
 

@@ -1,7 +1,7 @@
-"""Work shared among the processes of a launch, and among the threads of each.
+"""Work distributed over the processes of a launch, and over the threads of each.
 
-Threads take one chunk each, on one core, so that no core waits for another inside an operation: on idle cores as fast as
-torch's own threads; on shared ones several times faster, since those wait by spinning.
+Each thread computes one chunk on one core, so no core waits for another inside an operation. On idle cores this is as fast as
+torch's own threads. On shared cores it is several times faster, because torch's threads wait by spinning.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
-Part = TypeVar("Part")
+Chunk = TypeVar("Chunk")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of one launch, of which this is number `rank` of `size`: all must ask for the same, in the same order."""
+    """The processes of one launch; this is number `rank` of `size`. All must call the same methods in the same order."""
 
     rank: int = 0
     size: int = 1
@@ -36,30 +36,30 @@ class ProcessGroup:
         """Whether this process writes and prints."""
         return self.rank == 0
 
-    def share(self, parts: Sequence[Part]) -> Sequence[Part]:
-        """What falls to this process."""
-        return parts[self.rank :: self.size]
+    def share(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
+        """Return the chunks of this process."""
+        return chunks[self.rank :: self.size]
 
-    def gathered(self, results: list[Result]) -> list[Result]:
-        """The results of all shares, in the order of the parts, on every process."""
+    def gather(self, results: list[Result]) -> list[Result]:
+        """Return the results of all shares, in the order of the chunks, on every process."""
         if self.size == 1:
             return results
         shares = gather_object([results])
         total = sum(len(share) for share in shares)
-        return [shares[place % self.size][place // self.size] for place in range(total)]
+        return [shares[index % self.size][index // self.size] for index in range(total)]
 
     def broadcast(self, value: Result) -> Result:
-        """What the leading process says."""
+        """Return the value of the main process, on every process."""
         return value if self.size == 1 else broadcast_object_list([value])[0]
 
 
-def over_chunks(work: Callable[[Part], Result], parts: Sequence[Part], device: torch.device) -> list[Result]:
-    """Return `work` of each part, in order; an accelerator takes them one after the other."""
+def map_chunks(work: Callable[[Chunk], Result], chunks: Sequence[Chunk], device: torch.device) -> list[Result]:
+    """Return `work` of each chunk, in order; an accelerator computes them one after the other."""
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
-        return [work(part) for part in parts]
+        return [work(chunk) for chunk in chunks]
     with _one_thread_each(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return list(pool.map(work, parts))
+        return list(pool.map(work, chunks))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The pictures of the report: renders, reals, and how they are put side by side. Seeded; chosen only where it says so."""
+"""The pictures of the report: renders and photographs. Seeded, and not selected unless a docstring says so."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from anyres.synthesis.render import render, render_many
 from anyres.synthesis.request import RenderRequest
 
 HERO_PX = 512
-CANDIDATES = 24
-JUDGED_PX = 256
-JUDGES = 200
+HERO_SCENES = 24
+HERO_SEARCH_PX = 256
+HERO_PHOTOGRAPHS = 200
 SCENES = 6
 SCENE_PX = 192
 REAL_EXAMPLES = 10
@@ -33,7 +33,7 @@ ZOOM_PX = 96
 RING_PX = 256
 ZOOMS = (1, 2, 4, 8, 16, 32)
 PATCHES_A_SIDE = (3, 2)
-FILM_FRAMES = 6
+NUM_TRAINING_SAMPLES = 6
 DRAWS_SEARCHED = 4000
 
 
@@ -57,17 +57,18 @@ def plate(pixels: np.ndarray, alt: str, caption: str = "", lossless: bool = True
 
 
 def hero(params: Params, generator: Generator, store: Store) -> tuple[int, Plate]:
-    """The one picked picture of the page, large: of the more varied half of CANDIDATES scenes the one nearest to reals.
+    """Return the seed and the large picture of the one selected scene of the page.
 
-    Near: the mean distance to its NEIGHBOURS nearest photographs in the features of the metrics. Returns its seed too.
+    It is, of the more varied half of HERO_SCENES scenes, the one with the smallest mean distance to its NEIGHBOURS nearest
+    photographs, in the features of the metrics.
     """
-    seeds = samples.scene_seeds(params.evaluate.seed, "hero", CANDIDATES)
-    frames = samples.fakes(generator, seeds, [samples.frame_of(generator, JUDGED_PX)] * len(seeds)).pixels()
-    varied = np.argsort(-frames.astype(np.float64).std(axis=(1, 2)).mean(axis=-1))[: CANDIDATES // 2]
+    seeds = samples.scene_seeds(params.evaluate.seed, "hero", HERO_SCENES)
+    frames = samples.fakes(generator, seeds, [samples.frame_of(generator, HERO_SEARCH_PX)] * len(seeds)).pixels()
+    varied = np.argsort(-frames.astype(np.float64).std(axis=(1, 2)).mean(axis=-1))[: HERO_SCENES // 2]
     space = FeatureSpace(params.evaluate.features[0], device_of(generator))
-    photographs = samples.chosen_frames(store, JUDGED_PX, JUDGES, params.evaluate.seed)
+    photographs = samples.choose_frames(store, HERO_SEARCH_PX, HERO_PHOTOGRAPHS, params.evaluate.seed)
     if photographs:
-        reals = space(samples.real_frames(store, photographs, JUDGED_PX, generator.geometry.chart).pixels())
+        reals = space(samples.real_frames(store, photographs, HERO_SEARCH_PX, generator.geometry.chart).pixels())
         distance = np.linalg.norm(space(frames[varied])[:, None] - reals[None], axis=-1)
         seed = seeds[varied[int(np.argmin(np.sort(distance)[:, :NEIGHBOURS].mean(axis=1)))]]
     else:
@@ -77,7 +78,7 @@ def hero(params: Params, generator: Generator, store: Store) -> tuple[int, Plate
 
 
 def scenes(params: Params, generator: Generator) -> list[Plate]:
-    """The first scenes of the evaluation seed, none left out."""
+    """Draw the first scenes of the evaluation seed."""
     seeds = samples.scene_seeds(params.evaluate.seed, "scenes", SCENES)
     return [plate(_frame(generator, seed, SCENE_PX), f"Generated picture, scene {seed}", lossless=False) for seed in seeds]
 
@@ -85,7 +86,7 @@ def scenes(params: Params, generator: Generator) -> list[Plate]:
 def real_examples(params: Params, store: Store) -> list[Plate]:
     """Photographs of the store, chosen by seed, whole squares about their centres."""
     out = []
-    for index in samples.chosen_frames(store, SCENE_PX, REAL_EXAMPLES, params.evaluate.seed):
+    for index in samples.choose_frames(store, SCENE_PX, REAL_EXAMPLES, params.evaluate.seed):
         picture = store.pictures[index]
         pixels = samples.real_frames(store, [index], SCENE_PX).pixels()[0]
         out.append(
@@ -95,12 +96,12 @@ def real_examples(params: Params, store: Store) -> list[Plate]:
 
 
 def over_scales(sizes: Sequence[int], generator: Generator, seed: int) -> list[Plate]:
-    """One scene at every size of the sweep."""
+    """Draw one scene at every size of the sweep."""
     return [plate(_frame(generator, seed, size), f"The scene drawn at {size} pixels", f"{size} px") for size in sizes]
 
 
 def zoom_in(generator: Generator, seed: int, zooms: Sequence[int]) -> list[Plate]:
-    """Windows of one size into the most detailed point of a scene, each twice as deep as the one before."""
+    """Draw windows of one size that zoom into the most detailed point of a scene."""
     finest, _ = generator.geometry.periods
     frame = samples.frame_of(generator, ZOOM_PX)
     unit = frame.extent[0] / 2
@@ -119,24 +120,24 @@ def zoom_in(generator: Generator, seed: int, zooms: Sequence[int]) -> list[Plate
 
 
 def patch_pairs(params: Params, generator: Generator, store: Store) -> list[tuple[str, Plate, Plate]]:
-    """For each zoom octave (its name, reals, fakes at the same windows): the first windows that the sampler draws there."""
+    """Return for each zoom octave its name, reals, and fakes at the same windows: the first that the sampler draws there."""
     train, seed = params.train, params.evaluate.seed
     sampler = samples.sampler_of(train, store, seed)
     count = PATCHES_A_SIDE[0] * PATCHES_A_SIDE[1]
-    found: dict[int, list[int]] = {}
+    numbers_by_octave: dict[int, list[int]] = {}
     for n in range(DRAWS_SEARCHED):
         octave = max(int(np.log2(sampler.draw(n).window.zoom(sampler.base)) + 1e-9), 0)
-        found.setdefault(octave, [])
-        if len(found[octave]) < count:
-            found[octave].append(n)
+        numbers_by_octave.setdefault(octave, [])
+        if len(numbers_by_octave[octave]) < count:
+            numbers_by_octave[octave].append(n)
     seeds = samples.scene_seeds(seed, "patches", DRAWS_SEARCHED)
     pairs = []
-    for octave, numbers in sorted(found.items()):
+    for octave, numbers in sorted(numbers_by_octave.items()):
         if len(numbers) < count:
             continue
-        drawn = [sampler.draw(n) for n in numbers]
-        reals = np.stack([sampler.read(draw) for draw in drawn])
-        fakes = render_many(generator, [seeds[n] for n in numbers], [draw.window for draw in drawn])
+        draws = [sampler.draw(n) for n in numbers]
+        reals = np.stack([sampler.read(draw) for draw in draws])
+        fakes = render_many(generator, [seeds[n] for n in numbers], [draw.window for draw in draws])
         name = f"{2**octave}–{2 ** (octave + 1)}"
         alts = (f"{count} patches of photographs at zoom {name}", f"{count} generated patches at zoom {name}")
         pairs.append((name, plate(_sheet(reals), alts[0]), plate(_sheet(fakes), alts[1])))
@@ -144,13 +145,13 @@ def patch_pairs(params: Params, generator: Generator, store: Store) -> list[tupl
 
 
 def neighbours(
-    params: Params, generator: Generator, store: Store, found: Sequence[Mapping[str, Any]]
+    params: Params, generator: Generator, store: Store, neighbour_pairs: Sequence[Mapping[str, Any]]
 ) -> list[tuple[Plate, Plate, float]]:
-    """Generated patches, for each the patch of a photograph that is nearest to it, and how far: numbers as evaluated."""
+    """Return generated patches, the nearest patch of a photograph of each, and their distance, as evaluated."""
     sampler = samples.sampler_of(params.train, store, params.evaluate.seed)
     seeds = samples.scene_seeds(params.evaluate.seed, "patches", params.evaluate.num_samples)
     pairs = []
-    for pair in found:
+    for pair in neighbour_pairs:
         window, near = sampler.draw(pair["fake"]).window, sampler.draw(pair["real"])
         fake = render_many(generator, [seeds[pair["fake"]]], [window])[0]
         name = store.pictures[near.picture].name
@@ -158,22 +159,22 @@ def neighbours(
     return pairs
 
 
-def film(samples: Path) -> list[Plate]:
-    """Sample grids of the training from first to last, evenly spaced; captions in thousand images seen."""
+def training_samples(samples: Path) -> list[Plate]:
+    """Return sample grids of the training from first to last, evenly spaced; captions in thousand images seen."""
     paths = sorted(samples.glob("*.png"))
-    chosen = [paths[round(place)] for place in np.linspace(0, len(paths) - 1, min(FILM_FRAMES, len(paths)))]
+    evenly_spaced = [paths[round(index)] for index in np.linspace(0, len(paths) - 1, min(NUM_TRAINING_SAMPLES, len(paths)))]
     return [
         plate(
             np.asarray(Image.open(path).convert("RGB")),
             f"Samples after {int(path.stem)} thousand images",
             f"{int(path.stem)} kimg",
         )
-        for path in chosen
+        for path in evenly_spaced
     ]
 
 
 def ring(generator: Generator, seed: int) -> Plate | None:
-    """The whole ring of a 360 degree model, begun at its back so that the seam lies in the middle of the plate; else None."""
+    """Draw the whole ring of a 360 degree model, rotated so that its two ends meet in the middle; None for other charts."""
     chart = generator.geometry.chart
     if not chart.wraps:
         return None
@@ -183,7 +184,7 @@ def ring(generator: Generator, seed: int) -> Plate | None:
 
 
 def seam_plates(tiled: np.ndarray, whole: np.ndarray, rows: Sequence[int], columns: Sequence[int], gain: float) -> list[Plate]:
-    """The tiled render with its borders ruled, and its difference from the whole one times `gain`.
+    """Return the render in tiles, the same with tile borders marked, and its difference from a single pass times `gain`.
 
     Pictures float (h, w, 3) in about [-1, 1].
     """
@@ -196,7 +197,7 @@ def seam_plates(tiled: np.ndarray, whole: np.ndarray, rows: Sequence[int], colum
     difference = _bytes(np.abs(tiled - whole) * 127.5 * gain)
     return [
         plate(picture, "The window drawn in tiles", "drawn in tiles", lossless=False),
-        plate(ruled, "The same with the tile borders ruled in white", "where the tiles meet"),
+        plate(ruled, "The same with the tile borders marked in white", "tile borders"),
         plate(difference, f"Difference from one whole render, times {gain:g}", f"difference from a whole render, ×{gain:,.0f}"),
     ]
 
@@ -207,7 +208,7 @@ def _frame(generator: Generator, seed: int, size: int) -> np.ndarray:
 
 
 def _detailed_point(pixels: np.ndarray) -> tuple[float, float]:
-    """Plane position of the block of a whole square frame whose pixels vary most, away from the border."""
+    """Return the plane position of the block of a whole square frame whose pixels vary most, away from the border."""
     side, block = len(pixels), len(pixels) // 16
     blocks = pixels.astype(np.float64).mean(-1)[: 16 * block, : 16 * block].reshape(16, block, 16, block)
     varied = blocks.std(axis=(1, 3))[2:-2, 2:-2]
@@ -216,7 +217,7 @@ def _detailed_point(pixels: np.ndarray) -> tuple[float, float]:
 
 
 def _sheet(pictures: np.ndarray, gap: int = 2) -> np.ndarray:
-    """Patches (n, h, w, 3) in rows of PATCHES_A_SIDE[0], a dark gap between."""
+    """Arrange patches (n, h, w, 3) in rows of PATCHES_A_SIDE[0] with dark gaps."""
     across, down = PATCHES_A_SIDE
     n, h, w, c = pictures.shape
     assert n == across * down

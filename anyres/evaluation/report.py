@@ -1,4 +1,4 @@
-"""The report: one self-contained page that a person reads in a minute, and looks at first."""
+"""The report: one self-contained page about a trained generator."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from anyres.evaluation import figures, plates, samples
 from anyres.evaluation.distances import FD_UNBIASED
 from anyres.evaluation.features import SPACES
 from anyres.evaluation.measures import SEAM_TILE, SEAM_WINDOW, STITCHES, draw_tiled, seam_window
-from anyres.evaluation.pages import number, rendered, three_places
+from anyres.evaluation.pages import fill_template, number, three_places
 from anyres.files import write_atomic
 from anyres.params import Params
 
@@ -47,7 +47,7 @@ def write_report(
         "facts": _footer(params, store, trained, evaluation, facts or {}),
     }
     page = out / "index.html"
-    write_atomic(page, rendered(TEMPLATE, content))
+    write_atomic(page, fill_template(TEMPLATE, content))
     return page
 
 
@@ -64,14 +64,14 @@ def _pictures(params: Params, generator: Any, store: Store, trained: Path, evalu
     return {
         "hero": hero,
         "hero_seed": seed,
-        "candidates": plates.CANDIDATES,
+        "hero_scenes": plates.HERO_SCENES,
         "scenes": plates.scenes(params, generator),
         "reals": plates.real_examples(params, store),
         "scales": plates.over_scales(params.evaluate.sizes, generator, seed),
         "zooms": plates.zoom_in(generator, seed, plates.ZOOMS),
         "pairs": plates.patch_pairs(params, generator, store),
         "neighbours": plates.neighbours(params, generator, store, _read_json(evaluation / "neighbours.json", "evaluate")),
-        "film": plates.film(trained / "samples"),
+        "training_samples": plates.training_samples(trained / "samples"),
         "seam_size": SEAM_WINDOW.size,
         "seams": seams,
         "ring": plates.ring(generator, seed),
@@ -94,7 +94,7 @@ def _numbers(params: Params, store: Store, trained: Path, evaluation: Path) -> d
         "pictures": store.pictures,
         "sweep": sweep,
         "octaves": octaves,
-        "afar": _read_csv(afar) if (afar := evaluation / "plots" / "scale_inv.csv").exists() else [],
+        "scale_inv": _read_csv(table) if (table := evaluation / "plots" / "scale_inv.csv").exists() else [],
         "spaces": _other_spaces(metrics),
         "ssim_sizes": sizes,
         "ssim": [[row for row in ssim if row["reference"] == reference] for reference in sizes],
@@ -102,7 +102,7 @@ def _numbers(params: Params, store: Store, trained: Path, evaluation: Path) -> d
         "small_sample": metrics["protocol"]["fd_biased"],
         "fd_unbiased": FD_UNBIASED,
         "verdict": verdict(metrics),
-        # SVGs of our own making: they alone pass unescaped.
+        # The only unescaped content: SVGs made here.
         "svg": {
             "history": figures.to_svg(figures.draw_history(history), "history", "Losses, logits and penalties while training"),
             "sweep": figures.to_svg(
@@ -119,25 +119,25 @@ def _numbers(params: Params, store: Store, trained: Path, evaluation: Path) -> d
 
 
 def _other_spaces(metrics: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Numbers in the feature spaces after the first, by the name of their distance."""
-    found = []
+    """Return the metrics in the feature spaces after the first, by the name of their distance."""
+    by_distance = []
     for space, facts in SPACES.items():
         numbers = {key.removeprefix(f"{space}/"): value for key, value in metrics.items() if key.startswith(f"{space}/")}
         if numbers:
-            found.append((facts.distance_name, numbers))
-    return found
+            by_distance.append((facts.distance_name, numbers))
+    return by_distance
 
 
 def verdict(metrics: Mapping[str, Any]) -> str:
-    """One sentence on what was learnt, from the patch KIDs."""
+    """Return one sentence that compares the patch KIDs before and after training."""
     now, before, reals = (metrics[key] for key in ("patch_kid", "patch_kid_init", "patch_kid_reals"))
     first, then, floor = three_places(now), three_places(before), three_places(reals)
     scores = f"patch KID {first}, against {then} before training and {floor} between two sets of photographs"
     if now <= 0:
-        return f"Patches cannot be told from photographs by this measure: {scores}."
+        return f"Patches cannot be told from photographs by this metric: {scores}."
     if now >= before:
         return f"Training has not brought patches nearer to photographs: {scores}."
-    return f"Patches lie {number(before / now)} times nearer to photographs than before training: {scores}."
+    return f"Patches are {number(before / now)} times nearer to photographs than before training: {scores}."
 
 
 def _footer(params: Params, store: Store, trained: Path, evaluation: Path, facts: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -158,7 +158,7 @@ def _footer(params: Params, store: Store, trained: Path, evaluation: Path, facts
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Format a duration in s, min or h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -172,7 +172,7 @@ def _read_json(path: Path, stage: str) -> Any:
 
 
 def _read_csv(path: Path) -> list[dict[str, Any]]:
-    """Rows of a table of ours, its empty cells left out."""
+    """Read the rows of a table of the evaluation, without empty cells."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return [{key: _cell(value) for key, value in row.items() if value != ""} for row in csv.DictReader(file)]

@@ -1,4 +1,4 @@
-"""Seeded samples for metrics: which scenes, which windows, and their pixels."""
+"""Seeded samples of the metrics: scenes, windows and their pixels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from anyres.data.patches import PatchLaw, PatchSampler
 from anyres.data.store import Store
-from anyres.evaluation.parallel import over_chunks
+from anyres.evaluation.parallel import map_chunks
 from anyres.networks.generator import SEED_LIMIT, Generator, device_of
 from anyres.networks.scene import Scene
 from anyres.params import Train
@@ -27,25 +27,25 @@ from anyres.plane.window import Window, frame_window
 from anyres.synthesis.render import render_many
 
 Advance = Callable[[float], None]
-# Training seeds are below this: no patch of a metric was drawn by a training of the same number.
+# Training seeds are below this: a training never draws the patches of a metric.
 SAMPLER_SEED = 1 << 32
 CHUNK = 50
-# Pictures drawn at once: a chunk of large ones would need gigabytes.
+# Pixels of a chunk at most: a chunk of large pictures would need gigabytes.
 CHUNK_PX = 1 << 19
 BASELINE_KERNEL = "lanczos3"
 CPU = torch.device("cpu")
 
 
 def ignore(amount: float) -> None:
-    """Take no note of progress."""
+    """Ignore progress."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Pictures of one size that are drawn or read when they are asked for.
+    """Pictures of one size, drawn or read on demand.
 
-    `read` gives those of a slice, uint8 (n, h, w, 3). `key` determines the pixels, as far as the code stays; `lasting` says that
-    they depend on data only, not on a model.
+    `read` returns those of a slice, uint8 (n, h, w, 3). With equal code, `key` determines the pixels. `is_real`: they depend on
+    the data only, not on a model.
     """
 
     count: int
@@ -53,7 +53,7 @@ class Samples:
     read: Callable[[slice], np.ndarray]
     key: dict[str, Any]
     device: torch.device = CPU
-    lasting: bool = False
+    is_real: bool = False
 
     @property
     def chunks(self) -> list[slice]:
@@ -61,69 +61,68 @@ class Samples:
         return [slice(start, min(start + step, self.count)) for start in range(0, self.count, step)]
 
     def pixels(self, advance: Advance = ignore) -> np.ndarray:
-        """All of them."""
+        """Return all of them."""
 
-        def draw(part: slice) -> np.ndarray:
-            pixels = self.read(part)
+        def draw(chunk: slice) -> np.ndarray:
+            pixels = self.read(chunk)
             advance(len(pixels))
             return pixels
 
-        return np.concatenate(over_chunks(draw, self.chunks, self.device))
+        return np.concatenate(map_chunks(draw, self.chunks, self.device))
 
 
 def scene_seeds(seed: int, stream: str, count: int) -> list[int]:
-    """`count` scenes for one use (`stream`) of an evaluation seed."""
+    """Return `count` scenes for one use (`stream`) of an evaluation seed."""
     rng = np.random.default_rng([seed, *stream.encode()])
     return rng.integers(0, SEED_LIMIT, size=count).tolist()
 
 
 def sampler_of(train: Train, store: Store, seed: int) -> PatchSampler:
-    """The sampler of training under a seed of its own."""
+    """Return the sampler of the training, with a seed of the evaluation."""
     chart = chart_of(train.chart, fov=train.fov)
     law = PatchLaw(train.patch_px, train.zoom_max, train.period_law, train.flip)
     return PatchSampler(store, law, SAMPLER_SEED + seed, chart)
 
 
 def real_patches(sampler: PatchSampler, first: int, count: int) -> tuple[Samples, list[Window]]:
-    """Real patches number `first` and on, and their windows."""
-    drawn = [sampler.draw(n) for n in range(first, first + count)]
-    key = {"set": "patches", "data": sampler.store.hash, "kernel": KERNEL, "draws": _digest([asdict(draw) for draw in drawn])}
-    windows = [draw.window for draw in drawn]
+    """Return `count` real patches from number `first` on, and their windows."""
+    draws = [sampler.draw(n) for n in range(first, first + count)]
+    key = {"set": "patches", "data": sampler.store.hash, "kernel": KERNEL, "draws": _digest([asdict(draw) for draw in draws])}
+    windows = [draw.window for draw in draws]
     return Samples(
-        count, windows[0].size, lambda part: np.stack([sampler.read(draw) for draw in drawn[part]]), key, lasting=True
+        count, windows[0].size, lambda chunk: np.stack([sampler.read(draw) for draw in draws[chunk]]), key, is_real=True
     ), windows
 
 
 def fakes(generator: Generator, seeds: Sequence[int], windows: Sequence[Window]) -> Samples:
-    """One scene a window."""
+    """Return generated pictures, one scene for each window."""
 
-    def draw(part: slice) -> np.ndarray:
-        return render_many(generator, seeds[part], windows[part])
+    def draw(chunk: slice) -> np.ndarray:
+        return render_many(generator, seeds[chunk], windows[chunk])
 
     return Samples(len(windows), windows[0].size, draw, _fake_key("fakes", generator, seeds, windows), device_of(generator))
 
 
 def upsampled_baseline(generator: Generator, seeds: Sequence[int], windows: Sequence[Window], patch_px: int) -> Samples:
-    """The baseline: each scene drawn at the coarsest scale only, and upsampled by Lanczos to its window.
+    """Return the baseline: each scene drawn at the coarsest scale only, and upsampled to its window by Lanczos.
 
-    What a generator of one size offers to one who asks for more: the number every other is read against.
+    This is what a generator of one size can give at other sizes.
     """
     period = generator.geometry.chart.short_side / patch_px
     height, width = (max(patch_px, *(math.ceil(w.extent[axis] / period - 1e-6) for w in windows)) for axis in (0, 1))
     chart, size = generator.geometry.chart, (height, width)
     frames = [Window(chart.clamp(window.center, period, size), period, size) for window in windows]
 
-    def draw(part: slice) -> np.ndarray:
-        coarse = render_many(generator, seeds[part], frames[part])
-        found = zip(coarse, frames[part], windows[part], strict=True)
-        return np.stack([_cut(Image.fromarray(pixels), frame, window) for pixels, frame, window in found])
+    def draw(chunk: slice) -> np.ndarray:
+        coarse = zip(render_many(generator, seeds[chunk], frames[chunk]), frames[chunk], windows[chunk], strict=True)
+        return np.stack([_cut(Image.fromarray(pixels), frame, window) for pixels, frame, window in coarse])
 
     key = {**_fake_key("fixed", generator, seeds, windows), "patch_px": patch_px, "kernel": BASELINE_KERNEL}
     return Samples(len(windows), windows[0].size, draw, key, device_of(generator))
 
 
-class Enlarged(nn.Module):
-    """The baseline as a generator: a scene's square frame drawn once, `px` a side, enlarged by Lanczos to any window in it."""
+class UpsampledGenerator(nn.Module):
+    """The baseline as a generator: a scene's square frame drawn once, `px` a side, upsampled by Lanczos to any window in it."""
 
     draws_regions = False
 
@@ -136,15 +135,15 @@ class Enlarged(nn.Module):
 
     def forward(self, scene: Scene, windows: Sequence[Window], psi: float = 1.0) -> Tensor:
         coarse = self.inner(scene, [self.frame] * len(windows), psi).float().cpu().numpy()
-        found = []
+        pictures = []
         for pixels, window in zip(coarse, windows, strict=True):
             channels = [_cut(Image.fromarray(channel, mode="F"), self.frame, window) for channel in pixels]
-            found.append(torch.from_numpy(np.stack(channels)))
-        return torch.stack(found)
+            pictures.append(torch.from_numpy(np.stack(channels)))
+        return torch.stack(pictures)
 
 
 def _cut(picture: Image.Image, frame: Window, window: Window) -> np.ndarray:
-    """The part of a picture of `frame` that `window` shows, at the window's size."""
+    """Return the region of a picture of `frame` that `window` shows, at the window's size."""
     edges = zip(window.bounds, (0, 1, 0, 1), strict=True)
     left, top, right, bottom = ((edge - frame.origin[axis]) / frame.period for edge, axis in edges)
     height, width = frame.size
@@ -152,52 +151,52 @@ def _cut(picture: Image.Image, frame: Window, window: Window) -> np.ndarray:
     return np.asarray(picture.resize((window.size[1], window.size[0]), Image.Resampling.LANCZOS, box=box))
 
 
-def chosen_frames(store: Store, size: int, limit: int, seed: int) -> list[int]:
-    """Pictures whose native short side has `size` pixels or more, `limit` of them at most, chosen by seed."""
+def choose_frames(store: Store, size: int, limit: int, seed: int) -> list[int]:
+    """Return pictures whose native short side has `size` pixels or more: at most `limit`, chosen by seed."""
     large = np.flatnonzero(store.pictures.sizes.min(axis=1) >= size).tolist()
     if len(large) <= limit:
         return large
-    chosen = np.random.default_rng(seed).permutation(len(large))[:limit]
-    return [large[place] for place in sorted(chosen)]
+    permuted = np.random.default_rng(seed).permutation(len(large))[:limit]
+    return [large[index] for index in sorted(permuted)]
 
 
 def frame_of(generator: Generator, size: int) -> Window:
-    """The square about the centre, a photograph's short side across, at `size` px."""
+    """Return the central square with a photograph's short side as its side, at `size` px."""
     return frame_window(1.0, size, generator.geometry.chart.short_side)
 
 
 def real_frames(store: Store, indices: Sequence[int], size: int, chart: Chart = FRAME) -> Samples:
-    """The square about the centre of each picture, its short side across, at `size` px."""
+    """Return the central square of each picture, with its short side as its side, at `size` px."""
     window = frame_window(1.0, size, chart.short_side)
 
-    def read(part: slice) -> np.ndarray:
-        return np.stack([np.clip(np.rint(store.read(index, window, chart)), 0, 255).astype(np.uint8) for index in indices[part]])
+    def read(chunk: slice) -> np.ndarray:
+        return np.stack([np.clip(np.rint(store.read(index, window, chart)), 0, 255).astype(np.uint8) for index in indices[chunk]])
 
     key = {"set": "frames", "data": store.hash, "kernel": KERNEL, "size": size, "chart": asdict(chart)}
-    return Samples(len(indices), (size, size), read, {**key, "of": _digest(list(indices))}, lasting=True)
+    return Samples(len(indices), (size, size), read, {**key, "of": _digest(list(indices))}, is_real=True)
 
 
 def scale_inv(generator: Generator, seeds: Sequence[int], base: Window, times: int) -> Samples:
-    """Scenes on a canvas `times` as large as `base` at its period, brought down by `render_real` to its size.
+    """Return scenes on a canvas `times` as large as `base` at its period, downsampled by `render_real` to the size of `base`.
 
-    What a picture without end looks like from further away, ScaleInv (Lin et al., ICLR 2022, section 4.1). `base` is square.
+    ScaleInv (Lin et al., ICLR 2022, section 4.1): an unbounded picture seen from further away. `base` must be square.
     """
     size = base.size[0]
     canvas = Window(base.center, base.period, (size * times, size * times))
 
-    def draw(part: slice) -> np.ndarray:
-        found = []
-        for seed in seeds[part]:
+    def draw(chunk: slice) -> np.ndarray:
+        pictures = []
+        for seed in seeds[chunk]:
             pixels = render_many(generator, [seed], [canvas])[0]
-            found.append(pixels if times == 1 else np.clip(np.rint(render_real(pixels, frame_window(1.0, size))), 0, 255))
-        return np.stack(found).astype(np.uint8)
+            pictures.append(pixels if times == 1 else np.clip(np.rint(render_real(pixels, frame_window(1.0, size))), 0, 255))
+        return np.stack(pictures).astype(np.uint8)
 
     key = {**_fake_key("scale_inv", generator, seeds, [base]), "times": times}
     return Samples(len(seeds), base.size, draw, key, device_of(generator))
 
 
 def check_weights(generator: torch.nn.Module, name: str) -> None:
-    """Raise ValueError, one line, where a weight is not finite: bytes would hide it."""
+    """Raise ValueError, one line, where a weight is not finite. Pictures in bytes would hide it."""
     for key, value in generator.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise ValueError(
@@ -206,7 +205,7 @@ def check_weights(generator: torch.nn.Module, name: str) -> None:
 
 
 def weights_hash(generator: torch.nn.Module) -> str:
-    """SHA-256 over names and values of the weights."""
+    """Return the SHA-256 of names and values of the weights."""
     total = hashlib.sha256()
     for name, value in sorted(generator.state_dict().items()):
         total.update(name.encode())

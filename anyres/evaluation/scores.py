@@ -1,4 +1,4 @@
-"""Scores of a generator against reals: patches at the reals' own windows, and whole frames over sizes."""
+"""Scores of a generator against photographs: patches at the windows of real patches, and whole frames over sizes."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from anyres.params import Evaluate
 from anyres.plane.window import Window
 from anyres.progress import progress_bar
 
-# A distance over fewer samples than this is not worth printing.
+# A distance over fewer samples than this says nothing.
 MIN_SAMPLES = 20
-# Octaves from here on show what a generator of one size cannot.
+# From this zoom octave on, a generator of one size has no detail.
 ZOOMED = 1
-# Reals of a size in the sweep, as a multiple of the fakes: costs stay bounded on large sets.
+# Reals of a size in the sweep, as a multiple of the fakes: this bounds the cost on large data sets.
 REALS_PER_FAKE = 4
-# How far a picture without end is looked at from.
+# Sizes of the canvas of ScaleInv, as multiples of a frame.
 SCALE_INV = (1, 2, 4)
-# Fakes of the report beside the patch of a photograph that is most like them.
+# Fakes that the report shows beside their nearest patch of a photograph.
 SHOWN_NEIGHBOURS = 6
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Numbers by flat key, the same as rows of a table, and what else a report shows."""
+    """Metrics by flat key, the same as rows of a table, and the neighbours that the report shows."""
 
     numbers: dict[str, float]
     rows: list[dict[str, Any]]
@@ -43,7 +43,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class RealPatches:
-    """Two sets of real patches of one kind: what fakes are scored against, and what such a score is worth."""
+    """Two disjoint sets of real patches: the reference of the fakes, and a second set, whose own score is the best possible."""
 
     samples: Samples
     others: Samples
@@ -52,7 +52,7 @@ class RealPatches:
 
     @classmethod
     def of(cls, sampler: PatchSampler, count: int) -> RealPatches:
-        """Patches number 0 to `count` of a sampler, and as many after them."""
+        """Return patches number 0 to `count` of a sampler, and as many after them."""
         patches, windows = samples.real_patches(sampler, 0, count)
         others, other_windows = samples.real_patches(sampler, count, count)
         return cls(patches, others, windows, (_octave(windows, sampler.base), _octave(other_windows, sampler.base)))
@@ -61,20 +61,21 @@ class RealPatches:
 def score_patches(
     reals: RealPatches, fakes: Mapping[str, Samples], extractor: Extractor, settings: Evaluate, title: str
 ) -> list[Scores]:
-    """Score fakes at the windows of real patches, one result a feature space; the empty name is that of the model.
+    """Score fakes at the windows of real patches, one result for each feature space.
 
-    Others ("_init", "_fixed", ...) are what it is read against. Rows are zoom octaves, and one of all zooms from ZOOMED on.
+    The model's fakes have the empty name; the others ("_init", "_fixed", ...) are baselines. Rows are zoom octaves, and one of
+    all zooms from ZOOMED on.
     """
     sets = {**fakes, "_reals": reals.others}
-    shown = extractor.group.is_main
-    with progress_bar(title, (len(sets) + 1) * reals.samples.count, "img", shown) as advance:
+    is_main = extractor.group.is_main
+    with progress_bar(title, (len(sets) + 1) * reals.samples.count, "img", is_main) as advance:
         of_reals = extractor(reals.samples, advance)
         of_sets = {name: extractor(samples, advance) for name, samples in sets.items()}
-    if not shown:
+    if not is_main:
         return [Scores({}, []) for _ in of_reals]
     return [
-        _patch_scores({name: found[place] for name, found in of_sets.items()}, real, reals.octaves, settings)
-        for place, real in enumerate(of_reals)
+        _patch_scores({name: features[index] for name, features in of_sets.items()}, real, reals.octaves, settings)
+        for index, real in enumerate(of_reals)
     ]
 
 
@@ -89,35 +90,35 @@ def _patch_scores(
     if "_init" in features:
         numbers["patch_kid_ratio"] = numbers["patch_kid"] / numbers["patch_kid_init"]
     numbers["patch_precision"], numbers["patch_recall"] = precision_recall(features[""], real)
-    memory, neighbours = _memory(features[""], real, features["_reals"])
-    numbers |= memory
+    memorisation, neighbours = _memorisation(features[""], real, features["_reals"])
+    numbers |= memorisation
     rows = list(_octave_scores(octaves, features, real, settings.bootstrap, settings.seed))
     for row in rows:
         numbers |= {f"octave/{row['zoom']}/{key}": value for key, value in row.items() if key not in ("zoom", "samples")}
     return Scores(numbers, rows, neighbours)
 
 
-def _memory(fake: np.ndarray, real: np.ndarray, others: np.ndarray) -> tuple[dict[str, float], list[dict[str, Any]]]:
-    """How near fakes come to reals, against how near other reals come; and the fakes that come suspiciously near.
+def _memorisation(fake: np.ndarray, real: np.ndarray, others: np.ndarray) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Compare the distances of fakes to reals with those of other reals; return also the nearest fakes.
 
-    A real patch has room about it: as far as the next real one. A fake within that room is closer than photographs are to each
-    other (Alaa et al., ICML 2022, section 4.2, whose authenticity is 1 - `closer`). Empty patches have no room, so that no black
-    sky is ever suspicious.
+    The radius of a real patch is the distance to the next real one. A fake within that radius is closer than photographs are to
+    each other (Alaa et al., ICML 2022, section 4.2, whose authenticity is 1 - `closer`). Empty patches have the radius 0: a
+    black sky never counts as memorised.
     """
-    room = _nearest(real, real, itself=False)[1]
-    found, distance = _nearest(fake, real)
-    closer = distance / np.maximum(room[found], 1e-9)
-    found_others, distance_others = _nearest(others, real)
-    closer_others = distance_others / np.maximum(room[found_others], 1e-9)
+    radius = _nearest(real, real, itself=False)[1]
+    nearest, distance = _nearest(fake, real)
+    closer = distance / np.maximum(radius[nearest], 1e-9)
+    nearest_others, distance_others = _nearest(others, real)
+    closer_others = distance_others / np.maximum(radius[nearest_others], 1e-9)
     numbers = {
         "memorisation/nearest_ratio": float(np.median(distance) / np.median(distance_others)),
         "memorisation/closer": float(np.mean(closer < 1)),
         "memorisation/closer_reals": float(np.mean(closer_others < 1)),
     }
-    # Where there is much room there is much to be recognised: twins of dim sky would show nobody anything.
-    lively = np.where(room[found] >= np.median(room), closer, np.inf)
-    order = [n for n in np.argsort(lively)[:SHOWN_NEIGHBOURS] if np.isfinite(lively[n])]
-    return numbers, [{"fake": int(n), "real": int(found[n]), "distance": float(closer[n])} for n in order]
+    # Only patches with a large radius are shown: copies of a dim sky could not be recognised.
+    recognisable = np.where(radius[nearest] >= np.median(radius), closer, np.inf)
+    order = [n for n in np.argsort(recognisable)[:SHOWN_NEIGHBOURS] if np.isfinite(recognisable[n])]
+    return numbers, [{"fake": int(n), "real": int(nearest[n]), "distance": float(closer[n])} for n in order]
 
 
 def score_sweep(
@@ -131,63 +132,63 @@ def score_sweep(
 ) -> list[Scores]:
     """Score whole frames over sizes: fakes, and the same scenes drawn at `base_px` and upsampled by Lanczos.
 
-    A frame is the square about the centre with the short side across. Reals are the pictures large enough natively. One
-    result a feature space.
+    A frame is the central square with the short side as its side. Reals are the pictures that are large enough natively. Returns
+    one result for each feature space.
     """
     count, chart = settings.num_sweep_samples, generator.geometry.chart
     seeds = samples.scene_seeds(settings.seed, "frames", count)
-    chosen = {size: samples.chosen_frames(store, size, REALS_PER_FAKE * count, settings.seed) for size in sizes}
-    leads = extractor.group.is_main
+    chosen = {size: samples.choose_frames(store, size, REALS_PER_FAKE * count, settings.seed) for size in sizes}
+    is_main = extractor.group.is_main
     tables: list[list[dict[str, Any]]] = [[] for _ in extractor.spaces]
     scored = {size: indices for size, indices in chosen.items() if min(len(indices), count) >= MIN_SAMPLES}
-    with progress_bar(title, sum(len(indices) + 2 * count for indices in scored.values()), "img", leads) as advance:
+    with progress_bar(title, sum(len(indices) + 2 * count for indices in scored.values()), "img", is_main) as advance:
         for size in sizes:
             facts = {"size": size, "trained": _trained(generator, size), "fakes": count, "reals": len(chosen[size])}
-            found: list[dict[str, float]] = [{} for _ in tables]
+            scores_of_spaces: list[dict[str, float]] = [{} for _ in tables]
             if size in scored:
                 windows = [samples.frame_of(generator, size)] * count
                 real = extractor(samples.real_frames(store, scored[size], size, chart), advance)
                 fake = extractor(samples.fakes(generator, seeds, windows), advance)
-                fixed = extractor(samples.upsampled_baseline(generator, seeds, windows, base_px), advance)
-                if leads:
-                    found = [_frame_scores(*parts, settings) for parts in zip(real, fake, fixed, strict=True)]
-            for table, scores in zip(tables, found, strict=True):
+                baseline = extractor(samples.upsampled_baseline(generator, seeds, windows, base_px), advance)
+                if is_main:
+                    scores_of_spaces = [_frame_scores(*features, settings) for features in zip(real, fake, baseline, strict=True)]
+            for table, scores in zip(tables, scores_of_spaces, strict=True):
                 table.append(facts | scores)
-    skipped = ("size", "trained", "fakes")
+    not_metrics = ("size", "trained", "fakes")
     return [
-        Scores({f"sweep/{row['size']}/{key}": v for row in rows for key, v in row.items() if key not in skipped}, rows)
+        Scores({f"sweep/{row['size']}/{key}": v for row in rows for key, v in row.items() if key not in not_metrics}, rows)
         for rows in tables
     ]
 
 
-def _frame_scores(real: np.ndarray, fake: np.ndarray, fixed: np.ndarray, settings: Evaluate) -> dict[str, float]:
+def _frame_scores(real: np.ndarray, fake: np.ndarray, baseline: np.ndarray, settings: Evaluate) -> dict[str, float]:
     precision, recall = precision_recall(fake, real)
     return {
         **_with_interval("fd", frechet_estimate(fake, real, settings.bootstrap, settings.seed)),
         **_with_interval("kid", kid_estimate(fake, real, settings.bootstrap, settings.seed)),
         "precision": precision,
         "recall": recall,
-        "fixed_fd": frechet(fixed, real),
-        "fixed_kid": kid(fixed, real),
+        "fixed_fd": frechet(baseline, real),
+        "fixed_kid": kid(baseline, real),
     }
 
 
 def score_scale_inv(
     generator: Generator, store: Store, base_px: int, extractor: Extractor, settings: Evaluate, title: str
 ) -> list[Scores]:
-    """Score what a picture without end looks like from further away, against whole photographs; none where it has an end."""
+    """Score larger canvases of an unbounded plane, downsampled, against whole photographs; no rows for other charts."""
     if not generator.geometry.chart.is_unbounded:
         return [Scores({}, []) for _ in extractor.spaces]
-    count, leads = settings.num_sweep_samples, extractor.group.is_main
+    count, is_main = settings.num_sweep_samples, extractor.group.is_main
     seeds = samples.scene_seeds(settings.seed, "frames", count)
-    chosen = samples.chosen_frames(store, base_px, REALS_PER_FAKE * count, settings.seed)
+    chosen = samples.choose_frames(store, base_px, REALS_PER_FAKE * count, settings.seed)
     tables: list[list[dict[str, Any]]] = [[] for _ in extractor.spaces]
-    with progress_bar(title, len(chosen) + len(SCALE_INV) * count, "img", leads) as advance:
+    with progress_bar(title, len(chosen) + len(SCALE_INV) * count, "img", is_main) as advance:
         real = extractor(samples.real_frames(store, chosen, base_px, generator.geometry.chart), advance)
         for times in SCALE_INV:
             fake = extractor(samples.scale_inv(generator, seeds, samples.frame_of(generator, base_px), times), advance)
             for table, a, b in zip(tables, fake, real, strict=True):
-                if leads:
+                if is_main:
                     table.append({"times": times, "fd": frechet(a, b), "kid": kid(a, b)})
     return [
         Scores({f"scale_inv/{row['times']}/{key}": row[key] for row in rows for key in ("fd", "kid")}, rows) for rows in tables
@@ -195,27 +196,27 @@ def score_scale_inv(
 
 
 def _nearest(features: np.ndarray, among: np.ndarray, itself: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Of each, which of the others is nearest, and how far: (n,), (n,). Without `itself` both are the same set."""
+    """Return the index of the nearest one `among` others and its distance, (n,) each. Not `itself`: both sets are the same."""
     squares = (features**2).sum(1)[:, None] + (among**2).sum(1)[None] - 2 * features @ among.T
     if not itself:
         np.fill_diagonal(squares, np.inf)
-    place = squares.argmin(axis=1)
-    return place, np.sqrt(np.maximum(squares[np.arange(len(features)), place], 0))
+    index = squares.argmin(axis=1)
+    return index, np.sqrt(np.maximum(squares[np.arange(len(features)), index], 0))
 
 
 def _octave_scores(
     octaves: tuple[np.ndarray, np.ndarray], features: dict[str, np.ndarray], real: np.ndarray, resamples: int, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """One row a zoom octave that holds MIN_SAMPLES or more, and one of all from ZOOMED on: one mixed number hides high zooms.
+    """Yield one row for each zoom octave with MIN_SAMPLES or more, and one of all from ZOOMED on.
 
-    `octaves` holds those of the windows, and those of the other set of reals, which has windows of its own.
+    A single number over all zooms would hide the high ones. `octaves`: of the windows, and of the second set of reals.
     """
     last = int(octaves[0].max())
     ranges = [(f"{2**k}-{2 ** (k + 1)}", range(k, k + 1)) for k in range(last + 1)]
     if last > ZOOMED:
         ranges.append((f"{2**ZOOMED}-max", range(ZOOMED, last + 1)))
-    for zoom, among in ranges:
-        inside, other = (np.isin(octave, list(among)) for octave in octaves)
+    for zoom, octaves_of_range in ranges:
+        inside, other = (np.isin(octave, list(octaves_of_range)) for octave in octaves)
         if min(inside.sum(), other.sum()) >= MIN_SAMPLES:
             scores = _with_interval("kid", kid_estimate(features[""][inside], real[inside], resamples, seed))
             baselines = [name for name in features if name not in ("", "_reals")]
@@ -225,7 +226,7 @@ def _octave_scores(
 
 
 def _octave(windows: list[Window], base: float) -> np.ndarray:
-    """The zoom octave of each window, int (n,): k from 2^k up to 2^(k + 1), all below 1 with the first."""
+    """Return the zoom octave of each window, int (n,): k for zooms from 2^k up to 2^(k + 1), 0 for zooms below 1."""
     zooms = np.array([window.zoom(base) for window in windows])
     # A window of the very largest zoom belongs to the octave below it.
     last = max(math.ceil(math.log2(zooms.max()) - 1e-9) - 1, 0)

@@ -13,7 +13,7 @@ from anyres.data.intake import intake
 from anyres.data.pyramid import prepare
 from anyres.data.sources.record import Access, LocalFile, Record
 from anyres.data.store import Store
-from anyres.evaluation.evaluate import evaluate
+from anyres.evaluation.evaluate import Snapshots, evaluate
 from anyres.evaluation.report import write_report
 from anyres.params import Params
 
@@ -52,7 +52,7 @@ def store(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="session")
 def evaluated(params: Params, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
     folder = tmp_path_factory.mktemp("evaluated")
-    metrics = evaluate(params, Ripples(0.4), Ripples(6.0), store, folder / "evaluation")
+    metrics = evaluate(params, Snapshots(Ripples(0.4), Ripples(6.0)), store, folder / "evaluation")
     trained = folder / "train"
     (trained / "samples").mkdir(parents=True)
     for kimg in (0, 3):

@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 from anyres.data.store import Store
 from anyres.evaluation import samples
 from anyres.evaluation.distances import kid
-from anyres.evaluation.evaluate import evaluate
+from anyres.evaluation.evaluate import Snapshots, evaluate
 from anyres.evaluation.features import FeatureSpace
 from anyres.params import Params
 from anyres.plane.resample import render_real
@@ -107,7 +107,7 @@ def test_equal_seeds_give_equal_files(params: Params, store: Store, tmp_path: Pa
     small = params.evaluate.model_copy(update={"num_samples": 20, "num_sweep_samples": 20, "sizes": (24, 32), "bootstrap": 2})
     for run, seed in (("one", 1), ("two", 1), ("three", 2)):
         again = params.model_copy(update={"evaluate": small.model_copy(update={"seed": seed})})
-        evaluate(again, Ripples(0.4), Ripples(6.0), store, tmp_path / run)
+        evaluate(again, Snapshots(Ripples(0.4), Ripples(6.0)), store, tmp_path / run)
     names = ["metrics.json", *(f"plots/{name}.csv" for name in ("sweep", "octaves", "self_ssim")), "figures/sweep.png"]
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
@@ -116,16 +116,16 @@ def test_equal_seeds_give_equal_files(params: Params, store: Store, tmp_path: Pa
 
 def test_weights_that_are_not_finite_are_named(params: Params, store: Store, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="trained generator: weights hold NaN or infinite values \\(first in strength\\)"):
-        evaluate(params, Ripples(math.nan), Ripples(6.0), store, tmp_path / "out")
+        evaluate(params, Snapshots(Ripples(math.nan), Ripples(6.0)), store, tmp_path / "out")
     with pytest.raises(ValueError, match="untrained generator"):
-        evaluate(params, Ripples(0.4), Ripples(math.inf), store, tmp_path / "out")
+        evaluate(params, Snapshots(Ripples(0.4), Ripples(math.inf)), store, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_sizes_below_the_window_of_ssim_are_refused(params: Params, store: Store, tmp_path: Path) -> None:
     tiny = params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"sizes": (32, 8)})})
     with pytest.raises(ValueError, match=r"evaluate\.sizes: SelfSSIM needs 11 pixels or more, found 8"):
-        evaluate(tiny, Ripples(0.4), Ripples(6.0), store, tmp_path / "out")
+        evaluate(tiny, Snapshots(Ripples(0.4), Ripples(6.0)), store, tmp_path / "out")
 
 
 def test_fakes_stand_at_the_windows_of_the_reals() -> None:
@@ -148,9 +148,9 @@ def test_scenes_differ_by_stream_and_seed() -> None:
 
 
 def test_real_frames_are_square_about_the_centre(store: Store) -> None:
-    indices = samples.chosen_frames(store, 40, 100, seed=0)
+    indices = samples.choose_frames(store, 40, 100, seed=0)
     assert len(indices) == 30
-    assert len(samples.chosen_frames(store, 40, 7, seed=0)) == 7
+    assert len(samples.choose_frames(store, 40, 7, seed=0)) == 7
     frames = samples.real_frames(store, indices[:2], 40).pixels()
     expected = np.clip(np.rint(store.read(indices[1], frame_window(1.0, 40))), 0, 255)
     assert frames.shape == (2, 40, 40, 3)

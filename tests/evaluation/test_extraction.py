@@ -49,7 +49,7 @@ def count(plain: Samples, seen: list[int]) -> Samples:
         seen.append(len(pixels))
         return pixels
 
-    return Samples(plain.count, plain.size, read, plain.key, plain.device, plain.lasting)
+    return Samples(plain.count, plain.size, read, plain.key, plain.device, plain.is_real)
 
 
 def test_kept_features_are_taken_again_only_for_the_same_pictures(space: FeatureSpace, store: Store, tmp_path: Path) -> None:

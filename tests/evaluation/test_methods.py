@@ -13,7 +13,7 @@ from PIL import Image
 
 from anyres.data.store import Store
 from anyres.evaluation.consistency import ring_error
-from anyres.evaluation.evaluate import evaluate
+from anyres.evaluation.evaluate import Snapshots, evaluate
 from anyres.evaluation.report import write_report
 from anyres.networks import build_generator
 from anyres.params import Params, Train
@@ -41,7 +41,7 @@ def judged(params: Params, store: Store, folder: Path, half_extent: tuple[float,
     params = params.model_copy(update={"train": train, "evaluate": evaluation})
     torch.manual_seed(0)
     generator, untrained = (build_generator(train, half_extent).eval().requires_grad_(False) for _ in range(2))
-    metrics = evaluate(params, generator, untrained, store, folder / "evaluation")
+    metrics = evaluate(params, Snapshots(generator, untrained), store, folder / "evaluation")
     trained = folder / "train"
     (trained / "samples").mkdir(parents=True)
     Image.new("RGB", (64, 32)).save(trained / "samples" / "000000.png")
@@ -65,12 +65,12 @@ def test_a_generator_with_borders_is_measured_both_ways(
     assert ("ring/step" in metrics) == (chart == "cylinder")
     if chart == "cylinder":
         assert 0 <= metrics["ring/rank"] <= 1
-    assert "faded into each other" in text
-    assert ("All round" in text) == (chart == "cylinder")
+    assert "blended into each other" in text
+    assert ("<h3>360 degrees</h3>" in text) == (chart == "cylinder")
 
 
 def test_a_generator_of_one_scale_on_an_unbounded_plane_is_measured(params: Params, store: Store, tmp_path: Path) -> None:
     metrics, text = judged(params, store, tmp_path, (1.5, 1.0), **INFINITY_GAN)
     assert metrics["seam/max"] <= 1e-5
     assert metrics["equivariance/integer_db"] > 90
-    assert "faded into each other" not in text
+    assert "blended into each other" not in text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from anyres.evaluation.parallel import over_chunks
+from anyres.evaluation.parallel import map_chunks
 
 CPU = torch.device("cpu")
 
@@ -20,7 +20,7 @@ def two_threads() -> object:
 
 @pytest.mark.usefixtures("two_threads")
 def test_order_and_threads() -> None:
-    seen = over_chunks(lambda k: (k, torch.get_num_threads()), range(7), CPU)
+    seen = map_chunks(lambda k: (k, torch.get_num_threads()), range(7), CPU)
     assert seen == [(k, 1) for k in range(7)]
     assert torch.get_num_threads() == 2
 
@@ -28,5 +28,5 @@ def test_order_and_threads() -> None:
 @pytest.mark.usefixtures("two_threads")
 def test_errors_pass_and_threads_come_back() -> None:
     with pytest.raises(ZeroDivisionError):
-        over_chunks(lambda k: 1 / k, [1.0, 0.0], CPU)
+        map_chunks(lambda k: 1 / k, [1.0, 0.0], CPU)
     assert torch.get_num_threads() == 2
