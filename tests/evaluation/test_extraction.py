@@ -125,7 +125,7 @@ def work(params: Params, store: Store, tmp_path_factory: pytest.TempPathFactory)
 
 def words(work: Path, store: Store, out: str) -> list[str]:
     names = {"params": work / "params.yaml", "store": store.path, "trained": work / "train", "out": work / out}
-    names |= {"reals": work / f"{out}-reals", "fake_cache": work / f"{out}-fake_cache"}
+    names |= {"reals": work / f"{out}-reals", "fake-cache": work / f"{out}-fake_cache"}
     options = [str(word) for key, value in names.items() for word in (f"--{key}", value)]
     return ["evaluate", *options]
 
