@@ -26,6 +26,7 @@ from anyres.evaluation import samples as seeded
 from anyres.evaluation.consistency import self_ssim
 from anyres.evaluation.distances import frechet, kid, precision_recall
 from anyres.evaluation.features import FeatureSpace
+from anyres.networks import ScaleParty
 from anyres.networks.generator import Generator
 from anyres.networks.saved import load_trained
 from anyres.params import Params, Train
@@ -76,7 +77,8 @@ def main(
             train(params, pictures, folder, out / "runs", Accelerator(cpu=True))
         generator = load_trained(folder)
         if policy is not None:
-            generator.trunk.noise_policy = policy  # type: ignore[union-attr]
+            assert isinstance(generator, ScaleParty)
+            generator.trunk.noise_policy = policy
         rows.append({"name": name, **score(generator, pictures, [int(s) for s in sizes.split(",")], samples)})
         write(rows, out)
 

@@ -103,10 +103,11 @@ class Case:
 
     def params(self) -> tuple[int, int]:
         """Return the number of parameters of both networks, for each implementation."""
-        return tuple(
-            sum(p.numel() for module in pair for p in module.parameters())
-            for pair in ((self._state.g, self._state.d), (self._plain.g, self._plain.d))
-        )  # type: ignore[return-value]
+
+        def count(*modules: nn.Module) -> int:
+            return sum(p.numel() for module in modules for p in module.parameters())
+
+        return count(self._state.g, self._state.d), count(self._plain.g, self._plain.d)
 
 
 def measured(case: Case, device: torch.device, repeats: int, facts: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from anyres.plane.window import Window
 from anyres.training.loop import training_loop
 from anyres.training.reduce import identity
 from anyres.training.state import TrainState
-from anyres.training.steps import Step, scale_consistency_loss
+from anyres.training.steps import Step, always, scale_consistency_loss
 
 COARSEST = 2 / 16
 
@@ -42,7 +43,9 @@ def measured(false: float, periods: list[float]) -> Tensor:
     g = Waves(false)
     windows = [Window((0.1, -0.2), period, (16, 24)) for period in periods]
     scene = Scene.of(range(len(windows)), 4)
-    step = Step(SimpleNamespace(g=g), None, Accelerator(cpu=True), [], None)  # type: ignore[arg-type]
+    state: Any = SimpleNamespace(g=g)
+    params: Any = None
+    step = Step(state, params, Accelerator(cpu=True), [], always([]))
     return scale_consistency_loss(step, g(scene, windows), scene, windows, identity)
 
 
@@ -79,7 +82,7 @@ def test_training_with_it_brings_scales_together(tiny: Train) -> None:
         reports = list(training_loop(state, params, [(real, windows)] * 40, accelerator))
         assert ("loss/consistency" in reports[-1].values) == (weight > 0)
         scene = Scene.of(range(8), state.g.z_dim)
-        step = Step(state, params, accelerator, [], None)  # type: ignore[arg-type]
+        step = Step(state, params, accelerator, [], always([]))
         with torch.no_grad():
             found.append(scale_consistency_loss(step, state.g(scene, windows), scene, windows, identity).item())
     assert found[1] < 0.7 * found[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def test_a_ring_of_a_generator_with_borders_is_trained_across_them(
     params = Train.model_validate(tiny.model_dump() | {"chart": chart, "kimg": 0.016})
     state = TrainState.fresh(params, (1.0, 0.5), torch.device("cpu"))
     geometry = state.g.geometry
-    state.g.geometry = type(geometry)(**(vars(geometry) | {"exact": exact}))  # type: ignore[assignment]
+    state.g.geometry = replace(geometry, exact=exact)
     asked = []
     state.g.register_forward_pre_hook(lambda module, args: asked.append(len(args[1])))
     batch = torch.zeros(params.batch, 3, 16, 24), [Window((0.2, 0.0), 1 / 32, (16, 24))] * params.batch

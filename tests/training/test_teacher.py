@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from anyres.networks import Scene
+from anyres.networks import AnyresGan, Scene
 from anyres.networks.warp import warp
 from anyres.params import Train
 from anyres.plane.window import Window
@@ -156,11 +156,11 @@ def test_after_two_stages_the_scale_alone_changes_the_picture(tiny: Train) -> No
 
     def scaled(zoom: float) -> torch.Tensor:
         g = state.g_ema
-        g.scale.forward, heard = lambda zooms: heard(torch.full_like(zooms, zoom)), g.scale.forward  # type: ignore[union-attr, method-assign]
-        with torch.no_grad():
-            picture = g(Scene.of([3], g.z_dim), [BASE])  # type: ignore[arg-type]
-        g.scale.forward = heard  # type: ignore[union-attr, method-assign]
-        return picture
+        assert isinstance(g, AnyresGan)
+        heard = g.scale.forward
+        with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+            patch.setattr(g.scale, "forward", lambda zooms: heard(torch.full_like(zooms, zoom)))
+            return g(Scene.of([3], g.z_dim), [BASE])
 
     def pairs():
         rng = np.random.default_rng(0)
