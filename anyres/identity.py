@@ -272,7 +272,7 @@ class RunFolder:
 def find_run(runs: Path, params: Train, data_hash: str, ignore_code: bool = False) -> RunFolder:
     """Return the folder below `runs` of the training with these params on this data by the code of this checkout.
 
-    Equal settings and code share a folder, so that a training resumes. After a change of code it starts anew in another folder,
+    Equal settings and code share a folder, so that a training resumes. After a change of code it starts again in another folder,
     unless `ignore_code`: then it goes on in the folder with the most images among those of equal settings.
     """
     fingerprint = Fingerprint.of(params, data_hash)
@@ -289,8 +289,8 @@ def find_run(runs: Path, params: Train, data_hash: str, ignore_code: bool = Fals
     files = ", ".join(changed[:4]) + (f" and {len(changed) - 4} more" if len(changed) > 4 else "")
     if ignore_code:
         return RunFolder(latest, fingerprint, f"resuming run {latest.name} although its code changed: {files}", tuple(changed))
-    message = f"code changed since run {latest.name}: {files}; starting anew as {own.name} (--ignore-code resumes the former)"
-    return RunFolder(own, fingerprint, message)
+    message = f"code changed since run {latest.name}: {files}; training from the start as {own.name}"
+    return RunFolder(own, fingerprint, f"{message} (--ignore-code resumes the earlier run)")
 
 
 def _images_seen(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""Which code each stage depends on: the deps of dvc.yaml. `python -m pipelines.dependencies` writes them anew.
+"""The code that each stage depends on: the deps of dvc.yaml. `python -m pipelines.dependencies` updates them.
 
 A stage depends on its own file and on every module of anyres that its work imports, directly or through others. What only
 decides when and where a stage runs (the rest of pipelines/) is no dependency: no result changes with it.
@@ -25,8 +25,8 @@ ENTRIES = {
     "export": ("pipelines.export",),
 }
 CODE = ("anyres/", "pipelines/")
-# Share of a folder's code from which on the whole folder is named.
-MOST = 2 / 3
+# A folder is named as a whole when at least this share of its code counts.
+WHOLE_FOLDER_SHARE = 2 / 3
 
 
 def code_of(stage: str) -> list[str]:
@@ -57,15 +57,15 @@ def _has_code(file: Path) -> bool:
 
 
 def _with_folders(files: set[Path]) -> set[Path]:
-    """Put a folder in the place of its files where at least MOST of its code is among them."""
+    """Put a folder in the place of its files when most of its code is among them."""
     paths = set(files)
     for folder in {file.parent for file in files if file.parent not in (ROOT / "anyres", ROOT / "pipelines")}:
         code = {file for file in folder.glob("*.py") if _has_code(file)}
-        if len(code & files) > 1 and len(code & files) >= MOST * len(code):
+        if len(code & files) > 1 and len(code & files) >= WHOLE_FOLDER_SHARE * len(code):
             paths = (paths - code) | {folder}
     return {path for path in paths if not paths & set(path.parents)}
 
 
 if __name__ == "__main__":
-    print("dvc.yaml: " + ("deps written anew" if write(ROOT / "dvc.yaml") else "deps are up to date"))
+    print("dvc.yaml: " + ("deps updated" if write(ROOT / "dvc.yaml") else "deps are up to date"))
     sys.exit(0)

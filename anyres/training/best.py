@@ -1,4 +1,4 @@
-"""Watching a training: what its small evaluations measured, the best generator so far, and when patience ends."""
+"""The best generator of a training so far, by the small evaluations of its monitor, and when patience runs out."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from safetensors.torch import save
 
 from anyres.files import write_atomic
 
-# What generators are chosen by: smaller is better.
+# The metric by which the best generator is chosen: smaller is better.
 MONITORED = "monitor/patch_kid"
-# Measures a generator while it is trained; every process calls it, and all get the same numbers.
+# Measures a generator during training. Every process calls it and gets the same numbers.
 Monitor = Callable[[torch.nn.Module], dict[str, float]]
 
 
@@ -29,16 +29,16 @@ class BestCheckpoint:
         self.measured: dict[int, float] = {}
         self.seconds = 0.0
 
-    def recall(self, history: Path) -> None:
-        """Take up what stands in the main process's history, which ends where the training goes on."""
-        found: dict[int, float] = {}
+    def read_history(self, history: Path) -> None:
+        """Read earlier evaluations from the main process's history, which ends where the training resumes."""
+        measured: dict[int, float] = {}
         if self.accelerator.is_main_process and history.exists():
             lines = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
-            found = {line["nimg"]: line[MONITORED] for line in lines if MONITORED in line}
-        self.measured = broadcast_object_list([found])[0] if self.accelerator.num_processes > 1 else found
+            measured = {line["nimg"]: line[MONITORED] for line in lines if MONITORED in line}
+        self.measured = broadcast_object_list([measured])[0] if self.accelerator.num_processes > 1 else measured
 
     def measure(self, generator: torch.nn.Module, nimg: int) -> dict[str, float]:
-        """Ask the monitor, and keep the generator where none was better."""
+        """Run the monitor, and save the generator if it is the best so far."""
         assert self.monitor is not None
         start = time.monotonic()
         values = self.monitor(generator)
@@ -54,14 +54,14 @@ class BestCheckpoint:
         return values
 
     @property
-    def exhausted(self) -> bool:
+    def is_exhausted(self) -> bool:
         """Whether the last evaluations, as many as patience counts, were all no better than the best before them."""
         if not self.patience or not self.measured:
             return False
         return sum(nimg > self._best for nimg in self.measured) >= self.patience
 
-    def kept(self) -> tuple[int, Path] | None:
-        """Images seen by the best generator, and where it lies; None where none was measured."""
+    def checkpoint(self) -> tuple[int, Path] | None:
+        """Images seen by the best generator, and its file; None if none was measured."""
         if not self.measured or not self._path(self._best).exists():
             return None
         return self._best, self._path(self._best)

@@ -36,8 +36,8 @@ from anyres.training.loop import Report, training_loop
 from anyres.training.microbatch import RealBatch, RealBatchPair, pass_size
 from anyres.training.state import DamagedCheckpointError, TrainState
 
-# The newest checkpoint and the one before it.
-KEPT_CHECKPOINTS = 2
+# Checkpoints on disk: the newest one and the one before it.
+NUM_CHECKPOINTS = 2
 # Patches whose mean and spread set up the networks.
 STANDARD_PATCHES = 256
 SAMPLE_SCENES = 8
@@ -45,11 +45,11 @@ SAMPLE_ZOOMS = (1, 2, 4, 8)
 
 
 class DivergenceError(ValueError):
-    """A loss is no number any more."""
+    """A loss is not finite."""
 
 
 class InterruptedTraining(Exception):  # noqa: N818 - no error
-    """Training was asked to stop, and saved itself first."""
+    """Training was asked to stop, and wrote a checkpoint first."""
 
 
 def train(
@@ -68,8 +68,8 @@ def train(
     kept, and training stops where patience ends. Fills `out` (generator.safetensors, generator_init.safetensors,
     generator_first.safetensors after two stages, train.json, history.jsonl, samples/) and keeps checkpoints below `runs`, in a
     folder named after settings and code. Where only the code changed since a run, one line on stderr says so, and training
-    starts anew; with `ignore_code` it resumes that run. The number of processes and `micro_batch`, the most pictures in one pass,
-    change memory and time, not the training: a resumed run may use others. Raises ValueError, one line, for params that do not
+    starts again; with `ignore_code` it resumes that run. The number of processes and `micro_batch`, the most pictures in one
+    pass, change memory and time, not the training: a resumed run may use others. Raises ValueError, one line, for params that do not
     fit data or machine, DivergenceError where a loss is not finite, and InterruptedTraining after a SIGTERM or SIGINT, once its
     checkpoint is written.
     """
@@ -85,7 +85,7 @@ def train(
 
 
 class Run:
-    """One training and its files. The main process alone writes them."""
+    """One training and its files. Only the main process writes."""
 
     def __init__(
         self,
@@ -100,9 +100,7 @@ class Run:
         self.micro_batch = micro_batch
         self.params, self.store, self.out, self.accelerator = params, store, out, accelerator
         self.folder, self.fingerprint, self.changed_files = run.path, run.fingerprint, run.changed
-        self.watch = BestCheckpoint(
-            monitor if params.monitor.every_kimg else None, params.monitor.patience, run.path, accelerator
-        )
+        self.best = BestCheckpoint(monitor if params.monitor.every_kimg else None, params.monitor.patience, run.path, accelerator)
         self.chart = chart_of(params.chart, fov=params.fov)
         law = PatchLaw(
             params.patch_px,
@@ -135,12 +133,12 @@ class Run:
         self.interval: dict[str, list[torch.Tensor]] = {}
 
     def start(self) -> None:
-        """Load the newest checkpoint, drop what was reported after it, and write the untrained generator."""
+        """Load the newest checkpoint, drop the reports made after it, and write the untrained generator."""
         self._load_checkpoint()
         if self.writes:
             self._write_record()
             self._restore()
-        self.watch.recall(self.folder / "history.jsonl")
+        self.best.read_history(self.folder / "history.jsonl")
         if self.writes:
             untrained = TrainState.fresh(self.params, self._half_extent, torch.device("cpu"), self.reals).g
             write_generator(untrained, self.out / UNTRAINED)
@@ -161,18 +159,18 @@ class Run:
             progress_bar(title, total, "img", visible=self.writes) as advance,
         ):
             advance(state.nimg)
-            # Patience may have ended just before an interruption.
+            # Patience may have run out just before an interruption.
             steps = training_loop(state, params, self._batches(reader), self.accelerator, self.micro_batch)
-            for report in () if self.watch.exhausted else steps:
+            for report in () if self.best.is_exhausted else steps:
                 advance(params.batch)
                 self._collect(report)
-                measures = self.watch.monitor is not None and (
+                measures = self.best.monitor is not None and (
                     _crosses(report.nimg, params.batch, params.monitor.every_kimg) or report.nimg >= total
                 )
                 if measures or _crosses(report.nimg, params.batch, params.report_every_kimg) or report.nimg >= total:
                     now = time.monotonic()
                     speed = (report.nimg - last_nimg) / (now - last)
-                    monitored = self.watch.measure(state.g_ema, report.nimg) if measures else {}
+                    monitored = self.best.measure(state.g_ema, report.nimg) if measures else {}
                     self._report(report.nimg, monitored, speed, before + time.monotonic() - began)
                     last, last_nimg = time.monotonic(), report.nimg
                 if self.writes and _crosses(report.nimg, params.batch, params.sample_every_kimg):
@@ -182,21 +180,21 @@ class Run:
                     self._checkpoint()
                     if self._all_stop(stopped):
                         raise InterruptedTraining(f"stopped at {report.nimg} images; its checkpoint is in {self.folder}")
-                if measures and self.watch.exhausted:
+                if measures and self.best.is_exhausted:
                     break
         self.seconds = before + time.monotonic() - began
 
     def finish(self) -> None:
-        """Write the EMA generator and what is to be known of it."""
+        """Write the generator that is evaluated and exported, and train.json."""
         if not self.writes:
             return
         self._checkpoint()
         self._sample()
-        kept = self.watch.kept() if self.params.monitor.keep == "best" else None
-        if kept is None:
+        best = self.best.checkpoint() if self.params.monitor.keep == "best" else None
+        if best is None:
             write_generator(self.state.g_ema, self.out / WEIGHTS)
         else:
-            write_atomic(self.out / WEIGHTS, kept[1].read_bytes())
+            write_atomic(self.out / WEIGHTS, best[1].read_bytes())
         if self.state.teacher is not None:
             write_generator(self.state.teacher, self.out / FIRST_STAGE)
         record = {
@@ -210,9 +208,9 @@ class Run:
             "code": self.fingerprint.code_hash,
             "code_changed": list(self.changed_files),
             "nimg": self.state.nimg,
-            "kept_nimg": self.state.nimg if kept is None else kept[0],
-            "stopped_early": self.watch.exhausted,
-            "monitor_seconds": round(self.watch.seconds, 1),
+            "kept_nimg": self.state.nimg if best is None else best[0],
+            "stopped_early": self.best.is_exhausted,
+            "monitor_seconds": round(self.best.seconds, 1),
             "pictures": len(self.sampler.usable),
             "pictures_skipped": self.sampler.skipped,
             "parameters": {
@@ -245,7 +243,7 @@ class Run:
             self.interval.setdefault(name, []).append(value)
 
     def _report(self, nimg: int, monitored: dict[str, float], img_per_s: float, seconds: float) -> None:
-        """Append one line to the history: means over the interval, and what was just measured."""
+        """Append one line to the history: means over the interval, and the numbers of the monitor."""
         means = {name: torch.stack(parts).mean() for name, parts in self.interval.items()}
         values = {name: float(self.accelerator.reduce(mean, reduction="mean")) for name, mean in means.items()}  # type: ignore[arg-type]
         self.interval = {}
@@ -279,11 +277,11 @@ class Run:
             write_atomic(folder / "samples" / f"{self.state.nimg // 1000:06d}.png", buffer.getvalue())
 
     def _checkpoint(self) -> None:
-        """Save the whole state, then drop the checkpoints that are older than the kept ones."""
+        """Save the whole state, then delete older checkpoints."""
         if not self.writes:
             return
         self.state.save(self.folder / f"{self.state.nimg:012d}.safetensors", seconds=self.seconds)
-        for old in sorted(self.folder.glob("*.safetensors"))[:-KEPT_CHECKPOINTS]:
+        for old in sorted(self.folder.glob("*.safetensors"))[:-NUM_CHECKPOINTS]:
             old.unlink()
 
     def _all_stop(self, stopped: threading.Event) -> bool:
@@ -317,22 +315,22 @@ class Run:
             write_atomic(record, f"{json.dumps(values, indent=2)}\n".encode())
 
     def _restore(self) -> None:
-        """Bring history and samples back to the checkpoint's time: the run keeps its own, `out` may have been emptied."""
+        """Cut history and samples back to the checkpoint. The run folder holds them too, because `out` may have been emptied."""
         for folder in (self.folder, self.out):
             (folder / "samples").mkdir(parents=True, exist_ok=True)
         for partial in self.folder.glob(".*"):
             partial.unlink()
         history = self.folder / "history.jsonl"
         lines = history.read_text(encoding="utf-8").splitlines(keepends=True) if history.exists() else []
-        # A line that a kill cut short has no end.
-        kept = "".join(line for line in lines if line.endswith("\n") and json.loads(line)["nimg"] <= self.state.nimg)
+        # A kill may have cut the last line short.
+        history_text = "".join(line for line in lines if line.endswith("\n") and json.loads(line)["nimg"] <= self.state.nimg)
         for sample in (self.folder / "samples").glob("*.png"):
             if int(sample.stem) * 1000 > self.state.nimg:
                 sample.unlink()
             else:
                 write_atomic(self.out / "samples" / sample.name, sample.read_bytes())
         for folder in (self.folder, self.out):
-            write_atomic(folder / "history.jsonl", kept.encode())
+            write_atomic(folder / "history.jsonl", history_text.encode())
 
 
 def first_stage(params: Train, folder: Path) -> StyleGenerator:
@@ -343,11 +341,11 @@ def first_stage(params: Train, folder: Path) -> StyleGenerator:
         )
     teacher = Train.model_validate(json.loads((folder / RECORD).read_text(encoding="utf-8"))["params"])
     for key in ("method", "patch_px", "chart", "fov", "network"):
-        found, wanted = getattr(teacher, key), getattr(params, key)
-        if found != wanted:
-            shown = "" if key == "network" else f": {found} is not {wanted}"
+        other, own = getattr(teacher, key), getattr(params, key)
+        if other != own:
+            values = "" if key == "network" else f": {other} is not {own}"
             raise ValueError(
-                f"params.yaml: train.stages.teacher: {folder} was trained with another train.{key}{shown}; make them equal"
+                f"params.yaml: train.stages.teacher: {folder} was trained with another train.{key}{values}; make them equal"
             )
     return load_trained(folder)
 

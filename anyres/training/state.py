@@ -70,7 +70,7 @@ class TrainState:
         return state
 
     def start_stage(self, params: Train) -> None:
-        """Make ready for the stage that `nimg` lies in; entering the second one, keep its teacher and start Adam anew."""
+        """Make ready for the stage that `nimg` lies in; on entering the second one, keep its teacher and reset Adam."""
         second = self.nimg >= params.stages.global_kimg * 1000
         for parameter in getattr(self.g, "scale_parameters", list)():
             # Whole frames have one scale: there is nothing to learn of it.

@@ -1,4 +1,4 @@
-"""A training under changed code: it starts anew and says why; better words change nothing."""
+"""A training under changed code: it starts again and says why; better words change nothing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def edit(file: Path, old: str, new: str) -> None:
     file.write_text(source.replace(old, new), encoding="utf-8")
 
 
-def test_a_change_of_code_trains_anew_and_says_why_and_a_comment_does_not(checkout: Path, store: Store, tiny: Train) -> None:
+def test_a_change_of_code_trains_again_and_says_why_and_a_comment_does_not(checkout: Path, store: Store, tiny: Train) -> None:
     params = tiny.model_copy(update={"kimg": 0.032, "monitor": tiny.monitor.model_copy(update={"every_kimg": 0.0})})
     losses, weights = checkout / "anyres/training/losses.py", checkout / "out/train/generator.safetensors"
     train(checkout, store, params)
@@ -58,8 +58,8 @@ def test_a_change_of_code_trains_anew_and_says_why_and_a_comment_does_not(checko
 
     edit(losses, "F.softplus(-(fake - real)).mean()", "5 * F.softplus(-(fake - real)).mean()")
     message = train(checkout, store, params)
-    assert f"train: code changed since run {run.name}: anyres/training/losses.py; starting anew as " in message
-    assert "--ignore-code resumes the former" in message
+    assert f"train: code changed since run {run.name}: anyres/training/losses.py; training from the start as " in message
+    assert "--ignore-code resumes the earlier run" in message
     assert weights.read_bytes() != first
     again = json.loads((checkout / "out/train/train.json").read_text())
     assert (again["settings"], again["nimg"]) == (record["settings"], record["nimg"])
