@@ -69,9 +69,10 @@ def train(
     generator_first.safetensors after two stages, train.json, history.jsonl, samples/) and keeps checkpoints below `runs`, in a
     folder named after settings and code. Where only the code changed since a run, one line on stderr says so, and training
     starts again; with `ignore_code` it resumes that run. The number of processes and `micro_batch`, the most pictures in one
-    pass, change memory and time, not the training: a resumed run may use others. Raises ValueError, one line, for params that do not
-    fit data or machine, DivergenceError where a loss is not finite, and InterruptedTraining after a SIGTERM or SIGINT, once its
-    checkpoint is written.
+    pass, change memory and time, not the training: a resumed run may use others.
+
+    Raises ValueError, one line, for params that do not fit data or machine; DivergenceError where a loss is not finite; and
+    InterruptedTraining after a SIGTERM or SIGINT, once its checkpoint is written.
     """
     pass_size(params.batch, accelerator.num_processes, micro_batch)
     folder = find_run(runs, params, store.hash, ignore_code)
