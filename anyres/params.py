@@ -14,7 +14,7 @@ Width = Annotated[int, Field(ge=1, le=4096)]
 
 
 class ParamsError(ValueError):
-    """A value in params.yaml is wrong; the message is one line that names key, file and cure."""
+    """A value in params.yaml is wrong. The message is one line: file, key, what is wrong, what to do."""
 
 
 class Section(BaseModel):
@@ -48,7 +48,7 @@ class Ingest(Section):
     shard_files: Annotated[int, Field(ge=1)]
 
     @model_validator(mode="after")
-    def _says_what_to_look_for(self) -> Ingest:
+    def _has_a_source(self) -> Ingest:
         if self.source in ("flickr", "google") and not self.queries:
             raise ValueError(f"queries is empty; name at least one to search {self.source} for")
         if self.source in ("flickr", "google") and not self.licences:
@@ -65,7 +65,7 @@ class Prepare(Section):
 
 
 class ExactNetwork(Section):
-    """Of continuum: the pad-free trunk."""
+    """Network of continuum: the pad-free trunk."""
 
     z_dim: Width
     w_dim: Width
@@ -77,12 +77,12 @@ class ExactNetwork(Section):
 
     @property
     def cell_px(self) -> int:
-        """Pixels of a cell of the coarsest level."""
+        """Return the pixels of a cell of the coarsest level."""
         return 2 ** (len(self.channels) - 1)
 
 
 class AliasFreeNetwork(Section):
-    """Of anyres_gan: the alias-free trunk."""
+    """Network of anyres_gan: the alias-free trunk."""
 
     z_dim: Width
     w_dim: Width
@@ -95,7 +95,7 @@ class AliasFreeNetwork(Section):
 
 
 class GridNetwork(Section):
-    """Of scaleparty, the pad-free trunk on plain coordinates, and of the baselines beside it, which have no `npad`."""
+    """Network of scaleparty, the pad-free trunk on plain coordinates, and of its baselines, which ignore `npad`."""
 
     z_dim: Width
     w_dim: Width
@@ -106,12 +106,12 @@ class GridNetwork(Section):
 
     @property
     def cell_px(self) -> int:
-        """Pixels of a cell of the coarsest level."""
+        """Return the pixels of a cell of the coarsest level."""
         return 2 ** (len(self.channels) - 1)
 
 
 class InfinityNetwork(Section):
-    """Of infinity_gan: a structure from local latents, a texture on it."""
+    """Network of infinity_gan: a structure from local latents, and a texture on it."""
 
     z_dim: Width
     w_dim: Width
@@ -124,11 +124,11 @@ class InfinityNetwork(Section):
 
     @property
     def cell_px(self) -> int:
-        """Pixels of a cell of the structure."""
+        """Return the pixels of a cell of the structure."""
         return 2 ** len(self.channels)
 
 
-# What tells the networks apart: a key that each alone has.
+# Each network has one key that no other has.
 KINDS = {
     "anyres_gan": (AliasFreeNetwork, "channel_base"),
     "scaleparty": (GridNetwork, "npad"),
@@ -142,7 +142,7 @@ BASELINES = ("ms_pie", "ms_pe", "cips", "stylegan2")
 
 
 def _kind(network: Any) -> str:
-    """Which network the keys of a section belong to."""
+    """Return the method whose network has the keys of a section."""
     for method, (section, key) in KINDS.items():
         if isinstance(network, section) or (isinstance(network, dict) and key in network):
             return method
@@ -159,7 +159,7 @@ Network = Annotated[
 
 
 class DiscriminatorNetwork(Section):
-    """Of every method: the discriminator is the same."""
+    """The discriminator, which is the same for all methods."""
 
     channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=10)]
     attention_heads: Annotated[int, Field(ge=0, le=64)]
@@ -180,7 +180,7 @@ class Loss(Section):
     feature_matching: Annotated[float, Field(ge=0)]
     diversity: Annotated[float, Field(ge=0)]
     vertical: Annotated[float, Field(ge=0)]
-    # Models of before it was there were trained without.
+    # Missing in the params of models trained before it existed.
     consistency: Annotated[float, Field(ge=0)] = 0.0
     path_length: Annotated[float, Field(ge=0)]
     path_every: Annotated[int, Field(ge=1)]
@@ -188,7 +188,7 @@ class Loss(Section):
 
 
 class Stages(Section):
-    """Whole frames first, then patches with what that taught: anyres_gan's recipe, for any method."""
+    """Two stages, whole frames and then patches with a teacher: anyres_gan's recipe, for any method."""
 
     global_kimg: Annotated[float, Field(ge=0)]
     global_share: Probability
@@ -199,7 +199,7 @@ class Stages(Section):
 
 
 class Pairs(Section):
-    """Windows drawn at two sizes, so that one scene agrees with itself over scales: ScaleParty's recipe, for any method."""
+    """Windows drawn at two sizes, for consistency over scales: ScaleParty's recipe, for any method."""
 
     ratio: Annotated[float, Field(gt=1, le=4)]
     share: Probability
@@ -218,7 +218,7 @@ class Optimizer(Section):
 
 
 class Monitor(Section):
-    """A small evaluation while training, on the running mean of the weights."""
+    """A small evaluation during the training, on the running mean of the weights."""
 
     every_kimg: Annotated[float, Field(ge=0)]
     samples: Annotated[int, Field(ge=20)]
@@ -272,10 +272,10 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Train:
-        wanted = "scaleparty" if self.method in BASELINES else self.method
-        if _kind(self.network) != wanted:
+        kind = "scaleparty" if self.method in BASELINES else self.method
+        if _kind(self.network) != kind:
             raise ValueError(
-                f"network holds the keys of {_kind(self.network)}, method is {self.method}; type `anyres preset {wanted}-small`"
+                f"network holds the keys of {_kind(self.network)}, method is {self.method}; type `anyres preset {kind}-small`"
             )
         if self.loss.diversity and self.method != "infinity_gan":
             raise ValueError(f"loss.diversity is of infinity_gan's local latents, {self.method} has none; set it to 0")
@@ -286,7 +286,7 @@ class Train(Section):
                 raise ValueError(f"patch_px {self.patch_px} must have a power of two from 32 on as its short side")
             cell = short // 16
         elif isinstance(self.network, InfinityNetwork):
-            # Its pictures are cut from what whole cells become.
+            # It draws whole cells and crops them, so any size is possible.
             cell = 1
         else:
             cell = self.network.cell_px
@@ -386,5 +386,5 @@ def _problem(item: Any) -> str:
         case _:
             message = item["msg"].removeprefix("Value error, ")
             value = item["input"]
-            shown = "" if isinstance(value, dict) else f" (found {value!r})"
-            return f"{key}: {message[0].lower() + message[1:]}{shown}"
+            suffix = "" if isinstance(value, dict) else f" (found {value!r})"
+            return f"{key}: {message[0].lower() + message[1:]}{suffix}"

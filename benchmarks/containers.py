@@ -50,7 +50,7 @@ def main(
         vips = vips_pyramid(levels[0], folder / "vips.tif")
         own = taken_out(store, folder / "own.tif")
         group = ome_zarr(levels, folder / "ome.zarr")
-        wanted = regions(store)
+        region_list = regions(store)
         store = Store.open(store.path, cache_bytes=0)
         pyvips.cache_set_max(0)
         variants: dict[str, tuple[Callable[[Region], np.ndarray], Path]] = {
@@ -59,7 +59,7 @@ def main(
             "libvips TIFF, libvips": (lambda r: vips_region(vips, r), vips),
             "OME-Zarr, a shard a level": (lambda r: np.asarray(group[f"{r[0]}"][r[1] : r[3], r[2] : r[4]]), folder / "ome.zarr"),
         }
-        rows = [measure(variant, read, place, wanted, seconds) for variant, (read, place) in variants.items()]
+        rows = [measure(variant, read, place, region_list, seconds) for variant, (read, place) in variants.items()]
     table = Table(*rows[0])
     for row in rows:
         table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
@@ -128,13 +128,13 @@ def ome_zarr(levels: list[np.ndarray], path: Path) -> zarr.Group:
 
 
 def measure(
-    name: str, read: Callable[[Region], np.ndarray], place: Path, wanted: list[Region], seconds: float
+    name: str, read: Callable[[Region], np.ndarray], place: Path, region_list: list[Region], seconds: float
 ) -> dict[str, str | int | float]:
     spent = []
-    read(wanted[0])
+    read(region_list[0])
     start = time.perf_counter()
     while time.perf_counter() - start < seconds:
-        for region in wanted:
+        for region in region_list:
             before = time.process_time()
             read(region)
             spent.append(time.process_time() - before)

@@ -1,9 +1,9 @@
-"""Quality against seconds of trainings, from what they wrote on the way.
+"""Quality of trainings over time, from their history.
 
     python benchmarks/curves.py a/out/train b/out/train --out curves.svg
 
-Each is a folder out/train, finished or not; its line has the name of the folder above. What is drawn is the small evaluation of
-`train.monitor`: patch KID of the running mean of the weights, at the windows of the training's own law.
+Each argument is a folder out/train, finished or not; its line has the name of the folder above. The curve is the small evaluation
+of `train.monitor`: patch KID of the running mean of the weights, at the windows of the training's own law.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ def main(
     seconds: Annotated[float, typer.Option(help="As far as the table reaches; 0: to the end of the shortest.")] = 0.0,
 ) -> None:
     """Print a table, draw a picture."""
-    found = {name_of(folder): curve(folder) for folder in trainings}
-    reach = seconds or min(points[-1][0] for points in found.values())
+    curves = {name_of(folder): curve(folder) for folder in trainings}
+    reach = seconds or min(points[-1][0] for points in curves.values())
     table = Table("method", "images", *(f"{share * reach:.0f} s" for share in SHARES), "best", "after, s")
-    for name, points in found.items():
+    for name, points in curves.items():
         best = min(points, key=lambda point: point[2])
         cells = [f"{last(points, share * reach)[2]:.3f}" for share in SHARES]
         table.add_row(name, f"{last(points, reach)[1]:,}", *cells, f"{best[2]:.3f}", f"{best[0]:.0f}")
     Console().print(table)
     if out is not None:
-        draw(found, out)
+        draw(curves, out)
 
 
 def name_of(folder: Path) -> str:
@@ -54,7 +54,7 @@ def curve(folder: Path) -> list[tuple[float, int, float]]:
         if MONITORED in report:
             points.append((report["perf/seconds"], report["nimg"], report[MONITORED]))
     if not points:
-        raise typer.BadParameter(f"{folder}/history.jsonl tells of no evaluation; set train.monitor.every_kimg")
+        raise typer.BadParameter(f"{folder}/history.jsonl holds no evaluation; set train.monitor.every_kimg")
     return points
 
 
@@ -63,9 +63,9 @@ def last(points: list[tuple[float, int, float]], seconds: float) -> tuple[float,
     return max((point for point in points if point[0] <= seconds), default=points[0])
 
 
-def draw(found: dict[str, list[tuple[float, int, float]]], out: Path) -> None:
+def draw(curves: dict[str, list[tuple[float, int, float]]], out: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    for (name, points), marker in zip(found.items(), MARKERS, strict=False):
+    for (name, points), marker in zip(curves.items(), MARKERS, strict=False):
         times, _, values = zip(*points, strict=True)
         axes.plot([time / 60 for time in times], values, marker=marker, markersize=4, label=name)
     axes.set(xlabel="minutes", ylabel="patch KID (small evaluation)", yscale="log")

@@ -120,7 +120,7 @@ def windows(size: tuple[int, int], side: int, law: PeriodLaw, seed: int) -> list
     """One window of a picture of `size` = (height, width) in each stratum of the law, from coarse to fine."""
     rng = np.random.default_rng(seed)
     finest, coarsest = FRAME.native_period(size), 2 / side
-    drawn = []
+    windows_of_law = []
     for stratum in range(STRATA):
         scale = (stratum + rng.random()) / STRATA
         if law == "log_uniform":
@@ -128,8 +128,8 @@ def windows(size: tuple[int, int], side: int, law: PeriodLaw, seed: int) -> list
         else:
             period = 1 / (1 / coarsest + scale * (1 / finest - 1 / coarsest))
         slack_x, slack_y = finest * size[1] / 2 - period * side / 2, finest * size[0] / 2 - period * side / 2
-        drawn.append(Window((rng.uniform(-1, 1) * slack_x, rng.uniform(-1, 1) * slack_y), period, (side, side)))
-    return drawn
+        windows_of_law.append(Window((rng.uniform(-1, 1) * slack_x, rng.uniform(-1, 1) * slack_y), period, (side, side)))
+    return windows_of_law
 
 
 def whole(data: bytes, size: tuple[int, int], window: Window) -> np.ndarray:

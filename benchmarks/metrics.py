@@ -187,8 +187,8 @@ def damaged(
         levels = [start]
         plates[damage.name] = [plate(example, "A patch of a photograph", "undamaged")]
         for level in damage.levels:
-            found, label = extract(damage.apply(pictures, level)), damage.label.format(level)
-            levels.append({"label": label, "level": level, "fd": frechet(found, real), "kid": kid(found, real)})
+            features, label = extract(damage.apply(pictures, level)), damage.label.format(level)
+            levels.append({"label": label, "level": level, "fd": frechet(features, real), "kid": kid(features, real)})
             plates[damage.name].append(plate(damage.apply(example[None], level)[0], f"{damage.name}, {label}", label))
         rises = {f"{key}_rises": rising([row[key] for row in levels]) for key in ("fd", "kid")}
         rows.append({"name": damage.name, "levels": levels, **rises})
@@ -203,7 +203,7 @@ def rising(values: Sequence[float]) -> bool:
 
 
 def duplicates(other: np.ndarray, real: np.ndarray) -> list[dict[str, Any]]:
-    """Scores where only a share of the fakes' features is kept, repeated to as many; the first row has all.
+    """Return the scores where only a share of the fakes' features is used, repeated to the full number; the first row has all.
 
     `chance` is three standard errors of precision at so few distinct ones.
     """
@@ -211,9 +211,10 @@ def duplicates(other: np.ndarray, real: np.ndarray) -> list[dict[str, Any]]:
     order = np.random.default_rng(SEED).permutation(len(other))
     for share in SHARES:
         distinct = max(NEIGHBOURS + 1, round(share * len(other)))
-        kept = np.resize(order[:distinct], len(other))
-        precision, recall = precision_recall(other[kept], real)
-        scores = {"precision": precision, "recall": recall, "fd": frechet(other[kept], real), "kid": kid(other[kept], real)}
+        repeated = np.resize(order[:distinct], len(other))
+        fake = other[repeated]
+        precision, recall = precision_recall(fake, real)
+        scores = {"precision": precision, "recall": recall, "fd": frechet(fake, real), "kid": kid(fake, real)}
         p = rows[0]["precision"] if rows else precision
         rows.append({"share": share, "distinct": distinct, **scores, "chance": 3 * float(np.sqrt(p * (1 - p) / distinct))})
     return rows
@@ -229,7 +230,7 @@ def upsampled(store: Store, samples: int, patch: int, extract: Extract) -> tuple
     enlarged = to_bytes(np.stack([scene(frame, SIZES[0])[-1] for frame in others]))
     corners = np.random.default_rng(SEED).integers(0, SIZES[-1] - patch + 1, size=(samples, 2))
     crops = [cropped(pictures, corners, patch) for pictures in (reals, others, enlarged)]
-    real, *found = (extract(part) for part in crops)
+    real, *features_of_sets = (extract(pictures) for pictures in crops)
     shown = others[:SCENES]
     matrices = {
         "photographs": self_ssim([[resized(frame, size) for size in SIZES] for frame in shown]),
@@ -237,7 +238,7 @@ def upsampled(store: Store, samples: int, patch: int, extract: Extract) -> tuple
         LIMITED: self_ssim([scene(frame, SIZES[0], BAND) for frame in shown]),
     }
     rows = []
-    for name, features in zip(("photographs", "upsampler"), found, strict=True):
+    for name, features in zip(("photographs", "upsampler"), features_of_sets, strict=True):
         precision, recall = precision_recall(features, real)
         scores = {"precision": precision, "recall": recall}
         for key, estimate in (("fd", frechet_estimate), ("kid", kid_estimate)):

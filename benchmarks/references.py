@@ -87,9 +87,9 @@ def fidelity(fake: np.ndarray, real: np.ndarray) -> tuple[float, float, float, f
     fd = fid_statistics_to_metric(*(fid_features_to_statistics(x) for x in tensors), False)[KEY_METRIC_FID]
     alike = [torch.from_numpy(x) for x in equal(fake, real)]
     options = {"kid_kernel_poly_degree": 3, "kid_kernel_poly_gamma": None, "kid_kernel_poly_coef0": 1, "rng_seed": SEED}
-    found = kid_features_to_metric(*alike, kid_subsets=1, kid_subset_size=len(alike[0]), verbose=False, **options)
+    of_kid = kid_features_to_metric(*alike, kid_subsets=1, kid_subset_size=len(alike[0]), verbose=False, **options)
     near = prc_features_to_metric(*tensors, prc_neighborhood=NEIGHBOURS, prc_batch_size=64, save_cpu_ram=True, verbose=False)
-    return fd, found[KEY_METRIC_KID_MEAN], near[KEY_METRIC_PRECISION], near[KEY_METRIC_RECALL]
+    return fd, of_kid[KEY_METRIC_KID_MEAN], near[KEY_METRIC_PRECISION], near[KEY_METRIC_RECALL]
 
 
 def counted(fake: np.ndarray, real: np.ndarray) -> tuple[float, float]:

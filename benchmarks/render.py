@@ -54,11 +54,11 @@ def main(
     sides = [int(part) for part in sizes.split(",")]
     variants: dict[tuple[str, int], Callable[[], object]] = {}
     for side in sides:
-        variants[("tiled", side)] = partial(drawn, generator, side, tile)
+        variants[("tiled", side)] = partial(draw, generator, side, tile)
     for side in (side for side in sides if side <= single):
         variants[("plain", side)] = partial(convolved, plain, side)
         if side > tile:
-            variants[("whole", side)] = partial(drawn, generator, side, side)
+            variants[("whole", side)] = partial(draw, generator, side, side)
     peaks, costs = {}, {}
     for side in sides:
         with peak_memory(where) as peak:
@@ -123,7 +123,7 @@ def plain_of(generator: Any) -> StyleGan2:
     return StyleGan2(network.z_dim, network.w_dim, network.mapping_layers, list(network.channels), params.patch_px).eval()
 
 
-def drawn(generator: Generator, side: int, tile: int) -> object:
+def draw(generator: Generator, side: int, tile: int) -> object:
     return render(generator, RenderRequest(SEED, frame_window(1.0, side, generator.geometry.chart.short_side), tile=tile))
 
 
@@ -133,7 +133,7 @@ def convolved(plain: StyleGan2, side: int) -> object:
     cells = side // 2 ** len(plain.ups)
     times = -(-cells // plain.constant.shape[-1])
     constant = plain.constant.tile(1, 1, times, times)[:, :, :cells, :cells]
-    return to_uint8(plain.drawn(plain.style(1), constant))
+    return to_uint8(plain.draw(plain.style(1), constant))
 
 
 if __name__ == "__main__":

@@ -106,18 +106,18 @@ def score(generator: torch.nn.Module, store: Store, sizes: list[int], samples: i
     """FD, KID, precision and recall at every size, and the matrix of SelfSSIM."""
     drawing, space = cast(Generator, generator), FeatureSpace("lite0")
     seeds = seeded.scene_seeds(SEED, "frames", samples)
-    found: dict[str, Any] = {}
+    by_size: dict[str, Any] = {}
     for size in sizes:
         chosen = seeded.choose_frames(store, size, 4 * samples, SEED)
         real = space(seeded.real_frames(store, chosen, size).pixels())
         windows = [seeded.frame_of(drawing, size)] * samples
         fake = space(seeded.fakes(drawing, seeds, windows).pixels())
         precision, recall = precision_recall(fake, real)
-        found[str(size)] = {"fd": frechet(fake, real), "kid": kid(fake, real), "precision": precision, "recall": recall}
+        by_size[str(size)] = {"fd": frechet(fake, real), "kid": kid(fake, real), "precision": precision, "recall": recall}
     scenes = [[render(drawing, RenderRequest(seed, seeded.frame_of(drawing, size))) for size in sizes] for seed in seeds[:100]]
     matrix = self_ssim(scenes)
     others = ~np.eye(len(sizes), dtype=bool)
-    return {"sizes": found, "self_ssim": matrix.tolist(), "self_ssim_mean": float(matrix[others].mean())}
+    return {"sizes": by_size, "self_ssim": matrix.tolist(), "self_ssim_mean": float(matrix[others].mean())}
 
 
 def write(rows: list[dict[str, Any]], out: Path) -> None:

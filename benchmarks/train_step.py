@@ -235,7 +235,7 @@ class StyleGan2(nn.Module):
         self.to_rgb = nn.ModuleList(PlainModulated(c, 3, w_dim, kernel=1, demodulates=False) for c in channels)
 
     def forward(self, count: int) -> Tensor:
-        return self.drawn(self.style(count), self.constant.expand(count, -1, -1, -1))
+        return self.draw(self.style(count), self.constant.expand(count, -1, -1, -1))
 
     def style(self, count: int) -> Tensor:
         w = torch.randn(count, self.z_dim, device=self.constant.device)
@@ -244,7 +244,7 @@ class StyleGan2(nn.Module):
             w = F.leaky_relu(layer(w), LEAK) * GAIN
         return w
 
-    def drawn(self, w: Tensor, constant: Tensor) -> Tensor:
+    def draw(self, w: Tensor, constant: Tensor) -> Tensor:
         x = self.first(constant, w)
         rgb = self.to_rgb[0](x, w)
         for up, conv, to_rgb in zip(self.ups, self.convs, list(self.to_rgb)[1:], strict=True):

@@ -174,7 +174,7 @@ def missing(space: str) -> str:
             return str(error)
         return ""
     file = INCEPTION if space == "inception" else dinov2_file()
-    return "" if file.path.is_file() else f"fetched when asked for, or put {file.origin} at {file.path}"
+    return "" if file.path.is_file() else f"downloaded on first use, or put {file.origin} at {file.path}"
 
 
 class FeatureSpace:

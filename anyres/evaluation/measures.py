@@ -127,13 +127,13 @@ def measure_equivariance(generator: Generator, seed: int) -> float:
 
 def measure_fractional_equivariance(generator: Generator, seed: int) -> float:
     """The same for moves of parts of a pixel, mean over SHIFTS: what the network folds back shows here."""
-    found = []
+    decibels = []
     for scene, (down, right) in zip(samples.scene_seeds(seed, "shifts", len(SHIFTS)), SHIFTS, strict=True):
         still = samples.frame_of(generator, 128).crop(8, 8, (112, 112))
         moved = Window((still.center[0] + right * still.period, still.center[1] + down * still.period), still.period, still.size)
         pictures = [draw_tiled(generator, scene, window, 256)[0] for window in (moved, still)]
-        found.append(min(fractional_psnr(pictures[0], pictures[1], right, down), MOST_DB))
-    return float(np.mean(found))
+        decibels.append(min(fractional_psnr(pictures[0], pictures[1], right, down), MOST_DB))
+    return float(np.mean(decibels))
 
 
 def draw_tiled(
