@@ -190,7 +190,7 @@ def pickled(head: bytes) -> bool:
 def test_a_file_that_draws_something_else_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     model = anyres.load(make_bundle(tmp_path / "generator", 4, 0.25, **ANYRES_GAN))
     ones = np.ones((3, 37, 45), np.float32)
-    wrong = convert.FORMATS[".pt2"]._replace(content=lambda generator, about: b"", drawn=lambda *_: ones)
+    wrong = convert.FORMATS[".pt2"]._replace(content=lambda generator, about: b"", draw=lambda *_: ones)
     monkeypatch.setitem(convert.FORMATS, ".pt2", wrong)
     with pytest.raises(ValueError, match="its pixels differ by"):
         export_to(model, tmp_path / "wrong.pt2")

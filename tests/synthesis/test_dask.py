@@ -316,7 +316,7 @@ def test_a_worker_of_another_version_is_named(cluster: Cluster, exact: Model, tm
     """Once one whose code differs, once one that has none."""
     shutil.copytree(ROOT / "anyres", tmp_path / "other/anyres", ignore=shutil.ignore_patterns("__pycache__"))
     with (tmp_path / "other/anyres/plane/window.py").open("a") as file:
-        file.write("# Other code.\n")
+        file.write("OTHER_CODE = True\n")
     (tmp_path / "none/anyres").mkdir(parents=True)
     (tmp_path / "none/anyres/__init__.py").write_text("raise ImportError('no anyres here')\n")
     for path, says in (

@@ -241,18 +241,22 @@ def test_what_waits_together_is_drawn_together(frame: ServedModel, tmp_path: Pat
 
 
 def test_what_nobody_waits_for_is_not_drawn(frame: ServedModel, tmp_path: Path):
-    count = 200
+    count, asked = 200, 0
     with serving([frame], tmp_path, batch=1) as address:
-        statuses = asyncio.run(_tiles(address, frame.id, count, 0.3, True))
-        assert 0 in statuses
+        # A busy machine may not have read a request when its sender leaves: then some leave later.
+        for patience_s in (0.3, 1.0, 3.0):
+            asked += count
+            assert 0 in asyncio.run(_tiles(address, frame.id, count, patience_s, True))
+            if counted(address, "anyres_tiles_dropped_total"):
+                break
         until = time.monotonic() + 20
         while counted(address, "anyres_queue_length") and time.monotonic() < until:
             time.sleep(0.05)
         assert ask(address, f"/api/tile/{frame.id}/1000/4/0_0.png")[0] == 200
         drawn, dropped = counted(address, "anyres_tiles_drawn_total"), counted(address, "anyres_tiles_dropped_total")
         assert dropped > 0
-        assert drawn + dropped <= count + 1
-        assert drawn < count
+        assert drawn + dropped <= asked + 1
+        assert drawn < asked
 
 
 def test_the_command_prints_one_line_opens_the_page_and_ends_cleanly(frame_bundle: Path, tmp_path: Path):
