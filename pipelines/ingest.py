@@ -52,8 +52,10 @@ def ingest(params: Params, environment: Environment, map_shards: MapShards) -> N
             if any(row.shard for row in shard_rows):
                 scratch.get(f"ingest/{task.shard.name}", out / SHARDS / task.shard.name)
             rows.append(shard_rows)
-        write_catalogue(rows, out, params.ingest)
+        catalogue = write_catalogue(rows, out, params.ingest)
     scratch.keep_only("ingest", set())
+    refused = "".join(f", {count} refused ({reason})" for reason, count in catalogue.reasons().items())
+    print(f"ingest: {len(catalogue.accepted)} pictures accepted{refused}", flush=True)
 
 
 def ingest_shard(task: Task) -> list[CatalogueRow]:
