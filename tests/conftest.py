@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from anyres.params import Params, Train
+from tests import shapecheck
+
+shapecheck.install()
+
+from anyres.params import Params, Train  # noqa: E402 - after the hook
 
 ROOT = Path(__file__).resolve().parent.parent
 # One thread a worker: results do not depend on the machine, and workers do not fight.

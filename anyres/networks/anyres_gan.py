@@ -26,6 +26,7 @@ from anyres.params import AliasFreeNetwork, Train
 from anyres.plane.arrays import numbers
 from anyres.plane.chart import CIRCUMFERENCE, Chart, chart_of
 from anyres.plane.geometry import Geometry
+from anyres.plane.shapes import Float
 from anyres.plane.window import Window
 
 # Colours of unit variance would leave the range.
@@ -68,7 +69,9 @@ class FourierInput(nn.Module):
         with torch.no_grad():
             self.place.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
 
-    def forward(self, w: Tensor, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+    def forward(
+        self, w: Float[Tensor, "b w_dim"], windows: Sequence[Window], edit: Edit | None = None
+    ) -> Float[Tensor, "b channels h w"]:
         cell = self.patch // self.rate
         grids = [
             replace(v, period=v.period * cell, size=(v.size[0] // cell + 2 * MARGIN, v.size[1] // cell + 2 * MARGIN))
@@ -118,7 +121,7 @@ class ScaleMapping(nn.Module):
         self.first = Linear(1, outputs, gain=GAIN)
         self.second = Linear(outputs, outputs, gain=GAIN)
 
-    def forward(self, zoom: Tensor) -> Tensor:
+    def forward(self, zoom: Float[Tensor, " b"]) -> Float[Tensor, "b outputs"]:
         u = torch.log2(zoom)[:, None] / self.octaves
         return F.leaky_relu(self.second(F.leaky_relu(self.first(u), LEAK)), LEAK)
 
@@ -158,7 +161,9 @@ class AnyresGan(StyleGenerator):
             native_sizes=params.patch_sizes,
         )
 
-    def synthesize(self, w: Tensor, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+    def synthesize(
+        self, w: Float[Tensor, "k *num_ws w_dim"], scene: Scene, windows: Sequence[Window], edit: Edit | None = None
+    ) -> Float[Tensor, "b 3 h w"]:
         """Draw styles w, (b, w_dim) or (b, num_ws, w_dim), at windows of one size. There are no fields."""
         self.check_size(windows)
         scale = self.scale(numbers([window.zoom(self.base_period) for window in windows], torch.float32, w.device))
@@ -176,7 +181,7 @@ class AnyresGan(StyleGenerator):
         return torch.tanh(TANH_SCALE * x) if self.tanh else OUTPUT_SCALE * x
 
     @torch.no_grad()
-    def standardize(self, pictures: Tensor) -> None:
+    def standardize(self, pictures: Float[Tensor, "n 3 h w"]) -> None:
         """Take the mean colour of real pictures (n, 3, h, w) as that of the output, and measure every layer's input.
 
         Adam moves a bias by its rate a step: a dark domain would cost a short training most of its steps. The running means of

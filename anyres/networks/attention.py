@@ -13,11 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anyres.networks.layers import Conv
+from anyres.plane.shapes import Float
 
 FEW_TOKENS = 64
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, *, twice_differentiable: bool = False) -> Tensor:
+def attention(
+    query: Float[Tensor, "b heads queries d"],
+    key: Float[Tensor, "b heads tokens d"],
+    value: Float[Tensor, "b heads tokens d"],
+    *,
+    twice_differentiable: bool = False,
+) -> Float[Tensor, "b heads queries d"]:
     """softmax(q k^T / sqrt(d)) v for (b, heads, tokens, d) each; returns (b, heads, tokens of q, d).
 
     Fused kernels have no second derivative: whatever stands between a picture and a logit under a gradient
@@ -34,7 +41,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, twice_differentiable
     return F.scaled_dot_product_attention(query, key, value)
 
 
-def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def plain_attention(
+    query: Float[Tensor, "b heads queries d"], key: Float[Tensor, "b heads tokens d"], value: Float[Tensor, "b heads tokens d"]
+) -> Float[Tensor, "b heads queries d"]:
     """The textbook form, differentiable any number of times; the reference of the fused ones."""
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
     return scores.softmax(dim=-1) @ value
@@ -52,7 +61,7 @@ class SelfAttention(nn.Module):
         self.out = Conv(channels, channels, kernel=1)
         nn.init.zeros_(self.out.weight)
 
-    def forward(self, x: Tensor, *, twice_differentiable: bool = False) -> Tensor:
+    def forward(self, x: Float[Tensor, "b c h w"], *, twice_differentiable: bool = False) -> Float[Tensor, "b c h w"]:
         batch, channels, height, width = x.shape
         qkv = self.to_qkv(x).flatten(2).reshape(batch, 3, self.heads, channels // self.heads, height * width)
         query, key, value = qkv.transpose(-1, -2).unbind(dim=1)

@@ -23,6 +23,7 @@ from anyres.params import GridNetwork, Train
 from anyres.plane import fields
 from anyres.plane.chart import chart_of
 from anyres.plane.geometry import Geometry
+from anyres.plane.shapes import Float
 from anyres.plane.window import Window
 
 
@@ -77,7 +78,7 @@ class Baseline(StyleGenerator):
         )
 
     @torch.no_grad()
-    def standardize(self, pictures: Tensor) -> None:
+    def standardize(self, pictures: Float[Tensor, "n 3 h w"]) -> None:
         """Take the mean colour of real pictures (n, 3, h, w) as that of the output."""
         self.rgb_bias.copy_(pictures.mean(dim=(0, 2, 3)))
 
@@ -121,7 +122,9 @@ class MsPie(Baseline):
 
     zeros = 0
 
-    def synthesize(self, w: Tensor, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+    def synthesize(
+        self, w: Float[Tensor, "k *num_ws w_dim"], scene: Scene, windows: Sequence[Window], edit: Edit | None = None
+    ) -> Float[Tensor, "b 3 h w"]:
         """See `StyleGenerator.synthesize`."""
         height, width = (side // self.cell_px + 2 for side in self.check_size(windows))
         x, y = places(windows, edit, w.device)
@@ -149,7 +152,9 @@ class MsPe(Baseline):
         self.channels = channels
         self.factors = nn.Parameter(torch.ones(len(channels)))
 
-    def synthesize(self, w: Tensor, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+    def synthesize(
+        self, w: Float[Tensor, "k *num_ws w_dim"], scene: Scene, windows: Sequence[Window], edit: Edit | None = None
+    ) -> Float[Tensor, "b 3 h w"]:
         """See `StyleGenerator.synthesize`."""
         self.check_size(windows)
         told = partial(self._sines, windows=windows, edit=edit, device=w.device)
@@ -190,11 +195,13 @@ class Cips(StyleGenerator):
         self.geometry = Geometry(chart, 1, 0, True, (base / params.finest_zoom, base), params.patch_sizes)
 
     @torch.no_grad()
-    def standardize(self, pictures: Tensor) -> None:
+    def standardize(self, pictures: Float[Tensor, "n 3 h w"]) -> None:
         """Take the mean colour of real pictures (n, 3, h, w) as that of the output."""
         self.rgb_bias.copy_(pictures.mean(dim=(0, 2, 3)))
 
-    def synthesize(self, w: Tensor, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+    def synthesize(
+        self, w: Float[Tensor, "k *num_ws w_dim"], scene: Scene, windows: Sequence[Window], edit: Edit | None = None
+    ) -> Float[Tensor, "b 3 h w"]:
         """See `StyleGenerator.synthesize`."""
         x, y = places(windows, edit, w.device)
         position = torch.stack(torch.broadcast_tensors(x[:, 0], y[:, 0]), dim=-1).float() / self.unit
@@ -228,7 +235,9 @@ class SingleScale(Baseline):
         if self.placeless:
             self.geometry = replace(self.geometry, periods=(self.geometry.periods[0],) * 2)
 
-    def synthesize(self, w: Tensor, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+    def synthesize(
+        self, w: Float[Tensor, "k *num_ws w_dim"], scene: Scene, windows: Sequence[Window], edit: Edit | None = None
+    ) -> Float[Tensor, "b 3 h w"]:
         """See `StyleGenerator.synthesize`. There are no coordinates that an edit could move."""
         if self.placeless:
             # Zoom 1 shows a frame as a canvas of that many pixels: there is no other scale.

@@ -28,6 +28,7 @@ from anyres.plane import fields
 from anyres.plane.arrays import numbers, stacked
 from anyres.plane.chart import Chart, chart_of
 from anyres.plane.geometry import Geometry
+from anyres.plane.shapes import Float, Float32, Int64
 from anyres.plane.window import Window
 
 SCALE_FEATURES = 4
@@ -60,7 +61,9 @@ class OctaveFeatures(nn.Module):
         self.register_buffer("frequencies", torch.from_numpy(chart.snap_frequencies(frequencies)), persistent=False)
         self.outputs = octaves * features
 
-    def forward(self, windows: Sequence[Window], seeds: Tensor, edit: Edit | None = None) -> Tensor:
+    def forward(
+        self, windows: Sequence[Window], seeds: Int64[Tensor, " b"], edit: Edit | None = None
+    ) -> Float32[Tensor, "b {self.outputs} h w"]:
         """Features (b, outputs, h, w), float32, at the windows' own pixel grid, or where `edit` takes it: alike for all seeds."""
         device = self.frequencies.device
         x, y = places(windows, edit, device)
@@ -89,7 +92,9 @@ class OctaveFields(nn.Module):
         # Nothing is learned or stored here: this only tells where to compute.
         self.register_buffer("anchor", torch.zeros(()), persistent=False)
 
-    def forward(self, windows: Sequence[Window], seeds: Tensor, edit: Edit | None = None) -> Tensor:
+    def forward(
+        self, windows: Sequence[Window], seeds: Int64[Tensor, " b"], edit: Edit | None = None
+    ) -> Float32[Tensor, "b {self.outputs} h w"]:
         """Features (b, outputs, h, w), float32, at the windows' own pixel grid, or where `edit` takes it."""
         period = stacked([window.period for window in windows])
         parts = []
@@ -112,7 +117,7 @@ class ScaleEmbedding(nn.Module):
         self.octaves = max(math.log2(zoom_max), 1.0)
         self.layer = Linear(2 * SCALE_FEATURES + 1, outputs)
 
-    def forward(self, zoom: Tensor) -> Tensor:
+    def forward(self, zoom: Float[Tensor, " b"]) -> Float[Tensor, "b outputs"]:
         u = torch.log2(zoom)[:, None] / self.octaves
         turns = u * torch.arange(1, SCALE_FEATURES + 1, device=zoom.device) * (math.pi / 2)
         return F.leaky_relu(self.layer(torch.cat([u, turns.sin(), turns.cos()], dim=1)), LEAK)
@@ -144,7 +149,9 @@ class Continuum(StyleGenerator):
             native_sizes=params.patch_sizes,
         )
 
-    def synthesize(self, w: Tensor, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+    def synthesize(
+        self, w: Float[Tensor, "k *num_ws w_dim"], scene: Scene, windows: Sequence[Window], edit: Edit | None = None
+    ) -> Float[Tensor, "b 3 h w"]:
         """Draw styles w, (b, w_dim) or (b, num_ws, w_dim), with the fields of `scene` at windows of one size."""
         cell = self.trunk.cell_px
         height, width = self.check_size(windows)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from anyres.networks.attention import SelfAttention
 from anyres.networks.layers import GAIN, LEAK, Conv, Linear
+from anyres.plane.shapes import Float
 
 GROUP = 4
 
@@ -30,7 +31,7 @@ class Block(nn.Module):
         self.down = Conv(inputs, outputs, gain=GAIN / math.sqrt(2))
         self.skip = Conv(inputs, outputs, kernel=1, gain=1 / math.sqrt(2), bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "b inputs h w"]) -> Float[Tensor, "b outputs h//2 w//2"]:
         # Averaging before the convolution halves the rate where it is cheapest, and keeps aliases out.
         y = F.avg_pool2d(F.leaky_relu(self.conv(x), LEAK), 2)
         return F.leaky_relu(self.down(y), LEAK) + self.skip(F.avg_pool2d(x, 2))
@@ -62,7 +63,7 @@ class Discriminator(nn.Module):
         self.logit = Linear(last, 1)
         self.height = Linear(last, 1) if reads_height else None
 
-    def standardize(self, pictures: Tensor) -> None:
+    def standardize(self, pictures: Float[Tensor, "n 3 h w"]) -> None:
         """Take mean and spread from real pictures (n, 3, h, w).
 
         A dark domain is nearly constant to a network that expects noise about zero: without this its discriminator
@@ -71,20 +72,24 @@ class Discriminator(nn.Module):
         self.mean.copy_(pictures.mean())
         self.spread.copy_(pictures.std().clamp_min(1e-3))
 
-    def features(self, pictures: Tensor) -> list[Tensor]:
+    def features(self, pictures: Float[Tensor, "b 3 h w"]) -> list[Float[Tensor, "b _ _ _"]]:
         """Outputs of the blocks, from fine to coarse."""
         x = ((pictures - self.mean) / self.spread).contiguous(memory_format=torch.channels_last)
         x = F.leaky_relu(self.from_rgb(x), LEAK)
         return [x := block(x) for block in self.blocks]
 
-    def forward(self, pictures: Tensor, *, twice_differentiable: bool = False) -> Tensor:
+    def forward(self, pictures: Float[Tensor, "b 3 h w"], *, twice_differentiable: bool = False) -> Float[Tensor, " b"]:
         return self.logit(self._seen(pictures, twice_differentiable)).squeeze(1).float()
 
-    def forward_heads(self, pictures: Tensor, *, twice_differentiable: bool = False) -> tuple[Tensor, Tensor | None]:
+    def forward_heads(
+        self, pictures: Float[Tensor, "b 3 h w"], *, twice_differentiable: bool = False
+    ) -> tuple[Float[Tensor, " b"], Float[Tensor, " b"] | None]:
         """Logits (b,) and, with that head, the height (b,) that the pictures seem to stand at, in half short sides, y down."""
         return self._heads(self._seen(pictures, twice_differentiable))
 
-    def forward_pairs(self, parts: Sequence[Tensor], *, twice_differentiable: bool = False) -> list[tuple[Tensor, Tensor | None]]:
+    def forward_pairs(
+        self, parts: Sequence[Float[Tensor, "b 3 h w"]], *, twice_differentiable: bool = False
+    ) -> list[tuple[Float[Tensor, " b"], Float[Tensor, " b"] | None]]:
         """`forward_heads` of some parts of one size, in one pass where their groups stay apart: that costs less than one each.
 
         Heads see the parts one by one: what a loss takes from real logits and adds to fake ones cancels to the last bit in the
@@ -109,7 +114,7 @@ class Discriminator(nn.Module):
         return F.leaky_relu(self.hidden(x.flatten(1)), LEAK)
 
 
-def deviation(x: Tensor) -> Tensor:
+def deviation(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:
     """Mean standard deviation over groups of pictures, one map: (b, c, h, w) -> (b, 1, h, w)."""
     batch, _, height, width = x.shape
     group = math.gcd(batch, GROUP)

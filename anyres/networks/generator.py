@@ -13,6 +13,7 @@ from anyres.networks.layers import MappingNetwork
 from anyres.networks.scene import Scene
 from anyres.plane.arrays import stacked
 from anyres.plane.geometry import Geometry
+from anyres.plane.shapes import Float, Float64
 from anyres.plane.window import Window
 
 # Seeds of scenes lie below; those of a training start above.
@@ -34,7 +35,7 @@ class Generator(Protocol):
     draws_regions: bool
 
     # A generator that is never edited need not take an `edit`.
-    def __call__(self, scene: Scene, windows: Sequence[Window], psi: float = 1.0) -> Tensor: ...
+    def __call__(self, scene: Scene, windows: Sequence[Window], psi: float = 1.0) -> Float[Tensor, "b 3 h w"]: ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
@@ -46,7 +47,9 @@ def device_of(generator: Generator) -> torch.device:
     return next(iter(generator.parameters())).device
 
 
-def places(grids: Sequence[Window], edit: Edit | None, device: torch.device) -> tuple[Tensor, Tensor]:
+def places(
+    grids: Sequence[Window], edit: Edit | None, device: torch.device
+) -> tuple[Float64[Tensor, "b 1 _ _"], Float64[Tensor, "b 1 _ _"]]:
     """Plane positions x and y of the grids' points, float64, that broadcast to (b, 1, h, w): plain grids are kept by axis."""
     if edit is None:
         axes = [grid.axes() for grid in grids]
@@ -72,30 +75,34 @@ class StyleGenerator(nn.Module):
         self.mapping = MappingNetwork(z_dim, w_dim, mapping_layers)
         self.register_buffer("w_mean", torch.zeros(w_dim))
 
-    def styles(self, z: Tensor, psi: float = 1.0) -> Tensor:
+    def styles(self, z: Float[Tensor, "b z_dim"], psi: float = 1.0) -> Float[Tensor, "b w_dim"]:
         """w (b, w_dim), truncated towards its mean by psi (Karras et al., CVPR 2019, appendix B)."""
         return self.truncated(self.mapping(z), psi)
 
-    def truncated(self, w: Tensor, psi: float) -> Tensor:
+    def truncated(self, w: Float[Tensor, "*layers w_dim"], psi: float) -> Float[Tensor, "*layers w_dim"]:
         """Styles (..., w_dim) drawn towards their mean by psi: 0 the mean, 1 as they are."""
         return w if psi == 1.0 else self.w_mean + psi * (w - self.w_mean)
 
-    def forward(self, scene: Scene, windows: Sequence[Window], psi: float = 1.0, edit: Edit | None = None) -> Tensor:
+    def forward(
+        self, scene: Scene, windows: Sequence[Window], psi: float = 1.0, edit: Edit | None = None
+    ) -> Float[Tensor, "b 3 h w"]:
         if not scene.plain and not self.draws_regions:
             raise ValueError(f"{type(self).__name__} draws one style and one seed a picture; infinity_gan draws several")
         of = scene if scene.blend is None else scene.blend
         w = self.styles(of.z, psi) if of.w is None else self.truncated(of.w, psi)
         return self.synthesize(w, scene, windows, edit)
 
-    def synthesize(self, w: Tensor, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+    def synthesize(
+        self, w: Float[Tensor, "k *num_ws w_dim"], scene: Scene, windows: Sequence[Window], edit: Edit | None = None
+    ) -> Float[Tensor, "b 3 h w"]:
         """Draw styles w, (b, w_dim) or (b, num_ws, w_dim), with the fields of `scene` at windows of one size."""
         raise NotImplementedError
 
-    def diversity(self, scene: Scene, windows: Sequence[Window], mean: Callable[[Tensor], Tensor]) -> Tensor:
+    def diversity(self, scene: Scene, windows: Sequence[Window], mean: Callable[[Tensor], Tensor]) -> Float[Tensor, ""]:
         """How little other local latents change the structure, scalar; only infinity_gan has local latents."""
         raise ValueError(f"{type(self).__name__} has no local latents; set train.loss.diversity to 0")
 
-    def standardize(self, pictures: Tensor) -> None:
+    def standardize(self, pictures: Float[Tensor, "n 3 h w"]) -> None:
         """Set up what depends on the colours of real pictures (n, 3, h, w) in [-1, 1]; by default nothing does."""
 
     def update_magnitude_ema(self, mean: Callable[[Tensor], Tensor]) -> None:

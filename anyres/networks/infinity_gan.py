@@ -26,6 +26,7 @@ from anyres.plane import fields
 from anyres.plane.arrays import namespace, numbers, stacked, whole
 from anyres.plane.chart import chart_of
 from anyres.plane.geometry import Geometry
+from anyres.plane.shapes import Float, Float32
 from anyres.plane.window import PHASE_TOLERANCE_PX, Window
 
 # Implicit coordinates, section 3.2: steepness of the vertical one a cell, and cells of a turn of the horizontal ones.
@@ -192,7 +193,9 @@ class InfinityGan(StyleGenerator):
             native_sizes=params.patch_sizes,
         )
 
-    def synthesize(self, w: Tensor, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+    def synthesize(
+        self, w: Float[Tensor, "k *num_ws w_dim"], scene: Scene, windows: Sequence[Window], edit: Edit | None = None
+    ) -> Float[Tensor, "b 3 h w"]:
         """See `StyleGenerator.synthesize`; of a blend w is (k, w_dim) or (k, num_ws, w_dim)."""
         if scene.pin is not None:
             for window in windows:
@@ -210,7 +213,7 @@ class InfinityGan(StyleGenerator):
         drawn = self.texture(map_, w, [self.cells(window) for window in windows], self._styled(scene), noise)
         return torch.tanh(drawn)[:, :, :height, :width]
 
-    def map_of(self, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+    def map_of(self, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Float[Tensor, "b channels n_y n_x"]:
         """The structure's map (b, channels, n_y, n_x) of windows, once for all where they lie in one picture."""
         around = self._region(windows) if edit is None and len(windows) > 1 and scene.one else None
         if around is None:
@@ -247,7 +250,7 @@ class InfinityGan(StyleGenerator):
         circumference = self.geometry.chart.circumference
         return None if circumference is None else whole(circumference / window.period / self.cell_px, 1)
 
-    def local(self, scene: Scene, windows: Sequence[Window]) -> Tensor:
+    def local(self, scene: Scene, windows: Sequence[Window]) -> Float32[Tensor, "b {self.local_dim} rows columns"]:
         """Local latents (b, local_dim, rows, columns) under the structure's cells: i.i.d. normals by the index of the cell."""
         halo = self.structure.halo
         first = numbers([self.first_cell(window) for window in windows], torch.int64) - halo
@@ -256,7 +259,7 @@ class InfinityGan(StyleGenerator):
             LOCAL, fields.Stream.LOCAL, self.local_dim, first, grids, scene, 0, [self.turn_cells(v) for v in windows]
         )
 
-    def coordinates(self, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+    def coordinates(self, windows: Sequence[Window], edit: Edit | None = None) -> Float32[Tensor, "b 3 rows columns"]:
         """tanh of the height, cosine and sine of the way along, at the cells' middles: (b, 3, rows, columns), float32."""
         found = []
         for window in windows:
@@ -277,7 +280,7 @@ class InfinityGan(StyleGenerator):
         return Pin(window.period, tuple(record.found))
 
     @torch.no_grad()
-    def standardize(self, pictures: Tensor) -> None:
+    def standardize(self, pictures: Float[Tensor, "n 3 h w"]) -> None:
         """Take the mean colour of real pictures (n, 3, h, w) as that of the output."""
         self.texture.rgb_bias.copy_(torch.atanh(pictures.mean(dim=(0, 2, 3)).clamp(-0.9, 0.9)))
 

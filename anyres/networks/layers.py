@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anyres.plane.shapes import Float
+
 LEAK = 0.2
 # Keeps the variance of a unit normal through leaky ReLU; folded into weights instead of costing a pass.
 GAIN = math.sqrt(2 / (1 + LEAK**2))
@@ -31,7 +33,7 @@ class Linear(nn.Module):
         self.scale = gain * lr / math.sqrt(inputs)
         self.lr = lr
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*b inputs"]) -> Float[Tensor, "*b outputs"]:
         return F.linear(x, self.weight * self.scale, self.bias * self.lr)
 
 
@@ -44,12 +46,14 @@ class Conv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.scale = gain / math.sqrt(inputs * kernel**2)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "b inputs h w"]) -> Float[Tensor, "b outputs h w"]:
         weight = (self.weight * self.scale).contiguous(memory_format=torch.channels_last)
         return F.conv2d(x, weight, self.bias, padding=self.weight.shape[-1] // 2)
 
 
-def doubled_conv(x: Tensor, weight: Tensor) -> Tensor:
+def doubled_conv(
+    x: Float[Tensor, "b inputs h w"], weight: Float[Tensor, "outputs inputs 3 3"]
+) -> Float[Tensor, "b outputs 2*h-4 2*w-4"]:
     """`F.conv2d(upsample(x), weight)` of 3x3 kernels, at a quarter of its products: (b, in, h, w) -> (b, out, 2h-4, 2w-4).
 
     Doubling inserts zeros and filters by [1, 3, 3, 1] / 4 along each axis. Convolutions commute: the kernel goes first, as a
@@ -65,7 +69,7 @@ def doubled_conv(x: Tensor, weight: Tensor) -> Tensor:
     return x
 
 
-def upsample(x: Tensor, *, clamped: bool = False) -> Tensor:
+def upsample(x: Float[Tensor, "b c h w"], *, clamped: bool = False) -> Float[Tensor, "b c _ _"]:
     """Bilinear doubling (half-pixel centres): (b, c, h, w) -> (b, c, 2h, 2w) `clamped`, else (b, c, 2h-2, 2w-2) without
     that border.
     """
@@ -129,7 +133,9 @@ class ModulatedConv(nn.Module):
         self.clamped = clamped
         self.demodulates = demodulates
 
-    def forward(self, x: Tensor, style: Tensor | Mixed) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "b inputs _ _"], style: Float[Tensor, "b style_dim"] | Mixed
+    ) -> Float[Tensor, "b outputs _ _"]:
         weight = self.weight * self.scale
         scale, gain = modulation(self.style, style, weight.square().sum(dim=(2, 3)) if self.demodulates else None)
         x = x * scale.to(x.dtype)
@@ -140,7 +146,7 @@ class ModulatedConv(nn.Module):
         y = y[:, :, 1:-1, 1:-1] if self.clamped else y
         return y if gain is None else y * gain.to(x.dtype)
 
-    def per_sample(self, x: Tensor, style: Tensor) -> Tensor:
+    def per_sample(self, x: Float[Tensor, "b inputs _ _"], style: Float[Tensor, "b style_dim"]) -> Float[Tensor, "b outputs _ _"]:
         """The textbook form of `forward`, kept as its reference."""
         style = self.style(style)
         weight = self.weight[None] * self.scale * style[:, None, :, None, None]
@@ -150,7 +156,7 @@ class ModulatedConv(nn.Module):
         return torch.cat([F.conv2d(x[i : i + 1], weight[i]) for i in range(len(x))])
 
 
-def per_layer(w: Tensor, count: int) -> Sequence[Tensor]:
+def per_layer(w: Float[Tensor, "*b w_dim"], count: int) -> Sequence[Float[Tensor, "_ w_dim"]]:
     """Styles of `count` layers, (b, w_dim) each: one for all from w (b, w_dim), or each its own from w (b, count, w_dim)."""
     if w.ndim == 2:
         return [w] * count
@@ -167,7 +173,7 @@ class MappingNetwork(nn.Module):
         sizes = [z_dim] + [w_dim] * layers
         self.layers = nn.ModuleList(Linear(a, b, gain=GAIN, lr=0.01) for a, b in itertools.pairwise(sizes))
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Float[Tensor, "b z_dim"]) -> Float[Tensor, "b w_dim"]:
         w = z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8)
         for layer in self.layers:
             w = F.leaky_relu(layer(w), LEAK)

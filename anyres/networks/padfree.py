@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from anyres.networks.layers import LEAK, ModulatedConv, per_layer, upsample
 from anyres.plane import fields
 from anyres.plane.chart import Chart
+from anyres.plane.shapes import Float, Float32, Int64
 from anyres.plane.window import Window
 
 # Cells of input on each side of the window: ours, and the paper's.
@@ -38,7 +39,9 @@ class StyledConv(nn.Module):
         # Noise starts silent and is learned per channel.
         self.noise_strength = nn.Parameter(torch.zeros(outputs))
 
-    def forward(self, x: Tensor, style: Tensor, noise: Tensor) -> Tensor:
+    def forward(
+        self, x: Float[Tensor, "b inputs _ _"], style: Float[Tensor, "b style_dim"], noise: Float[Tensor, "b h w"]
+    ) -> Float[Tensor, "b outputs h w"]:
         x = self.conv(x, style)
         added = noise[:, None].to(x.dtype) * self.noise_strength[:, None, None].to(x.dtype) + self.bias[:, None, None].to(x.dtype)
         return F.leaky_relu(x + added.contiguous(memory_format=torch.channels_last), LEAK)
@@ -86,7 +89,14 @@ class Trunk(nn.Module):
         """Pixels of a cell: the lattice on which tiles are exact."""
         return 2**self.levels
 
-    def forward(self, features: Tensor, style: Tensor, seeds: Tensor, windows: Sequence[Window], chart: Chart) -> Tensor:
+    def forward(
+        self,
+        features: Float[Tensor, "b inputs _ _"],
+        style: Float[Tensor, "b *num_ws style_dim"],
+        seeds: Int64[Tensor, " b"],
+        windows: Sequence[Window],
+        chart: Chart,
+    ) -> Float32[Tensor, "b 3 h w"]:
         """Windows are those of the picture; noise is drawn for each level at its own period and margin."""
         x = features.contiguous(memory_format=torch.channels_last)
         styles = iter(per_layer(style, self.num_ws))

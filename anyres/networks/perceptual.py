@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from anyres.networks.backbones import Lite0, Vgg16, lite0, lpips_vgg16
+from anyres.plane.shapes import Float
 
 
 def perceptual_features(name: str) -> Lite0 | Vgg16 | None:
@@ -21,7 +22,9 @@ def perceptual_features(name: str) -> Lite0 | Vgg16 | None:
     return None
 
 
-def perceptual(features: Lite0 | Vgg16, pictures: Tensor, others: Tensor) -> Tensor:
+def perceptual(
+    features: Lite0 | Vgg16, pictures: Float[Tensor, "b 3 h w"], others: Float[Tensor, "b 3 h w"]
+) -> Float[Tensor, ""]:
     """Mean squared distance of feature maps of unit length, summed over the network's stages.
 
     LPIPS (Zhang et al., CVPR 2018, equation 1) where the features have its channel weights; the like of it where they are one.
@@ -33,6 +36,6 @@ def perceptual(features: Lite0 | Vgg16, pictures: Tensor, others: Tensor) -> Ten
     return total
 
 
-def unit(x: Tensor) -> Tensor:
+def unit(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
     """Scale every position's channels (b, c, h, w) to unit length."""
     return x * torch.rsqrt(x.square().sum(dim=1, keepdim=True) + 1e-8)

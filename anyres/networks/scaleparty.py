@@ -19,6 +19,7 @@ from anyres.networks.scene import Scene
 from anyres.params import GridNetwork, Train
 from anyres.plane.chart import chart_of
 from anyres.plane.geometry import Geometry
+from anyres.plane.shapes import Float
 from anyres.plane.window import Window
 
 
@@ -45,7 +46,9 @@ class ScaleParty(StyleGenerator):
             native_sizes=params.patch_sizes,
         )
 
-    def synthesize(self, w: Tensor, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
+    def synthesize(
+        self, w: Float[Tensor, "k *num_ws w_dim"], scene: Scene, windows: Sequence[Window], edit: Edit | None = None
+    ) -> Float[Tensor, "b 3 h w"]:
         """Draw styles w, (b, w_dim) or (b, num_ws, w_dim), with the noise of `scene` at windows of one size."""
         height, width = self.check_size(windows)
         cell, margin = self.trunk.cell_px, 2 * self.trunk.margin_cells
@@ -58,6 +61,6 @@ class ScaleParty(StyleGenerator):
         return torch.cat(torch.broadcast_tensors(*self.geometry.chart.encode(x, y)), dim=1).float() / self.unit
 
     @torch.no_grad()
-    def standardize(self, pictures: Tensor) -> None:
+    def standardize(self, pictures: Float[Tensor, "n 3 h w"]) -> None:
         """Take the mean colour of real pictures (n, 3, h, w) as that of the output: Adam would take long to get there."""
         self.trunk.rgb_bias.copy_(pictures.mean(dim=(0, 2, 3)))

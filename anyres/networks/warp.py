@@ -10,13 +10,16 @@ from torch import Tensor
 
 from anyres.plane.arrays import namespace, stacked
 from anyres.plane.resample import lanczos
+from anyres.plane.shapes import Float32
 from anyres.plane.window import Window
 
 # Pixels of the base that a patch covers only in part tell nothing.
 COVERED = 0.5
 
 
-def warp(targets: Sequence[Window], sources: Sequence[Window], device: torch.device | str) -> tuple[Tensor, Tensor, Tensor]:
+def warp(
+    targets: Sequence[Window], sources: Sequence[Window], device: torch.device | str
+) -> tuple[Float32[Tensor, "b H h"], Float32[Tensor, "b W w"], Float32[Tensor, "b 1 H W"]]:
     """Weights that bring pictures at `sources` to the pixels of `targets`: rows (b, H, h), columns (b, W, w), mask (b, 1, H, W).
 
     A target is rows @ picture @ columns^T, sampled with Lanczos's kernel of the coarser of both grids, so nothing folds back.

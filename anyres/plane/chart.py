@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from anyres.plane.arrays import is_tensor, namespace
+from anyres.plane.shapes import Float64, Int64
 from anyres.plane.window import Window
 
 ChartName = Literal["frame", "plane", "cylinder"]
@@ -97,7 +98,7 @@ class Chart(ABC):
         extents = [self.half_extent_of(size) for size in sizes]
         return max(width for width, _ in extents), max(height for _, height in extents)
 
-    def extents(self, sizes: np.ndarray) -> np.ndarray:
+    def extents(self, sizes: Int64[np.ndarray, "n 2"]) -> Float64[np.ndarray, "n 2"]:
         """Heights and widths (n, 2) in plane units of photographs of `sizes` (n, 2) = (h, w); 0 for one that does not fit."""
         return (self.short_side / sizes.min(axis=1))[:, None] * sizes
 
@@ -134,7 +135,7 @@ class Chart(ABC):
         """
         return ((2 * at[0] - 1) * slack[0], (2 * at[1] - 1) * slack[1]), 0.0
 
-    def snap_frequencies(self, frequencies: np.ndarray) -> np.ndarray:
+    def snap_frequencies(self, frequencies: Float64[np.ndarray, "*n 2"]) -> Float64[np.ndarray, "*n 2"]:
         """Return frequencies (..., 2), cycles per plane unit along (x, y), made periodic where the chart wraps."""
         return frequencies
 
@@ -246,7 +247,7 @@ class Cylinder(Chart):
     def half_extent_over(self, sizes: list[tuple[int, int]]) -> tuple[float, float]:
         return CIRCUMFERENCE / 2, super().half_extent_over(sizes)[1]
 
-    def extents(self, sizes: np.ndarray) -> np.ndarray:
+    def extents(self, sizes: Int64[np.ndarray, "n 2"]) -> Float64[np.ndarray, "n 2"]:
         extents = super().extents(sizes)
         # Wider than the ring, a picture would overlap itself.
         extents[extents[:, 1] > CIRCUMFERENCE + CLOSING_SLACK] = 0.0
@@ -275,7 +276,7 @@ class Cylinder(Chart):
         x = 2 * at[0] - 1 if self.closes(size) else x
         return (self.wrap(x + turn), y), turn
 
-    def snap_frequencies(self, frequencies: np.ndarray) -> np.ndarray:
+    def snap_frequencies(self, frequencies: Float64[np.ndarray, "*n 2"]) -> Float64[np.ndarray, "*n 2"]:
         x = np.round(frequencies[..., 0] * CIRCUMFERENCE) / CIRCUMFERENCE
         return np.stack([x, frequencies[..., 1]], axis=-1)
 

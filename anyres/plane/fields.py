@@ -18,6 +18,7 @@ from torch import Tensor
 
 from anyres.plane.arrays import converted, is_tensor, namespace, numbers, stacked
 from anyres.plane.chart import Chart
+from anyres.plane.shapes import Float32, Int64
 from anyres.plane.window import Window
 
 
@@ -32,7 +33,7 @@ MIX_1 = _signed(0xBF58476D1CE4E5B9)
 MIX_2 = _signed(0x94D049BB133111EB)
 
 
-def mix(x: Tensor) -> Tensor:
+def mix(x: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
     """The finaliser of splitmix64 on int64, wrapping as unsigned arithmetic does."""
     x = (x ^ _shift(x, 30)) * MIX_1
     x = (x ^ _shift(x, 27)) * MIX_2
@@ -69,25 +70,25 @@ class Stream(enum.IntEnum):
     OCTAVES = 1 << 17
 
 
-def key(seeds: Tensor, stream: int) -> Tensor:
+def key(seeds: Int64[Tensor, "*shape"], stream: int) -> Int64[Tensor, "*shape"]:
     """One key per seed (int64, any shape) and stream: streams are independent fields of one seed."""
     return mix(mix(seeds * GAMMA + GAMMA) + _signed(((stream + 1) * 0xA0761D6478BD642F) % 2**64))
 
 
-def lattice_bits(keys: Tensor, ix: Tensor, iy: Tensor) -> Tensor:
+def lattice_bits(keys: Int64[Tensor, " b"], ix: Int64[Tensor, "b w"], iy: Int64[Tensor, "b h"]) -> Int64[Tensor, "b h w"]:
     """64 random bits, int64 (b, h, w), for keys (b,), columns ix (b, w) and rows iy (b, h), int64."""
     columns = mix(keys[:, None] + ix * GAMMA_X)
     return mix(columns[:, None, :] + iy[:, :, None] * GAMMA_Y)
 
 
-def normal_from_bits(bits: Tensor) -> Tensor:
+def normal_from_bits(bits: Int64[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
     """Standard normals, float32, from 64 random bits each (Box and Muller 1958, the cosine branch)."""
     upper, lower = _shift(bits, 32), bits & 0xFFFFFFFF
     radius = torch.sqrt(-2.0 * torch.log((upper.to(torch.float64) + 0.5) * 2.0**-32).to(torch.float32))
     return radius * torch.cos(lower.to(torch.float32) * (2.0 * math.pi * 2.0**-32))
 
 
-def latent(seeds: Sequence[int] | Tensor, dim: int) -> Tensor:
+def latent(seeds: Sequence[int] | Int64[Tensor, " b"], dim: int) -> Float32[Tensor, "b {dim}"]:
     """Standard normal z (b, dim): the same for a seed on every machine."""
     seeds = torch.as_tensor(seeds, dtype=torch.int64)
     index = torch.arange(dim, dtype=torch.int64, device=seeds.device)
@@ -100,11 +101,11 @@ def octave_of(spacing: Any) -> Any:
 
 
 def sample(
-    seeds: Tensor,
+    seeds: Int64[Tensor, " b"],
     stream: int,
     windows: Sequence[Window],
     chart: Chart,
-) -> Tensor:
+) -> Float32[Tensor, "b h w"]:
     """Sample the field of each seed (b,) at its window's pixel centres: float32 (b, h, w), mean 0, variance 1.
 
     The lattices of the two octaves about the sampling rate are interpolated linearly, each with its variance
@@ -126,7 +127,9 @@ def sample(
     return total
 
 
-def cells(seeds: Tensor, stream: int, count: int, ix: Tensor, iy: Tensor) -> Tensor:
+def cells(
+    seeds: Int64[Tensor, " b"], stream: int, count: int, ix: Int64[Tensor, "b w"], iy: Int64[Tensor, "b h"]
+) -> Float32[Tensor, "b {count} h w"]:
     """`count` fields of independent unit normals, one a cell: float32 (b, count, h, w) for columns ix (b, w), rows iy (b, h)."""
     streams = torch.arange(stream, stream + count, device=seeds.device)
     # The key of each stream, as `key` makes it, for all of them at once.
@@ -136,13 +139,13 @@ def cells(seeds: Tensor, stream: int, count: int, ix: Tensor, iy: Tensor) -> Ten
 
 
 def smooth(
-    seeds: Tensor,
+    seeds: Int64[Tensor, " b"],
     stream: int,
     count: int,
     windows: Sequence[Window],
     side: float,
     edit: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> Tensor:
+) -> Float32[Tensor, "b {count} h w"]:
     """`count` smooth fields of each seed (b,) at its window's pixels, or where `edit` takes them: float32 (b, count, h, w).
 
     Normals on a lattice of cells `side` plane units wide, joined by cubic B-splines and divided by what that leaves of their
@@ -175,7 +178,9 @@ def smooth(
 NoisePolicy = Literal["grid_sample", "constant", "random"]
 
 
-def noise(policy: NoisePolicy, seeds: Tensor, stream: int, windows: Sequence[Window], chart: Chart) -> Tensor:
+def noise(
+    policy: NoisePolicy, seeds: Int64[Tensor, " b"], stream: int, windows: Sequence[Window], chart: Chart
+) -> Float32[Tensor, "b h w"]:
     """Unit normal noise of each seed (b,) at its window, float32 (b, h, w), under one of three policies.
 
     "grid_sample" follows the plane, see `sample`: two windows of a scene agree, whatever their scale. "constant" is one map for

@@ -12,6 +12,7 @@ import numpy as np
 
 from anyres.plane.arrays import namespace
 from anyres.plane.chart import Chart, Frame
+from anyres.plane.shapes import Float32, Shaped
 from anyres.plane.window import Window
 
 KERNEL = "lanczos3"
@@ -23,7 +24,7 @@ FRAME = Frame()
 BLOCK = 16
 
 
-def render_real(image: np.ndarray, window: Window, chart: Chart = FRAME) -> np.ndarray:
+def render_real(image: Shaped[np.ndarray, "H W c"], window: Window, chart: Chart = FRAME) -> Float32[np.ndarray, "h w c"]:
     """Sample a photograph at a window, antialiased.
 
     `image` is (H, W, C), any real dtype, its whole frame; returns float32 (h, w, C) in the same range, which a
@@ -37,13 +38,13 @@ def render_real(image: np.ndarray, window: Window, chart: Chart = FRAME) -> np.n
 
 
 def resample(
-    image: np.ndarray,
+    image: Shaped[np.ndarray, "H W c"],
     window: Window,
     corner: tuple[float, float],
     period: float,
     wraps: bool = False,
     extent: tuple[float, float] | None = None,
-) -> np.ndarray:
+) -> Float32[np.ndarray, "h w c"]:
     """Sample a grid of pixels `period` apart whose top left corner lies at plane position `corner` = (x, y).
 
     The general form of `render_real`, for the levels of a pyramid; same returns and errors. With `wraps` the columns go on

@@ -9,6 +9,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from anyres.plane.shapes import Float64
 from anyres.plane.tiling import plan
 
 # How far, in pixels, a window's grid may be from whole pixels of the plane and still count as on them:
@@ -60,14 +61,14 @@ class Window:
         """How much finer this window is than period `base`."""
         return base / self.period
 
-    def axes(self) -> tuple[np.ndarray, np.ndarray]:
+    def axes(self) -> tuple[Float64[np.ndarray, " w"], Float64[np.ndarray, " h"]]:
         """Pixel centres along x (w,) and along y (h,), float64."""
         height, width = self.size
         x = self.center[0] + self.period * (np.arange(width) + 0.5 - width / 2)
         y = self.center[1] + self.period * (np.arange(height) + 0.5 - height / 2)
         return x, y
 
-    def coords(self) -> np.ndarray:
+    def coords(self) -> Float64[np.ndarray, "h w 2"]:
         """Plane positions of the pixel centres, float64 (h, w, 2), last axis (x, y)."""
         x, y = self.axes()
         return np.stack(np.broadcast_arrays(x[None, :], y[:, None]), axis=-1)

@@ -13,25 +13,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anyres.networks.discriminator import Discriminator
+from anyres.plane.shapes import Float
 from anyres.training.reduce import Mean, identity
 
 # (logits of real, logits of fake), both (b,) -> the loss of one player, scalar.
 PairLoss = Callable[[Tensor, Tensor], Tensor]
 
 
-def relativistic_d(real: Tensor, fake: Tensor) -> Tensor:
+def relativistic_d(real: Float[Tensor, " b"], fake: Float[Tensor, " b"]) -> Float[Tensor, ""]:
     return F.softplus(-(real - fake)).mean()
 
 
-def relativistic_g(real: Tensor, fake: Tensor) -> Tensor:
+def relativistic_g(real: Float[Tensor, " b"], fake: Float[Tensor, " b"]) -> Float[Tensor, ""]:
     return F.softplus(-(fake - real)).mean()
 
 
-def non_saturating_d(real: Tensor, fake: Tensor) -> Tensor:
+def non_saturating_d(real: Float[Tensor, " b"], fake: Float[Tensor, " b"]) -> Float[Tensor, ""]:
     return F.softplus(-real).mean() + F.softplus(fake).mean()
 
 
-def non_saturating_g(real: Tensor, fake: Tensor) -> Tensor:
+def non_saturating_g(real: Float[Tensor, " b"], fake: Float[Tensor, " b"]) -> Float[Tensor, ""]:
     """`real` is not used: all losses have one signature."""
     return F.softplus(-fake).mean()
 
@@ -42,7 +43,9 @@ LOSSES: dict[str, tuple[PairLoss, PairLoss]] = {
 }
 
 
-def gradient_penalties(pictures: Sequence[Tensor], logits: Sequence[Tensor]) -> list[Tensor]:
+def gradient_penalties(
+    pictures: Sequence[Float[Tensor, "_ ..."]], logits: Sequence[Float[Tensor, " _"]]
+) -> list[Float[Tensor, ""]]:
     """Return the mean squared norm of the gradient of each `logits` (b,) by its `pictures` (b, ...): R1 of real, R2 of fake ones.
 
     Differentiable; one backward pass for all. Logits must depend on their own pictures only. The loss term is gamma / 2 times
@@ -53,7 +56,9 @@ def gradient_penalties(pictures: Sequence[Tensor], logits: Sequence[Tensor]) -> 
     return [gradient.square().flatten(1).sum(dim=1).mean() for gradient in gradients]
 
 
-def feature_matching(d: Discriminator, real: Tensor, fake: Tensor, mean: Mean = identity) -> Tensor:
+def feature_matching(
+    d: Discriminator, real: Float[Tensor, "b 3 h w"], fake: Float[Tensor, "b 3 h w"], mean: Mean = identity
+) -> Float[Tensor, ""]:
     """Return the mean L1 distance between the mean features of real and of fake pictures (b, 3, h, w) at the same windows.
 
     Salimans et al., NeurIPS 2016, section 3.1, averaged over the blocks of `d`. With frozen parameters of `d`, only `fake` gets

@@ -15,6 +15,7 @@ from anyres.networks.scene import Scene
 from anyres.networks.warp import warp
 from anyres.params import Train
 from anyres.plane import fields
+from anyres.plane.shapes import Float
 from anyres.plane.window import Window
 from anyres.training.losses import LOSSES, feature_matching, gradient_penalties
 from anyres.training.microbatch import MicroBatch
@@ -68,7 +69,7 @@ class Step:
 # ---- the input of the discriminator
 
 
-def generate(g: StyleGenerator, scene: Scene, windows: Sequence[Window]) -> Tensor:
+def generate(g: StyleGenerator, scene: Scene, windows: Sequence[Window]) -> Float[Tensor, "b 3 h w"]:
     """Draw windows of one size, (b, 3, h, w)."""
     return g(scene, windows)
 
@@ -139,7 +140,7 @@ def d_step(step: Step) -> tuple[dict[str, Tensor], list[list[Tensor]]]:
     return _means(values), logits_real
 
 
-def d_losses(step: Step, batch: RealFakeBatch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+def d_losses(step: Step, batch: RealFakeBatch) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]], Float[Tensor, " b"]]:
     """Return the discriminator's loss, the values to report, and the logits of the real pictures (b,), detached.
 
     Penalties are computed on unmixed pictures.
@@ -242,7 +243,9 @@ def adversarial_losses(
     return losses
 
 
-def scale_consistency_loss(step: Step, fake: Tensor, scene: Scene, windows: Sequence[Window], mean: Mean) -> Tensor:
+def scale_consistency_loss(
+    step: Step, fake: Float[Tensor, "b 3 h w"], scene: Scene, windows: Sequence[Window], mean: Mean
+) -> Float[Tensor, ""]:
     """Return the mean L1 distance between pictures at half the resolution and `fake` (b, 3, h, w) downsampled to it.
 
     Only windows an octave or more below the coarsest scale count. The discriminator judges each scale by itself and would accept
@@ -261,7 +264,7 @@ def scale_consistency_loss(step: Step, fake: Tensor, scene: Scene, windows: Sequ
     return mean(((downsampled - coarse_fake.float()).abs() * mask).sum()) / mean(3 * mask.sum()).clamp_min(1.0)
 
 
-def path_penalty(step: Step, micro_batch: MicroBatch, path_length_mean: Tensor, mean: Mean) -> Tensor:
+def path_penalty(step: Step, micro_batch: MicroBatch, path_length_mean: Float[Tensor, ""], mean: Mean) -> Float[Tensor, ""]:
     """Return the path length regularisation of half of the pictures, times its weight and its interval in steps.
 
     Karras et al., CVPR 2020, section 3.2: a step in the style should change the picture by a constant amount. `path_mean` of the
