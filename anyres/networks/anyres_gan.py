@@ -1,4 +1,4 @@
-"""`anyres_gan`: the alias-free generator, told where and how finely it draws.
+"""`anyres_gan`: the alias-free generator with position and scale as inputs.
 
 Chai et al., "Any-resolution Training for High-resolution Image Synthesis" (AnyRes-GAN), ECCV 2022, section 3.1: a
 window's place and scale enter by the frequencies of the Fourier input and by a shift of every layer's style. Filters, widths
@@ -78,13 +78,13 @@ class FourierInput(nn.Module):
             for v in windows
         ]
         x, y = places(grids, edit, w.device)
-        # What of a frequency remains in cells of this window: its features fade out before the grid's Nyquist rate.
+        # A frequency in cycles per cell of this window: features fade out before the grid's Nyquist rate.
         zoom = numbers([self.chart.short_side / (v.period * self.patch) for v in windows], torch.float32, w.device)
         local = self.frequencies.norm(dim=1)[None, :] / zoom[:, None]
         amplitude = (1 - (local - self.cutoff) / (self.rate / 2 - self.cutoff)).clamp(0, 1)
         turns = self._ring(x, y) if self.chart.wraps else self._plane(w, x, y)
         features = torch.sin(2 * math.pi * turns) * amplitude[:, :, None, None]
-        # As many features are heard at a time as there would be without octaves, or a few times as many.
+        # About as many features are active at a time as without octaves, or a few times as many.
         mix = self.mix / math.sqrt(len(self.mix))
         mixed = F.conv2d(features.to(mix.dtype), mix[:, :, None, None])
         return mixed.contiguous(memory_format=torch.channels_last)
@@ -94,7 +94,7 @@ class FourierInput(nn.Module):
         place = place / place[:, :2].norm(dim=1, keepdim=True)
         cos, sin, shift_x, shift_y = place.unbind(dim=1)
         fx, fy = self.frequencies.unbind(dim=1)
-        # Frequencies turned and phases shifted in the frame of the whole picture, so that all windows of a scene agree.
+        # Rotate frequencies and shift phases in the coordinates of the whole picture, so that all windows of a scene agree.
         turned_x = fx * cos[:, None] + fy * sin[:, None]
         turned_y = fy * cos[:, None] - fx * sin[:, None]
         shifted = self.phases - turned_x * shift_x[:, None] - turned_y * shift_y[:, None]
@@ -113,7 +113,7 @@ class FourierInput(nn.Module):
 
 
 class ScaleMapping(nn.Module):
-    """log2(zoom) / log2(zoom_max) -> v (b, outputs), two layers, its one input not normalised."""
+    """log2(zoom) / log2(zoom_max) -> v (b, outputs): two layers, without normalising the single input."""
 
     def __init__(self, zoom_max: float, outputs: int):
         super().__init__()
@@ -199,7 +199,7 @@ class AnyresGan(StyleGenerator):
             x = layer(x, w, scale)
 
     def update_magnitude_ema(self, mean: Callable[[Tensor], Tensor]) -> None:
-        """Let every layer follow the power of its input in the passes since the last call."""
+        """Update every layer's running mean of its input's power from the passes since the last call."""
         powers = mean(torch.stack(self.noted).mean(dim=0))
         self.noted.clear()
         for layer, power in zip(self._convs(), powers, strict=True):
@@ -209,5 +209,5 @@ class AnyresGan(StyleGenerator):
         return list(cast("Iterable[AliasFreeConv]", self.layers))
 
     def scale_parameters(self) -> list[nn.Parameter]:
-        """What AnyRes-GAN adds to the alias-free generator."""
+        """Return the parameters that AnyRes-GAN adds to the alias-free generator."""
         return [p for name, p in self.named_parameters() if name.startswith("scale.") or ".scale_style." in name]

@@ -1,4 +1,4 @@
-"""Baselines on one trunk's parts, to be read beside scaleparty: what each lacks is said in its docstring.
+"""Baselines that share one trunk, for comparison with scaleparty; each docstring says what the baseline lacks.
 
 Compared in Ntavelis et al., CVPR 2022, tables 1 to 3, and in Chai et al., ECCV 2022, table 1.
 """
@@ -45,10 +45,10 @@ class Layer(nn.Module):
 
 
 class Baseline(StyleGenerator):
-    """What the baselines share: the section of scaleparty, levels of convolutions, colours added up from coarse to fine."""
+    """The shared part of the baselines: scaleparty's parameters, levels of convolutions, colours summed from coarse to fine."""
 
     exact = False
-    # Zeros about every convolution's input, or none.
+    # Width of the zero padding of every convolution: 1 or 0.
     zeros = 1
 
     def __init__(self, params: Train, half_extent: tuple[float, float] = (1.0, 1.0), inputs: int = 2):
@@ -87,16 +87,16 @@ class Baseline(StyleGenerator):
         return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
     def levels(
-        self, x: Tensor, w: Tensor, seeds: Tensor, windows: Sequence[Window], told: Callable[[int], Tensor] | None = None
+        self, x: Tensor, w: Tensor, seeds: Tensor, windows: Sequence[Window], encoding: Callable[[int], Tensor] | None = None
     ) -> Tensor:
-        """From the input grid to colours (b, 3, h, w). `told` gives what each level from 1 on hears of places."""
+        """Map the input grid to colours (b, 3, h, w). `encoding(level)` is added to the input of each level from 1 on."""
         styles = iter(per_layer(w, self.num_ws))
         x = self.first(x, next(styles), self._noise(0, seeds, windows))
         after = next(styles)
         rgb = self.to_rgb[0](x, after)
         for level, (up, conv, to_rgb) in enumerate(zip(self.ups, self.convs, list(self.to_rgb)[1:], strict=True), start=1):
             noise = self._noise(level, seeds, windows)
-            grown = self.grown(x) if told is None else self.grown(x) + told(level)
+            grown = self.grown(x) if encoding is None else self.grown(x) + encoding(level)
             # Without zeros the first of both convolutions still has a border that the second takes off.
             x = conv(up(grown, after, noise if self.zeros else None), next(styles), noise)
             after = next(styles)
@@ -142,7 +142,7 @@ class MsPe(Baseline):
     """`ms_pe`: StyleGAN2 with zeros at its borders, sines of the place added at every level with a learned factor.
 
     Choi et al., "Toward Spatially Unbiased Generative Models", ICCV 2021, as a multi-scale generator in Chai et al. 2022. The
-    zeros tell where the border of the window is, whatever lies there on the plane.
+    zero padding marks the border of the window, not a position on the plane.
     """
 
     def __init__(self, params: Train, half_extent: tuple[float, float] = (1.0, 1.0)):
@@ -243,7 +243,7 @@ class SingleScale(Baseline):
             # Zoom 1 shows a frame as a canvas of that many pixels: there is no other scale.
             rows, columns = (side // self.cell_px for side in self.check_size(windows))
             height, width = self.constant.shape[2:]
-            # Rounded up without a number below 0, which some graphs divide towards it.
+            # Round up without negative numbers: some graph runtimes divide them towards 0.
             down, across = (rows + height - 1) // height, (columns + width - 1) // width
             canvas = self.constant.tile(1, 1, down, across)[:, :, :rows, :columns]
             return self.levels(canvas.expand(len(w), -1, -1, -1), w, scene.seeds, windows)

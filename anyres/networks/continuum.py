@@ -4,9 +4,8 @@ The exact pad-free trunk on octave-banded Fourier features of plane coordinates 
 Let Networks Learn High Frequency Functions", NeurIPS 2020), with styles shifted by the scale of each window
 (AnyRes-GAN, Chai et al., ECCV 2022, section 3.2, with an embedding that does not vanish) and plane-anchored noise.
 
-On an unbounded plane a fixed set of waves would be one pattern for ever. There each scene has octaves of smooth random fields of
-its own instead: local latents as InfinityGAN has them, but band-limited and bound to the plane, so that period and position are
-free.
+On an unbounded plane a fixed set of waves would repeat one pattern. There each scene has its own octaves of smooth random fields
+instead: local latents as in InfinityGAN, but band-limited and anchored to the plane, so that period and position are free.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ class OctaveFeatures(nn.Module):
     def forward(
         self, windows: Sequence[Window], seeds: Int64[Tensor, " b"], edit: Edit | None = None
     ) -> Float32[Tensor, "b {self.outputs} h w"]:
-        """Features (b, outputs, h, w), float32, at the windows' own pixel grid, or where `edit` takes it: alike for all seeds."""
+        """Return features at the windows' pixel grids, or at the positions that `edit` maps them to; seeds do not change them."""
         device = self.frequencies.device
         x, y = places(windows, edit, device)
         fx, fy = (part[:, None, None] for part in self.frequencies.unbind(dim=1))
@@ -89,22 +88,22 @@ class OctaveFields(nn.Module):
         super().__init__()
         self.chart, self.octaves, self.features = chart, octaves, features
         self.outputs = octaves * features
-        # Nothing is learned or stored here: this only tells where to compute.
+        # No parameter: the buffer only holds the device.
         self.register_buffer("anchor", torch.zeros(()), persistent=False)
 
     def forward(
         self, windows: Sequence[Window], seeds: Int64[Tensor, " b"], edit: Edit | None = None
     ) -> Float32[Tensor, "b {self.outputs} h w"]:
-        """Features (b, outputs, h, w), float32, at the windows' own pixel grid, or where `edit` takes it."""
+        """Return features at the windows' pixel grids, or at the positions that `edit` maps them to."""
         period = stacked([window.period for window in windows])
         parts = []
         for octave in range(self.octaves):
             side = self.chart.short_side / (LOWEST_CYCLES * 2.0 ** (octave + 2))
             amplitude = (2 - 2 * period / side).clip(0, 1)
             stream = fields.Stream.OCTAVES + octave * self.features
-            # Bands that are not heard are drawn nowhere in particular.
-            heard = [window.parked(away, side) for window, away in zip(windows, amplitude <= 0, strict=True)]
-            part = fields.smooth(seeds, stream, self.features, heard, side, edit)
+            # A band that has faded out is sampled at the origin, where its lattice is small.
+            sampled = [window.parked(away, side) for window, away in zip(windows, amplitude <= 0, strict=True)]
+            part = fields.smooth(seeds, stream, self.features, sampled, side, edit)
             parts.append(part * torch.as_tensor(amplitude).to(part)[:, None, None, None])
         return torch.cat(parts, dim=1)
 
@@ -133,7 +132,7 @@ class Continuum(StyleGenerator):
         chart = chart_of(params.chart, half_extent, params.fov)
         self.base_period = chart.short_side / min(params.patch_px)
         self.scale = ScaleEmbedding(params.zoom_max, network.w_dim)
-        # Zero at first: training starts at the network that ignores scale.
+        # Zero at first: training starts from a network that ignores scale.
         self.scale_style = Linear(network.w_dim, network.w_dim, zero=True)
         features = OctaveFields if chart.is_unbounded else OctaveFeatures
         self.features = features(network.octaves, network.features_per_octave, chart)
@@ -160,5 +159,5 @@ class Continuum(StyleGenerator):
         style = w + (scale if w.ndim == 2 else scale[:, None])
         margin = 2 * MARGIN_CELLS
         grids = [replace(v, period=v.period * cell, size=(height // cell + margin, width // cell + margin)) for v in windows]
-        # Black is the limit of tanh: a dark sky needs no exact cancelling of noise, and no value leaves the range.
+        # Black is the limit of tanh: a dark sky does not need noise to cancel exactly, and no value leaves the range.
         return torch.tanh(self.trunk(self.features(grids, scene.seeds, edit), style, scene.seeds, windows, self.geometry.chart))

@@ -1,4 +1,4 @@
-"""The residual discriminator of StyleGAN2, with adaptive pooling so that one network judges any patch size.
+"""The residual discriminator of StyleGAN2, with adaptive pooling so that one network takes any patch size.
 
 Karras et al., CVPR 2020, section 4.1; minibatch deviation: Karras et al., ICLR 2018, section 3; adaptive pooling:
 Ntavelis et al., CVPR 2022, section 3.3.
@@ -90,10 +90,10 @@ class Discriminator(nn.Module):
     def forward_pairs(
         self, parts: Sequence[Float[Tensor, "b 3 h w"]], *, twice_differentiable: bool = False
     ) -> list[tuple[Float[Tensor, " b"], Float[Tensor, " b"] | None]]:
-        """`forward_heads` of some parts of one size, in one pass where their groups stay apart: that costs less than one each.
+        """Run `forward_heads` on several batches of one size, in one pass if their groups do not mix: that costs less.
 
-        Heads see the parts one by one: what a loss takes from real logits and adds to fake ones cancels to the last bit in the
-        gradient of their bias, which Adam would blow up to a step otherwise.
+        The heads process the batches one by one. Then the terms of real and fake logits cancel to the last bit in the gradient of
+        the heads' bias; otherwise Adam would scale the rounding error up to a full step.
         """
         count = len(parts[0])
         if count % GROUP:

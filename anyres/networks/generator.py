@@ -1,4 +1,4 @@
-"""What every style-based generator is: a mapping from z to styles, their mean, and a synthesis that subclasses give."""
+"""The base class of style-based generators: a mapping from z to styles, their mean, and a synthesis in each subclass."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from anyres.plane.geometry import Geometry
 from anyres.plane.shapes import Float, Float64
 from anyres.plane.window import Window
 
-# Seeds of scenes lie below; those of a training start above.
+# Seeds of scenes are below this limit; those of a training start above it.
 SEED_LIMIT = 1 << 40
 # Plane positions (h, w, 2) -> the positions that are drawn there: see `anyres.synthesis.edit`.
 Edit = Callable[[np.ndarray], np.ndarray]
 
 
 class Generator(Protocol):
-    """What draws: every network here, and whatever stands in for one.
+    """What the renderers need of a generator: networks, and stand-ins for them in evaluation.
 
     Called with a scene of b pictures and b windows of one size it returns pictures (b, 3, h, w) in about [-1, 1]. The same scene
     and window give the same pixels, in any order and in any process.
@@ -80,7 +80,7 @@ class StyleGenerator(nn.Module):
         return self.truncated(self.mapping(z), psi)
 
     def truncated(self, w: Float[Tensor, "*layers w_dim"], psi: float) -> Float[Tensor, "*layers w_dim"]:
-        """Styles (..., w_dim) drawn towards their mean by psi: 0 the mean, 1 as they are."""
+        """Move styles towards their mean by psi: 0 returns the mean, 1 returns them unchanged."""
         return w if psi == 1.0 else self.w_mean + psi * (w - self.w_mean)
 
     def forward(
@@ -99,16 +99,16 @@ class StyleGenerator(nn.Module):
         raise NotImplementedError
 
     def diversity(self, scene: Scene, windows: Sequence[Window], mean: Callable[[Tensor], Tensor]) -> Float[Tensor, ""]:
-        """How little other local latents change the structure, scalar; only infinity_gan has local latents."""
+        """Return the diversity loss of local latents; only infinity_gan has them."""
         raise ValueError(f"{type(self).__name__} has no local latents; set train.loss.diversity to 0")
 
     def standardize(self, pictures: Float[Tensor, "n 3 h w"]) -> None:
-        """Set up what depends on the colours of real pictures (n, 3, h, w) in [-1, 1]; by default nothing does."""
+        """Initialise what depends on the colours of real pictures in [-1, 1]; by default nothing does."""
 
     def update_magnitude_ema(self, mean: Callable[[Tensor], Tensor]) -> None:
-        """Take in, once a step of a training, what layers noted of themselves in its passes; by default they note nothing.
+        """Update running means from what layers recorded in the passes of one training step; by default they record nothing.
 
-        `mean` makes of a mean over the pictures of this process that over all.
+        `mean` turns a mean over the pictures of this process into a mean over all processes.
         """
 
     def check_size(self, windows: Sequence[Window]) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from anyres.networks.layers import LEAK, Linear, Mixed, ModulatedConv, modulatio
 from anyres.networks.scene import Box, Pin, Scene
 from anyres.params import InfinityNetwork, Train
 from anyres.plane import fields
-from anyres.plane.arrays import namespace, numbers, stacked, whole
+from anyres.plane.arrays import namespace, numbers, rounded, stacked
 from anyres.plane.chart import chart_of
 from anyres.plane.geometry import Geometry
 from anyres.plane.shapes import Float, Float32
@@ -33,26 +33,26 @@ from anyres.plane.window import PHASE_TOLERANCE_PX, Window
 STEEPNESS = 0.3
 TURN_CELLS = 139.0
 COORDINATES = 3
-# Fields of the local latents, apart from those of the noise.
+# Name of the field of local latents.
 LOCAL = "local"
 
-# What a layer asks for styles by: the grid of its input and of its output.
+# (styles, grids of a layer's input, grids of its output) -> the styles that the layer takes.
 StyleAt = Callable[[Tensor, Sequence[Window], Sequence[Window]], Tensor | Mixed]
 
 
 def output_px(cells: int, blocks: int) -> int:
-    """Pixels that so many cells of the structure's map become: n 2^L - 5 (2^L - 1)."""
+    """Return how many pixels `cells` cells of the structure's map become: n 2^L - 5 (2^L - 1)."""
     return cells * 2**blocks - 5 * (2**blocks - 1)
 
 
 def cells_for(pixels: int, blocks: int) -> int:
-    """The fewest cells whose picture has at least so many pixels."""
-    # Rounded up without a number below 0, which some graphs divide towards it.
+    """Return the smallest number of cells whose picture has at least `pixels` pixels."""
+    # Round up without negative numbers: some graph runtimes divide them towards 0.
     return (pixels + 6 * (2**blocks - 1)) // 2**blocks
 
 
 class Up(nn.Module):
-    """Doubling without padding: transposed convolution, its border cut, a blur that keeps whole windows alone; n -> 2 n - 3."""
+    """Doubling without padding: transposed convolution, cut border, then a valid blur; n -> 2 n - 3."""
 
     def __init__(self, inputs: int, outputs: int, style_dim: int):
         super().__init__()
@@ -138,14 +138,14 @@ class Texture(nn.Module):
         styled: StyleAt,
         noise: Callable[[int, int, Sequence[Window]], Tensor],
     ) -> Tensor:
-        """`grids` are the cells of the map. `noise` gives that of a stream at grids whose first point has an index of so many
-        more than 2^level times the first cell's: (b, 1, h, w).
+        """`grids` are the cells of the map. `noise(stream, beyond, grids)` returns (b, 1, h, w); the index of its first point is
+        `beyond` more than 2^level times that of the first cell.
         """
         styles = per_layer(w, self.num_ws)
         rgb: Tensor | None = None
         first = 0
         for level in range(len(self.ups)):
-            # Samples lie about the middle of what they come from: see `output_px`.
+            # Each map is centred on the map that it is computed from: see `output_px`.
             finer = [centred(grid, grid.period / 2, 2 * grid.size[0] - 3, 2 * grid.size[1] - 3) for grid in grids]
             inner = [shrunk(grid, 1) for grid in finer]
             x = self.ups[level](x, styled(styles[2 * level], grids, finer))
@@ -166,8 +166,8 @@ class Texture(nn.Module):
 class InfinityGan(StyleGenerator):
     """Generator: scenes and windows of one size to pictures (b, 3, h, w) in [-1, 1]; sides may be any.
 
-    Windows of one period whose origins are a multiple of 2^L pixels apart show one picture. Another period is another picture of
-    the same kind: cells are counted in pixels, as published. Windows of one picture in one batch share the structure's map.
+    Windows of one period whose origins are a multiple of 2^L pixels apart show one picture. Another period shows another picture:
+    cells are counted in pixels, as published. Windows of one picture in one batch share the structure's map.
     """
 
     draws_regions = True
@@ -214,7 +214,7 @@ class InfinityGan(StyleGenerator):
         return torch.tanh(drawn)[:, :, :height, :width]
 
     def map_of(self, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Float[Tensor, "b channels n_y n_x"]:
-        """The structure's map (b, channels, n_y, n_x) of windows, once for all where they lie in one picture."""
+        """Return the structure's map of windows; windows of one picture share one computation."""
         around = self._region(windows) if edit is None and len(windows) > 1 and scene.one else None
         if around is None:
             return self._map(scene, windows, edit)
@@ -225,9 +225,9 @@ class InfinityGan(StyleGenerator):
         return torch.stack([whole[:, y : y + rows, x : x + columns] for y, x in places])
 
     def diversity(self, scene: Scene, windows: Sequence[Window], mean: Callable[[Tensor], Tensor] = lambda own: own) -> Tensor:
-        """How little other local latents change the structure's map: the L1 ratio (Lin et al., section 3.4), scalar.
+        """Return the diversity loss of Lin et al., section 3.4: the L1 distance of local latents divided by that of their maps.
 
-        Pairs share latent, coordinates and windows. `mean` makes of a mean over these pictures that over all that count.
+        Pairs share latent, coordinates and windows. `mean` turns a mean over these pictures into a mean over all pictures.
         """
         other = replace(scene, seeds=fields.mix(fields.key(scene.seeds, fields.Stream.DIVERSITY)))
         (one, two), (a, b) = ([part(each, windows) for each in (scene, other)] for part in (self.local, self._map))
@@ -240,15 +240,15 @@ class InfinityGan(StyleGenerator):
         return x // self.cell_px, y // self.cell_px
 
     def cells(self, window: Window, halo: int = 0) -> Window:
-        """The window of the cells of a window's map, and of `halo` more on each side."""
+        """Return the window of the cells of a window's map, with `halo` more cells on each side."""
         rows, columns = (cells_for(side, self.blocks) for side in window.size)
         drawn = window.crop(0, 0, (output_px(rows, self.blocks), output_px(columns, self.blocks)))
         return centred(drawn, window.period * self.cell_px, rows + 2 * halo, columns + 2 * halo)
 
     def turn_cells(self, window: Window) -> int | Tensor | None:
-        """Cells about the ring of a cylinder; none on other charts."""
+        """Return the number of cells around the ring of a cylinder; None where x does not wrap."""
         circumference = self.geometry.chart.circumference
-        return None if circumference is None else whole(circumference / window.period / self.cell_px, 1)
+        return None if circumference is None else rounded(circumference / window.period / self.cell_px, 1)
 
     def local(self, scene: Scene, windows: Sequence[Window]) -> Float32[Tensor, "b {self.local_dim} rows columns"]:
         """Local latents (b, local_dim, rows, columns) under the structure's cells: i.i.d. normals by the index of the cell."""
@@ -260,21 +260,21 @@ class InfinityGan(StyleGenerator):
         )
 
     def coordinates(self, windows: Sequence[Window], edit: Edit | None = None) -> Float32[Tensor, "b 3 rows columns"]:
-        """tanh of the height, cosine and sine of the way along, at the cells' middles: (b, 3, rows, columns), float32."""
-        found = []
+        """Return tanh of y, and cosine and sine of x, at the centres of the cells."""
+        coordinates = []
         for window in windows:
             grid = self.cells(window, self.structure.halo)
             places = grid.coords() if edit is None else edit(grid.coords())
             xp = namespace(places)
-            # A number of Python's own would be one of float32 in some graphs.
+            # Some graph exporters turn a Python number into float32.
             whole_turn = xp.asarray(2 * math.pi, dtype=xp.float64)
             turn = whole_turn * places[..., 0] / (self.geometry.chart.circumference or TURN_CELLS * grid.period)
-            found.append(xp.stack([xp.tanh(STEEPNESS * places[..., 1] / grid.period), xp.cos(turn), xp.sin(turn)]))
-        return torch.as_tensor(stacked(found)).float().to(self.w_mean.device)
+            coordinates.append(xp.stack([xp.tanh(STEEPNESS * places[..., 1] / grid.period), xp.cos(turn), xp.sin(turn)]))
+        return torch.as_tensor(stacked(coordinates)).float().to(self.w_mean.device)
 
     @torch.no_grad()
     def fields_of(self, scene: Scene, window: Window) -> Pin:
-        """All that a window takes of local latents and noise, as boxes that could be pinned."""
+        """Return all local latents and noise that a window uses, as boxes that can be pinned."""
         record = _Record(window.period)
         self.synthesize(self.styles(scene.z), replace(scene, pin=record), [window])
         return Pin(window.period, tuple(record.found))
@@ -290,7 +290,7 @@ class InfinityGan(StyleGenerator):
         return self.structure(self.local(scene, windows), self.coordinates(windows, edit), z, grids, self._styled(scene))
 
     def _region(self, windows: Sequence[Window]) -> Window | None:
-        """The smallest window about windows of one pixel grid, or None where its map costs more than theirs together."""
+        """Return the smallest window around windows of one pixel grid, or None if its map costs more than theirs together."""
         phases = [window.phase() for window in windows]
         (x, y), rests = phases[0]
         for window, (index, rest) in zip(windows, phases, strict=True):
@@ -306,7 +306,7 @@ class InfinityGan(StyleGenerator):
 
     @staticmethod
     def _styled(scene: Scene) -> StyleAt:
-        """How layers are told their styles: as they are, or mixed by the scene's blend at the layers' grids."""
+        """Return how layers take their styles: unchanged, or mixed by the scene's blend at the layers' grids."""
         blend = scene.blend
         if blend is None:
             return lambda style, _inputs, _outputs: style
@@ -345,7 +345,7 @@ class InfinityGan(StyleGenerator):
 
 
 class _Record(Pin):
-    """Pins nothing and keeps what it is asked about."""
+    """Pins nothing and records every field that is drawn."""
 
     found: list[Box]
 

@@ -61,7 +61,7 @@ def doubled_conv(
     """
     outputs = len(weight)
     turned = weight.transpose(0, 1).flip(2, 3).contiguous(memory_format=torch.channels_last)
-    # What of the border a window of the filter would not fill is cut.
+    # The border that the filter would fill only in part is cut.
     x = F.conv_transpose2d(x, turned, stride=2, padding=1)
     taps = x.new_tensor([0.25, 0.75, 0.75, 0.25])
     for shape in ((1, 1, 4, 1), (1, 1, 1, 4)):
@@ -140,7 +140,7 @@ class ModulatedConv(nn.Module):
         scale, gain = modulation(self.style, style, weight.square().sum(dim=(2, 3)) if self.demodulates else None)
         x = x * scale.to(x.dtype)
         weight = weight.to(x.dtype)
-        # A clamped border is that of a picture which goes on unchanged.
+        # A clamped border repeats the edge of the picture.
         x = F.pad(x, (1, 1, 1, 1), mode="replicate") if self.clamped else x
         y = doubled_conv(x, weight) if self.doubles else F.conv2d(x, weight.contiguous(memory_format=torch.channels_last))
         y = y[:, :, 1:-1, 1:-1] if self.clamped else y

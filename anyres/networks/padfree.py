@@ -109,7 +109,7 @@ class Trunk(nn.Module):
         for level, (up, conv, to_rgb) in enumerate(zip(self.ups, self.convs, self.to_rgb, strict=True), start=1):
             noise = self._noise(level, seeds, windows, chart)
             if level == self.levels and not self.clamped:
-                # Nothing follows the last level: one cell of its margin would be computed for nothing.
+                # Nothing follows the last level, so one cell of its margin is not needed.
                 x, rgb, noise = x[:, :, 1:-1, 1:-1], rgb if rgb is None else rgb[:, :, 1:-1, 1:-1], noise[:, 2:-2, 2:-2]
             x = up(x, after, noise)
             x = conv(x, next(styles), noise[:, 1:-1, 1:-1])
@@ -121,7 +121,7 @@ class Trunk(nn.Module):
         return rgb[:, :, rest:-rest, rest:-rest].float() + self.rgb_bias[:, None, None]
 
     def _noise(self, level: int, seeds: Tensor, windows: Sequence[Window], chart: Chart) -> Tensor:
-        """One field a level, (b, h, w), over the level's largest map: its margin and one pixel more, until its last layer."""
+        """Return the noise of a level, (b, h, w), over the level's largest map, with its margin."""
         factor = 2 ** (self.levels - level)
         margin = 2 * self.margin_cells
         grids = [

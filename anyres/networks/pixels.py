@@ -1,4 +1,4 @@
-"""The range of pictures: networks speak [-1, 1], files and metrics speak bytes."""
+"""The range of pictures: networks use [-1, 1], files and metrics use bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of weights that their publishers hand out: fetched once, verified before they are read, missed in one line."""
+"""Published files of weights: downloaded once, verified before they are read, reported in one line if absent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from anyres.files import atomic_file
 
-# A server that has not begun to answer by then counts as out of reach; later pauses of this length end a download.
+# A server that does not answer within this time is out of reach; a later pause of this length ends a download.
 PATIENCE_S = 15.0
 # What asking a server raises; the last two come of proxies that are named but cannot be used.
 UNREACHED = (httpx.HTTPError, httpx.InvalidURL, OSError, ImportError, ValueError)

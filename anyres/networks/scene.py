@@ -1,7 +1,7 @@
 """A scene: the global latent, or styles in its place, and the seeds of the fields. Same scene and window, same pixels.
 
-A scene may hold more than one style over its canvas (`Blend`), and parts whose fields are not those of its seed: others in a
-`Region`, found ones in a `Pin`. All are functions of the place, so that tiles of such a scene agree like those of any other.
+A scene may hold several styles over its canvas (`Blend`), boxes with the fields of another seed (`Region`), and fields with
+fixed values (`Pin`). All are functions of the position, so the tiles of such a scene agree like those of any other.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Shares = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Blend:
-    """k styles over one canvas: z (k, z_dim), or w (k, w_dim) or (k, num_ws, w_dim) in its place, and who has which part."""
+    """k styles over one canvas and their shares at each position: z (k, z_dim), or w (k, w_dim) or (k, num_ws, w_dim) instead."""
 
     z: Tensor
     shares: Shares
@@ -31,8 +31,8 @@ class Blend:
 
     def at(self, grids: Sequence[Window], device: torch.device) -> Tensor:
         """Shares (b, k, h, w), float32, at the points of the grids."""
-        found = np.stack([self.shares(grid.coords()) for grid in grids])
-        return torch.from_numpy(found).to(device, torch.float32).permute(0, 3, 1, 2)
+        shares = np.stack([self.shares(grid.coords()) for grid in grids])
+        return torch.from_numpy(shares).to(device, torch.float32).permute(0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Region:
     part: Literal["structure", "texture"]
 
     def holds(self, grid: Window) -> Tensor:
-        """Which points of a grid lie in the box, bool (h, w)."""
+        """Return which points of a grid lie in the box, bool (h, w)."""
         left, top, right, bottom = self.box
         x, y = (torch.from_numpy(axis) for axis in grid.axes())
         return ((y >= top) & (y < bottom))[:, None] & ((x >= left) & (x < right))[None, :]
@@ -61,13 +61,13 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Pin:
-    """Values in place of some fields', for windows of one `period`."""
+    """Fixed values for boxes of some fields, for windows of one `period`."""
 
     period: float
     boxes: tuple[Box, ...] = ()
 
     def check(self, window: Window) -> None:
-        """Raise ValueError, one line, for a window that samples the plane otherwise."""
+        """Raise ValueError, one line, for a window of another period."""
         if abs(window.period / self.period - 1) > 1e-9:
             raise ValueError(
                 f"the scene holds what was found at a period of {self.period:g}, the window has {window.period:g}; "
@@ -94,8 +94,8 @@ class Pin:
 class Scene:
     """z (b, z_dim) float32 and seeds (b,) int64, one row a picture.
 
-    `w`, (b, w_dim) or (b, num_ws, w_dim) with a style for each layer, takes the place of what a generator makes of z. `blend`,
-    `regions` and `pin` are the same for all rows; generators that cannot draw them say so.
+    `w`, (b, w_dim) or (b, num_ws, w_dim) with a style for each layer, replaces the styles that a generator computes from z.
+    `blend`, `regions` and `pin` are the same for all rows; a generator without `draws_regions` refuses them.
     """
 
     z: Tensor
@@ -107,7 +107,7 @@ class Scene:
 
     @classmethod
     def of(cls, seeds: Sequence[int] | Tensor, z_dim: int, device: torch.device | str = "cpu") -> Scene:
-        """Return the scene that each seed (any integer of 63 bits) stands for, on every machine the same."""
+        """Return the scene of each seed (any integer of 63 bits); it is the same on every machine."""
         tensor = torch.as_tensor(seeds, dtype=torch.int64)
         return cls(fields.latent(tensor, z_dim).to(device), tensor.to(device))
 
@@ -116,7 +116,7 @@ class Scene:
 
     @property
     def plain(self) -> bool:
-        """Whether latent, styles and seeds are all there is."""
+        """Whether the scene has no blend, region or pin."""
         return self.blend is None and not self.regions and self.pin is None
 
     @property

@@ -13,7 +13,7 @@ from anyres.plane.resample import lanczos
 from anyres.plane.shapes import Float32
 from anyres.plane.window import Window
 
-# Pixels of the base that a patch covers only in part tell nothing.
+# Pixels of the base that a patch covers only in part are ignored.
 COVERED = 0.5
 
 

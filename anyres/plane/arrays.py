@@ -1,6 +1,6 @@
-"""Geometry in whichever numbers it is asked: Python's own, arrays of numpy, or tensors, as graphs that are exported need.
+"""Array functions for Python numbers, NumPy arrays and torch tensors alike: an exported graph computes its geometry in tensors.
 
-Those who only cut photographs do without torch: nothing here loads it before there is a tensor.
+This module does not import torch before there is a tensor, so that code that only cuts photographs does not load it.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ def is_tensor(value: Any) -> bool:
 
 
 def namespace(value: Any) -> Any:
-    """The module whose floor, sqrt, sin and so on take `value`: math, numpy or torch."""
+    """Return the module whose functions (floor, sqrt, sin, …) accept `value`: math, numpy or torch."""
     if is_tensor(value):
         return sys.modules["torch"]
     return np if isinstance(value, np.ndarray) else math
 
 
 def stacked(values: Sequence[Any]) -> Any:
-    """Numbers or arrays along a new first axis: an array, of tensors a tensor."""
+    """Stack numbers or arrays along a new first axis: an array, or a tensor if they are tensors."""
     return namespace(values[0]).stack(list(values)) if is_tensor(values[0]) else np.stack(values)
 
 
 def converted(array: Any, dtype: str) -> Any:
-    """An array or tensor in the `dtype` of this name, "int64" or "float32"."""
+    """Convert an array or a tensor to the `dtype` of this name, "int64" or "float32"."""
     return array.to(getattr(namespace(array), dtype)) if is_tensor(array) else array.astype(dtype)
 
 
-def whole(value: Any, least: int) -> Any:
-    """A number or a scalar tensor rounded to a whole one, no less than `least`."""
+def rounded(value: Any, least: int) -> Any:
+    """Round a number or a scalar tensor to an integer, at least `least`."""
     return value.round().clamp(min=least).long() if is_tensor(value) else max(round(value), least)
 
 
 def numbers(values: Sequence[Any], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
-    """A tensor of Python's numbers, of scalar tensors, or of tuples of either."""
+    """Make a tensor of Python numbers, of scalar tensors, or of tuples of either."""
     import torch
 
     first = values[0]

@@ -1,6 +1,6 @@
 """Counter-based fields: noise that is a pure function of (seed, stream, place on the plane).
 
-A tile needs no neighbour, the order of tiles does not matter, and nothing grows with the canvas.
+A tile does not depend on its neighbours or on the order of tiles, and memory does not grow with the canvas.
 The generator is splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
 OOPSLA 2014): its finaliser over a key that each coordinate advances by an odd constant.
 """
@@ -71,7 +71,7 @@ class Stream(enum.IntEnum):
 
 
 def key(seeds: Int64[Tensor, "*shape"], stream: int) -> Int64[Tensor, "*shape"]:
-    """One key per seed (int64, any shape) and stream: streams are independent fields of one seed."""
+    """Return one key for each seed; different streams are independent fields of one seed."""
     return mix(mix(seeds * GAMMA + GAMMA) + _signed(((stream + 1) * 0xA0761D6478BD642F) % 2**64))
 
 
@@ -96,7 +96,7 @@ def latent(seeds: Sequence[int] | Int64[Tensor, " b"], dim: int) -> Float32[Tens
 
 
 def octave_of(spacing: Any) -> Any:
-    """The real octave of samples `spacing` apart, a number or a scalar tensor: lattices of octave k have cells of side 2^-k."""
+    """Return the real octave of samples `spacing` apart, a number or a scalar tensor: cells of octave k have a side of 2^-k."""
     return -namespace(spacing).log2(spacing)
 
 
@@ -130,7 +130,7 @@ def sample(
 def cells(
     seeds: Int64[Tensor, " b"], stream: int, count: int, ix: Int64[Tensor, "b w"], iy: Int64[Tensor, "b h"]
 ) -> Float32[Tensor, "b {count} h w"]:
-    """`count` fields of independent unit normals, one a cell: float32 (b, count, h, w) for columns ix (b, w), rows iy (b, h)."""
+    """Return `count` fields of independent unit normals, one per cell, at columns ix and rows iy."""
     streams = torch.arange(stream, stream + count, device=seeds.device)
     # The key of each stream, as `key` makes it, for all of them at once.
     keys = mix(mix(seeds * GAMMA + GAMMA)[:, None] + (streams + 1) * _signed(0xA0761D6478BD642F))
@@ -146,10 +146,10 @@ def smooth(
     side: float,
     edit: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Float32[Tensor, "b {count} h w"]:
-    """`count` smooth fields of each seed (b,) at its window's pixels, or where `edit` takes them: float32 (b, count, h, w).
+    """Sample `count` smooth fields of each seed at its window's pixels, or at the positions that `edit` maps them to.
 
-    Normals on a lattice of cells `side` plane units wide, joined by cubic B-splines and divided by what that leaves of their
-    spread: mean 0, variance 1 everywhere.
+    Normals on a lattice of cells `side` plane units wide, interpolated by cubic B-splines and divided by the resulting standard
+    deviation: mean 0, variance 1 everywhere.
     """
     if edit is None:
         columns, across = _splines(stacked([window.axes()[0] / side for window in windows]))
@@ -181,10 +181,10 @@ NoisePolicy = Literal["grid_sample", "constant", "random"]
 def noise(
     policy: NoisePolicy, seeds: Int64[Tensor, " b"], stream: int, windows: Sequence[Window], chart: Chart
 ) -> Float32[Tensor, "b h w"]:
-    """Unit normal noise of each seed (b,) at its window, float32 (b, h, w), under one of three policies.
+    """Return unit normal noise of each seed at its window, under one of three policies.
 
-    "grid_sample" follows the plane, see `sample`: two windows of a scene agree, whatever their scale. "constant" is one map for
-    every scene and window, as StyleGAN2 keeps it. "random" is another one for each window. Ntavelis et al. 2022, section 4.3.
+    "grid_sample" is anchored to the plane, see `sample`: two windows of a scene agree at every scale. "constant" is one map for
+    every scene and window, as in StyleGAN2. "random" is another map for each window. Ntavelis et al. 2022, section 4.3.
     """
     if policy == "grid_sample":
         return sample(seeds, stream, windows, chart)

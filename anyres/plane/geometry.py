@@ -1,4 +1,4 @@
-"""What a generator declares about itself, so that tilers, metrics and viewers need to know nothing else."""
+"""The geometry that a generator declares: all that tilers, metrics and viewers need to know about it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Geometry:
     """The declared geometry of a generator.
 
     lattice_px: tile origins on multiples of this many pixels reproduce the whole render.
-    halo_px: how far beyond a window the network looks, in pixels of the window.
+    halo_px: how far beyond a window the network reads, in pixels of the window.
     exact: a tile equals the same region of one big render (else blend tiles).
     periods: finest and coarsest period seen in training, plane units per pixel.
     native_sizes: patch sizes (h, w) seen in training.

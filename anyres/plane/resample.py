@@ -1,6 +1,6 @@
 """`render_real`: the one antialiased resampler from a photograph to a window.
 
-Training, metrics, teacher and viewer all call it, and its kernel's name stands in every metric's name.
+Training, metrics, teacher and viewer all call it. The name of its kernel is part of every metric's name.
 """
 
 from __future__ import annotations
