@@ -222,7 +222,7 @@ def test_styles_are_fused_and_photographs_go_on(tmp_path: Path) -> None:
         ),
         (("fuse", model, "--seeds", "1,2", "--centers", "0,0"), "--centers names 1 places for 2 seeds"),
         (("outpaint", tmp_path / "small.png", *fit), "the photograph has 30 x 12 pixels, less than the generator's patch of 16"),
-        (("outpaint", photo, *fit, "--side", "up"), "a canvas goes on to the right, left or both, found 'up'"),
+        (("outpaint", photo, *fit, "--side", "up"), "--side takes right, left or both, found 'up'"),
         (("render", model, "--center", "1e13,0"), "beyond the 2^40 of an unbounded plane"),
         (("render", flat, "--resample", "0,0,1,1,5,texture"), "Continuum draws one style and one seed a picture"),
         (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anyres.cli import (  # noqa: F401 - each adds its commands
+from anyres.cli import (  # noqa: F401 - each module registers its commands
     champions,
     doctor,
     draw,

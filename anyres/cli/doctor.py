@@ -6,36 +6,34 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import typer
 
 from anyres.cli.options import Json, app
 
-# What a first run takes, environment and data included.
-WANTED_DISK_GB = 12
+# What a first run needs, including environment and data.
+NEEDED_DISK_GB = 12
 
 
 @app.command(epilog="Example: anyres doctor --json")
 def doctor(as_json: Json = False) -> None:
-    """Say what this machine can do, and for what is missing where to get it. Ends with 1 where nothing could be drawn."""
+    """Show what this machine can do, what is missing, and where to get it. Exits with 1 if nothing can be drawn here."""
     from rich.console import Console
     from rich.table import Table
 
-    found = [_python(), _torch(), _accelerator(), _attention(), _memory(), _disk(), *_features(), *_tools()]
+    findings = [_python(), _torch(), _accelerator(), _attention(), _memory(), _disk(), *_features(), *_tools()]
     if as_json:
-        typer.echo(json.dumps([{"what": what, "state": state, "note": note} for what, state, note in found], indent=2))
+        typer.echo(json.dumps([{"what": what, "state": state, "note": note} for what, state, note in findings], indent=2))
     else:
         table = Table(show_header=False, box=None, pad_edge=False)
         marks = {"yes": "[green]yes[/green]", "no": "[yellow]no[/yellow]", "broken": "[red]broken[/red]"}
-        for what, state, note in found:
+        for what, state, note in findings:
             table.add_row(marks[state], what, note)
         Console().print(table)
-    if any(state == "broken" for _, state, _ in found):
+    if any(state == "broken" for _, state, _ in findings):
         raise typer.Exit(1)
 
 
@@ -59,7 +57,7 @@ def _accelerator() -> Finding:
     import torch
 
     if not torch.cuda.is_available():
-        return "GPU", "no", "none that torch can use; training and drawing run on the processor"
+        return "GPU", "no", "none that torch can use; training and drawing run on the CPU"
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
     return "GPU", "yes", f"{', '.join(names)}; {bf16}"
@@ -69,30 +67,27 @@ def _attention() -> Finding:
     import torch
 
     if not torch.cuda.is_available():
-        return "xformers", "no", "its attention runs on GPUs only; torch's own stands in"
-    there = find_spec("xformers") is not None
-    return (
-        "xformers",
-        "yes" if there else "no",
-        version("xformers") if there else "torch's own attention stands in; install xformers",
-    )
+        return "xformers", "no", "its attention runs only on GPUs; torch's attention is used"
+    if find_spec("xformers") is None:
+        return "xformers", "no", "torch's attention is used; install xformers"
+    return "xformers", "yes", version("xformers")
 
 
 def _memory() -> Finding:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return "processor and memory", "yes", f"{cores} cores, {total:.0f} GiB"
+    return "CPU and memory", "yes", f"{cores} cores, {total:.0f} GiB"
 
 
 def _disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free / 1e9
-    enough = free >= WANTED_DISK_GB
-    note = f"{free:.0f} GB free here" + ("" if enough else f"; a first `make run` takes {WANTED_DISK_GB} GB")
-    return "disk", "yes" if enough else "no", note
+    is_enough = free >= NEEDED_DISK_GB
+    note = f"{free:.0f} GB free here" + ("" if is_enough else f"; a first `make run` needs {NEEDED_DISK_GB} GB")
+    return "disk", "yes" if is_enough else "no", note
 
 
 def _features() -> list[Finding]:
-    """Feature spaces whose weights are there: nothing is fetched to find out."""
+    """Feature spaces, and whether their weights are available. Downloads nothing."""
     from anyres.evaluation.features import SPACES, missing
 
     return [
@@ -103,22 +98,20 @@ def _features() -> list[Finding]:
 
 def _tools() -> list[Finding]:
     packages = {
-        "dvc": ("`dvc repro`: what is out of date", "pipelines"),
-        "prefect": ("the pipeline as flows", "pipelines"),
+        "dvc": ("`dvc repro` runs the stages that are out of date", "pipelines"),
+        "prefect": ("runs the pipeline as flows", "pipelines"),
         "mlflow": ("tracking and the registry", "pipelines"),
-        "distributed": ("`anyres render --dask`: drawing on many machines", "dask"),
+        "distributed": ("`anyres render --dask` draws on many machines", "dask"),
     }
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for name, (use, extra) in packages.items():
         try:
-            found.append((name, "yes", f"{version(name)}; {use}"))
+            findings.append((name, "yes", f"{version(name)}; {use}"))
         except PackageNotFoundError:
-            found.append((name, "no", f"{use}; install anyres[{extra}]"))
-    programs: dict[str, tuple[Callable[[str], Any], str]] = {
-        "git": (shutil.which, "which commit a model comes from"),
-        "ffmpeg": (shutil.which, "`anyres zoom` as MP4; without it WebP"),
-        "apt-get": (shutil.which, "the sets of Debian's packages; without it put the .deb files where the message says"),
+            findings.append((name, "no", f"{use}; install anyres[{extra}]"))
+    programs = {
+        "git": "records which commit a model comes from",
+        "ffmpeg": "`anyres zoom` writes MP4 with it; without it WebP",
+        "apt-get": "downloads the data sets of Debian packages; without it put the .deb files where the message says",
     }
-    for name, (look, use) in programs.items():
-        found.append((name, "yes" if look(name) else "no", use))
-    return found
+    return findings + [(name, "yes" if shutil.which(name) else "no", use) for name, use in programs.items()]

@@ -1,4 +1,4 @@
-"""The command that writes files for others' programs: export."""
+"""The command that writes files for other programs: export."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from typing import Annotated
 
 import typer
 
-from anyres.cli.options import Bundle, app, one_line, opened
+from anyres.cli.options import Bundle, app, load_model, one_line_errors
 
 
 @app.command(epilog="Example: anyres export out/export/generator generator.onnx")
 def export(
     model: Bundle,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A .onnx for onnxruntime, or a .pt2 for torch without this code.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write: .onnx for onnxruntime, or .pt2 for torch.")],
 ) -> None:
-    """Write a model as one file that draws any window by itself, without this code, and check its pixels.
+    """Write a model as one file that draws any window without anyres, and compare its pixels with the model's.
 
-    Ends with 2 and one line where something does not fit.
+    Exits with 2 and prints one line if an argument is wrong.
     """
-    with one_line():
+    with one_line_errors():
         from anyres.export.convert import export_to, format_of
         from anyres.export.traced import INPUTS, OUTPUTS
 
         format_of(out)
-        done = export_to(opened(model), out)
-        checked = (
+        exported = export_to(load_model(model), out)
+        check = (
             "not checked, since onnxruntime is not installed (anyres[onnx])"
-            if done.difference is None
-            else f"pixels within {done.difference:.1e} of the model's"
+            if exported.difference is None
+            else f"pixels within {exported.difference:.1e} of the model's"
         )
-        typer.echo(f"{out}: {done.title}, {', '.join(INPUTS)} -> {', '.join(OUTPUTS)}, {done.num_bytes / 1e6:.1f} MB, {checked}")
+        io = f"{', '.join(INPUTS)} -> {', '.join(OUTPUTS)}"
+        typer.echo(f"{out}: {exported.title}, {io}, {exported.num_bytes / 1e6:.1f} MB, {check}")

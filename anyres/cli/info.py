@@ -9,48 +9,49 @@ from typing import Annotated, Any
 
 import typer
 
-from anyres.cli.options import Json, app, one_line, opened
+from anyres.cli.options import Json, app, load_model, one_line_errors
 
-# Of a model; the report has them all.
+# The metrics of a model that are shown here; the report has all of them.
 SHOWN_METRICS = ("patch_kid", "patch_fd", "patch_recall", "self_ssim/mean", "seam/max")
 
 
 @app.command(epilog="Example: anyres info data/store --verify")
 def info(
-    place: Annotated[
+    source: Annotated[
         str,
         typer.Argument(
-            metavar="DATASET|MODEL", help="What ingest or prepare wrote, a bundle, one of `anyres models`, or models:/NAME@ALIAS."
+            metavar="DATASET|MODEL",
+            help="A folder that ingest or prepare wrote, a bundle, one of `anyres models`, or models:/NAME@ALIAS.",
         ),
     ],
-    verify: Annotated[bool, typer.Option("--verify", help="Data sets: read every picture whole and check its SHA-256.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Data sets: read every picture and check its SHA-256.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Say what a data set or a model is; with --verify whether all pictures of a data set are still sound.
+    """Describe a data set or a model; with --verify, check all pictures of a data set.
 
-    Ends with 1 where something is damaged, with 2 where there is neither.
+    Exits with 1 if a picture is damaged, with 2 if there is neither a data set nor a model.
     """
     from anyres.networks.shipped import shipped
     from anyres.registry.client import SCHEME, lineage
 
-    if place.startswith(SCHEME) or (Path(place) / "generator.json").is_file() or place in shipped():
-        with one_line():
-            title, stats = _model(place)
-            if place.startswith(SCHEME):
-                stats |= {"registered": lineage(place)}
+    if source.startswith(SCHEME) or (Path(source) / "generator.json").is_file() or source in shipped():
+        with one_line_errors():
+            title, stats = _describe_model(source)
+            if source.startswith(SCHEME):
+                stats |= {"registered": lineage(source)}
                 if not as_json:
-                    stats["registered"] = _in_words(stats["registered"])
-        typer.echo(json.dumps(stats, indent=2)) if as_json else _show(title, stats)
+                    stats["registered"] = _describe_version(stats["registered"])
+        typer.echo(json.dumps(stats, indent=2)) if as_json else _print_table(title, stats)
     else:
-        _data(Path(place), verify, as_json)
+        _describe_data(Path(source), verify, as_json)
 
 
 @app.command(epilog="Example: anyres models")
 def models(as_json: Json = False) -> None:
-    """List the models that come with anyres; every command that takes a model takes their names."""
+    """List the models that come with anyres. Every command that takes a model accepts their names."""
     from anyres.networks.shipped import shipped
 
-    known = {name: json.loads((folder / "generator.json").read_text(encoding="utf-8")) for name, folder in shipped().items()}
+    metadata = {name: json.loads((folder / "generator.json").read_text(encoding="utf-8")) for name, folder in shipped().items()}
     stats = {
         name: {
             "method": meta["method"],
@@ -58,7 +59,7 @@ def models(as_json: Json = False) -> None:
             "chart": meta["geometry"]["chart"]["name"],
             "patch KID": meta["metrics"].get("patch_kid"),
         }
-        for name, meta in known.items()
+        for name, meta in metadata.items()
     }
     if as_json:
         typer.echo(json.dumps(stats, indent=2))
@@ -66,20 +67,20 @@ def models(as_json: Json = False) -> None:
         for name, facts in stats.items():
             score = "" if facts["patch KID"] is None else f", patch KID {facts['patch KID']:.3f}"
             typer.echo(f"{name}  {facts['method']} on a {facts['chart']}, {facts['images seen']:,} images seen{score}")
-        # The one that is likeliest to please; the windows that each is measured at are its own.
+        # Only a suggestion: each model is measured on windows of its own.
         best = min(stats, key=lambda name: stats[name]["patch KID"] or math.inf)
         typer.echo(f"\nanyres view {best}")
     else:
         typer.echo("none came with this copy; `make run` trains one")
 
 
-def _model(place: str) -> tuple[str, dict[str, Any]]:
-    """What a model is, as a title and stats."""
-    model = opened(place)
+def _describe_model(source: str) -> tuple[str, dict[str, Any]]:
+    """A title and facts of a model."""
+    model = load_model(source)
     geometry, meta = model.geometry, model.meta
     finest, coarsest = geometry.periods
     short = geometry.chart.short_side
-    return f"{meta['method']}, {place}", {
+    return f"{meta['method']}, {source}", {
         "parameters": sum(weight.numel() for weight in model.generator.parameters()),
         "images seen": meta["nimg"],
         "chart": geometry.chart.name,
@@ -95,18 +96,18 @@ def _model(place: str) -> tuple[str, dict[str, Any]]:
     }
 
 
-def _in_words(registered: dict[str, Any]) -> dict[str, Any]:
-    """What a registry knows of a version, for a person."""
+def _describe_version(registered: dict[str, Any]) -> dict[str, Any]:
+    """What the registry stores about a version, for a person."""
     moves = {move["at"][:19]: f"version {move['version']} ({move['kind']}): {move['why']}" for move in registered["champions"]}
-    shown = {name: value for name, value in registered.items() if name not in ("about", "metrics")}
-    return shown | {"aliases": ", ".join(registered["aliases"]) or "none", "champions": moves or "none has been promoted"}
+    rows = {name: value for name, value in registered.items() if name not in ("about", "metrics")}
+    return rows | {"aliases": ", ".join(registered["aliases"]) or "none", "champions": moves or "none has been promoted"}
 
 
-def _data(place: Path, verify: bool, as_json: bool) -> None:
+def _describe_data(folder: Path, verify: bool, as_json: bool) -> None:
     from anyres.data.dataset_summary import DatasetSummary
 
     try:
-        contents = DatasetSummary.of(place)
+        contents = DatasetSummary.of(folder)
     except ValueError as error:
         typer.echo(error, err=True)
         raise typer.Exit(2) from None
@@ -114,7 +115,7 @@ def _data(place: Path, verify: bool, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(contents.stats | ({"damaged": damaged} if verify else {}), indent=2, ensure_ascii=False))
     else:
-        _show(contents.title, contents.stats)
+        _print_table(contents.title, contents.stats)
         if damaged is not None:
             typer.echo("\n".join(damaged) or f"all {contents.stats['pictures']} pictures are sound")
     if damaged:
@@ -123,7 +124,7 @@ def _data(place: Path, verify: bool, as_json: bool) -> None:
 
 @app.command(epilog="Example: anyres preset anyres_gan-small")
 def preset(
-    name: Annotated[str, typer.Argument(help="Its name; without one, all names are listed.")] = "",
+    name: Annotated[str, typer.Argument(help="Name of the preset. Without a name, all presets are listed.")] = "",
     params: Annotated[Path, typer.Option(help="The file to write into.")] = Path("params.yaml"),
 ) -> None:
     """Write a preset (a method with its sizes, stages and rates) into params.yaml; other values and comments stay."""
@@ -131,8 +132,8 @@ def preset(
     from anyres.params import ParamsError
 
     if not name:
-        for known, path in presets.preset_files().items():
-            typer.echo(f"{known:20} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
+        for preset_name, path in presets.preset_files().items():
+            typer.echo(f"{preset_name:20} {path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}")
         return
     try:
         presets.apply_preset(name, params)
@@ -142,24 +143,24 @@ def preset(
     typer.echo(f"{params} holds {name}; `make run` trains it")
 
 
-def _show(title: str, stats: dict[str, Any]) -> None:
+def _print_table(title: str, stats: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", show_header=False, box=None, pad_edge=False)
-    for name, value in _flat(stats):
+    for name, value in _flatten(stats):
         table.add_row(name, value)
     Console().print(table)
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Names and values as words, nested names indented."""
+def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Rows of names and values as text; nested names are indented."""
     rows = []
     for name, value in values.items():
-        words = prefix + str(name).replace("_", " ")
+        label = prefix + str(name).replace("_", " ")
         if isinstance(value, dict):
-            rows.append((words, ""))
-            rows += _flat(value, prefix + "  ")
+            rows.append((label, ""))
+            rows += _flatten(value, prefix + "  ")
         else:
-            rows.append((words, f"{value:,}" if isinstance(value, int | float) else str(value)))
+            rows.append((label, f"{value:,}" if isinstance(value, int | float) else str(value)))
     return rows

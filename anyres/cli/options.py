@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,34 +16,48 @@ import typer
 
 app = typer.Typer(help="One GAN from photographs of any size, drawn at any resolution.", no_args_is_help=True)
 
-# Endings of pictures that are drawn in memory, and what Pillow calls their format.
+# Pillow's format for each suffix of a picture that is drawn in memory.
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP"}
-# Those of pictures that may be larger than memory; PNG too, from so many megapixels on.
+# Suffixes of pictures that may be larger than memory. A PNG is streamed from STREAMED_MP megapixels on.
 STREAMED = (".tif", ".tiff", ".dzi", ".zarr")
 STREAMED_MP = 64.0
 
 BUNDLE = "out/export/generator"
 MODEL_HELP = (
-    "A bundle folder, as the stage export writes it, a model that comes with anyres (`anyres models`), or models:/NAME@ALIAS of "
+    "A bundle folder, as the stage export writes it; a model that comes with anyres (`anyres models`); or models:/NAME@ALIAS of "
     "an MLflow registry."
 )
 Bundle = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 ModelOption = Annotated[str, typer.Option("--model", metavar="MODEL", help=MODEL_HELP)]
 Photo = Annotated[Path, typer.Argument(metavar="PHOTO", help="A picture file.")]
-Seed = Annotated[int, typer.Option(help="Which scene.")]
-LatentFile = Annotated[Path | None, typer.Option("--latent", help="A file of `anyres invert` or `outpaint`, in place of a seed.")]
-Psi = Annotated[float, typer.Option(help="Truncation: 0 the average picture, 1 none.")]
+Seed = Annotated[int, typer.Option(help="Seed of the scene.")]
+LatentFile = Annotated[
+    Path | None, typer.Option("--latent", help="A file that `anyres invert` or `outpaint` wrote, instead of a seed.")
+]
+Psi = Annotated[float, typer.Option(help="Truncation: 0 draws the average picture, 1 does not truncate.")]
 Size = Annotated[str, typer.Option(help="Height x width in pixels.")]
-Center = Annotated[str, typer.Option(help="x,y of the middle; the short side of a frame spans -1 to 1.")]
+Center = Annotated[str, typer.Option(help="x,y of the middle. The short side of a frame spans -1 to 1.")]
 Output = Annotated[
     Path,
-    typer.Option(help="A .png, .jpg or .webp; or .tif (a pyramid), .dzi (Deep Zoom) or .zarr, for pictures larger than memory."),
+    typer.Option(
+        help="The picture to write: .png, .jpg or .webp; or .tif (a pyramid), .dzi (Deep Zoom) or .zarr, which may be larger "
+        "than memory."
+    ),
 ]
 Dask = Annotated[
     str | None,
-    typer.Option(metavar="ADDRESS", help="A Dask scheduler, tcp://host:8786, whose workers draw the tiles: the same file."),
+    typer.Option(metavar="ADDRESS", help="A Dask scheduler, tcp://host:8786, whose workers draw the tiles of the same file."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+@dataclass(frozen=True)
+class SceneOptions:
+    """Which scene is drawn, and its truncation."""
+
+    seed: Seed = 0
+    latent: LatentFile = None
+    psi: Psi = 0.7
 
 
 @app.callback()
@@ -48,9 +65,32 @@ def main() -> None:
     """One GAN from photographs of any size, drawn at any resolution."""
 
 
+def with_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command take groups of options: typer gets one option for each field of a parameter that is a dataclass."""
+    signature = inspect.signature(command, eval_str=True)
+    groups: dict[str, tuple[Callable[..., Any], list[str]]] = {}
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        options = [parameter]
+        if isinstance(parameter.annotation, type) and is_dataclass(parameter.annotation):
+            options = list(inspect.signature(parameter.annotation, eval_str=True).parameters.values())
+            groups[parameter.name] = parameter.annotation, [option.name for option in options]
+        parameters += [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        for name, (group, options) in groups.items():
+            values[name] = group(**{option: values.pop(option) for option in options})
+        command(**values)
+
+    vars(run)["__signature__"] = signature.replace(parameters=parameters)
+    run.__annotations__ = {option.name: option.annotation for option in parameters}
+    return run
+
+
 @contextmanager
-def one_line() -> Iterator[None]:
-    """Turn what does not fit into one line and the code 2."""
+def one_line_errors() -> Iterator[None]:
+    """Print a ValueError or OSError as one line and exit with 2."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -58,23 +98,23 @@ def one_line() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def opened(model: str) -> Any:
-    """The model in a bundle folder or a registry."""
+def load_model(model: str) -> Any:
+    """Load the model of a bundle folder or a registry."""
     import anyres
 
     return anyres.load(model)
 
 
-def unbounded(model: str) -> Any:
-    """A model that draws several styles and pinned fields. Raises ValueError, one line, for another."""
-    loaded = opened(model)
+def load_infinity_gan(model: str) -> Any:
+    """Load a model that draws several styles and pinned fields. Raises ValueError, one line, for another one."""
+    loaded = load_model(model)
     if not loaded.generator.draws_regions:
         raise ValueError(f"{model} holds a {type(loaded.generator).__name__}, this needs infinity_gan; see `anyres preset`")
     return loaded
 
 
-def photograph(path: Path) -> Any:
-    """Pixels of a picture file, uint8 (h, w, 3), turned as its EXIF says."""
+def read_photograph(path: Path) -> Any:
+    """Pixels of a picture file, uint8 (h, w, 3), oriented as its EXIF says."""
     import numpy as np
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -85,35 +125,35 @@ def photograph(path: Path) -> Any:
         raise ValueError(f"{path}: not a picture that can be read ({error})") from None
 
 
-def numbers(option: str, text: str, separator: str, count: int | None = None) -> list[float]:
-    """Numbers of an option's value. Raises ValueError, one line, where they are none or not as many."""
+def parse_numbers(option: str, text: str, separator: str, count: int | None = None) -> list[float]:
+    """Parse numbers from an option's value. Raises ValueError, one line, for something else or another count."""
     try:
-        values = [float(part) for part in text.split(separator)]
+        values = [float(number) for number in text.split(separator)]
         if count is not None and len(values) != count:
             raise ValueError
     except ValueError:
-        wanted = "numbers" if count is None else f"{count} numbers"
-        raise ValueError(f"{option} takes {wanted} with {separator!r} between, found {text!r}") from None
+        expected = "numbers" if count is None else f"{count} numbers"
+        raise ValueError(f"{option} takes {expected} with {separator!r} between, found {text!r}") from None
     return values
 
 
-def sides(option: str, text: str) -> tuple[int, int]:
-    """Height and width of an option's value, 512x768. Raises ValueError, one line, where they are no sides of a picture."""
-    height, width = numbers(option, text, "x", 2)
+def parse_size(option: str, text: str) -> tuple[int, int]:
+    """Parse height and width from an option's value, for example 512x768. Raises ValueError, one line, for something else."""
+    height, width = parse_numbers(option, text, "x", 2)
     if height != int(height) or width != int(width) or min(height, width) < 1:
         raise ValueError(f"{option} takes two whole numbers of pixels from 1 on, height x width, found {text!r}")
     return int(height), int(width)
 
 
 def check_output(out: Path) -> None:
-    """Raise ValueError, one line, for a kind of file that is not written here: before hours of work, not after."""
+    """Raise ValueError, one line, for a suffix that is not supported: before hours of work, not after."""
     if out.suffix.lower() not in (*PICTURES, *STREAMED):
         raise ValueError(
             f"{out}: not a kind of picture that is written here; end its name with {', '.join((*PICTURES, *STREAMED))}"
         )
 
 
-def write(out: Path, model: Any, request: Any, dask: str | None = None) -> None:
+def write_picture(out: Path, model: Any, request: Any, dask: str | None = None) -> None:
     """Draw a `RenderRequest` into a picture file."""
     from PIL import Image
 
@@ -126,7 +166,7 @@ def write(out: Path, model: Any, request: Any, dask: str | None = None) -> None:
     megapixels = height * width / 1e6
 
     def resumed(done: float) -> None:
-        typer.echo(f"{out}: goes on at {done:.2f} of {megapixels:.2f} MP, which were drawn before", err=True)
+        typer.echo(f"{out}: resumes at {done:.2f} of {megapixels:.2f} MP, which were drawn before", err=True)
 
     with progress_bar("draw", megapixels, "MP") as advance:
         if kind in STREAMED or (kind == ".png" and megapixels >= STREAMED_MP):
@@ -138,14 +178,14 @@ def write(out: Path, model: Any, request: Any, dask: str | None = None) -> None:
                 Image.fromarray(pixels).save(stream, format=PICTURES[kind])
 
 
-def drawn(out: Path, window: Any, named: str) -> str:
-    """What is said of a picture that was drawn."""
-    return f"{out}: {window.size[1]} x {window.size[0]} px, {named}"
+def describe_picture(out: Path, window: Any, subject: str) -> str:
+    """The line that a command prints about a picture."""
+    return f"{out}: {window.size[1]} x {window.size[0]} px, {subject}"
 
 
-def tell(as_json: bool, words: str, out: Path, model: Any, began: float, **facts: Any) -> None:
-    """Say in words what was written, or for machines in one JSON object; `began` is when work began, by `time.perf_counter`."""
+def report(as_json: bool, message: str, out: Path, model: Any, began: float, **facts: Any) -> None:
+    """Print what was written: a message, or one JSON object. `began` is when work began, by `time.perf_counter`."""
     if as_json:
         facts = {"path": str(out), **facts, "weights": model.meta["weights_sha256"]}
-        words = json.dumps(facts | {"seconds": round(time.perf_counter() - began, 3)}, indent=2)
-    typer.echo(words)
+        message = json.dumps(facts | {"seconds": round(time.perf_counter() - began, 3)}, indent=2)
+    typer.echo(message)

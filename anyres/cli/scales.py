@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from anyres.cli.options import BUNDLE, PICTURES, Bundle, Json, Psi, Seed, Size, app, numbers, one_line, opened, sides, tell
+from anyres.cli.options import (
+    BUNDLE,
+    PICTURES,
+    Bundle,
+    Json,
+    Psi,
+    Seed,
+    Size,
+    app,
+    load_model,
+    one_line_errors,
+    parse_numbers,
+    parse_size,
+    report,
+    with_groups,
+)
 
-# Endings of films; the last needs ffmpeg.
+# Suffixes of films; the last one needs ffmpeg.
 FILMS = (".webp", ".gif", ".mp4")
 GAP_PX = 4
 MAX_FRAMES = 5000
@@ -20,13 +36,13 @@ MAX_FRAMES = 5000
 @app.command(epilog="Example: anyres grid --seeds 3,8 --sizes 64,128,256 --out grid.png")
 def grid(
     model: Bundle = BUNDLE,
-    seeds: Annotated[str, typer.Option(help="Scenes, a row each, with commas between.")] = "0,1,2",
-    sizes: Annotated[str, typer.Option(help="Short sides in pixels, a column each, with commas between.")] = "64,128,256",
+    seeds: Annotated[str, typer.Option(help="Seeds of the scenes, one per row, with commas between.")] = "0,1,2",
+    sizes: Annotated[str, typer.Option(help="Short sides in pixels, one per column, with commas between.")] = "64,128,256",
     psi: Psi = 0.7,
-    out: Annotated[Path, typer.Option(help="A .png, .jpg or .webp file.")] = Path("grid.png"),
+    out: Annotated[Path, typer.Option(help="The picture to write: .png, .jpg or .webp.")] = Path("grid.png"),
     as_json: Json = False,
 ) -> None:
-    """Draw whole frames of some scenes at several sizes, all enlarged to the largest: what a scene gains with size."""
+    """Draw whole frames of several scenes at several sizes, all enlarged to the largest, to show what a scene gains with size."""
     import numpy as np
     from PIL import Image
 
@@ -37,15 +53,15 @@ def grid(
     from anyres.synthesis.request import RenderRequest
 
     began = time.perf_counter()
-    with one_line():
+    with one_line_errors():
         if out.suffix.lower() not in PICTURES:
             raise ValueError(f"{out}: not a kind of picture that is written here; end its name with .png, .jpg or .webp")
-        loaded = opened(model)
+        loaded = load_model(model)
         generator = loaded.generator
         chart = generator.geometry.chart
         aspect = chart.frame_aspect
         rows, columns = (
-            [int(value) for value in numbers(name, text, ",")] for name, text in (("--seeds", seeds), ("--sizes", sizes))
+            [int(value) for value in parse_numbers(name, text, ",")] for name, text in (("--seeds", seeds), ("--sizes", sizes))
         )
         if min(columns) < 1:
             raise ValueError(f"--sizes takes whole numbers of pixels from 1 on, found {sizes!r}")
@@ -62,49 +78,65 @@ def grid(
         with atomic_file(out) as stream:
             Image.fromarray(canvas).save(stream, format=PICTURES[out.suffix.lower()])
         facts = {"size": canvas.shape[:2], "seeds": rows, "sizes": columns, "psi": psi}
-        tell(as_json, f"{out}: scenes {seeds} at {sizes} px", out, loaded, began, **facts)
+        report(as_json, f"{out}: scenes {seeds} at {sizes} px", out, loaded, began, **facts)
+
+
+@dataclass(frozen=True)
+class FilmOptions:
+    """Where a film zooms to, its size and its speed."""
+
+    center: Annotated[
+        str, typer.Option(help="x,y of the point where the film ends. The short side of a frame spans -1 to 1.")
+    ] = "0,0"
+    to: Annotated[float, typer.Option(min=1.01, help="Zoom at the end; 1 is the whole frame.")] = 8.0
+    size: Size = "256x256"
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of the film.")] = 6.0
+    fps: Annotated[int, typer.Option(min=1, max=120, help="Frames per second.")] = 24
 
 
 @app.command(epilog="Example: anyres zoom --seed 3 --center 0.2,0.1 --to 16 --out zoom.webp")
+@with_groups
 def zoom(
+    *,
     model: Bundle = BUNDLE,
     seed: Seed = 0,
-    center: Annotated[str, typer.Option(help="x,y that the film ends at; the short side of a frame spans -1 to 1.")] = "0,0",
-    to: Annotated[float, typer.Option(min=1.01, help="Zoom at the end; 1 is the whole frame.")] = 8.0,
-    size: Size = "256x256",
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long it takes.")] = 6.0,
-    fps: Annotated[int, typer.Option(min=1, max=120, help="Frames a second.")] = 24,
+    film: FilmOptions,
     psi: Psi = 0.7,
-    out: Annotated[Path, typer.Option(help="A .webp or .gif file, or .mp4 where ffmpeg is installed.")] = Path("zoom.webp"),
+    out: Annotated[Path, typer.Option(help="The film to write: .webp or .gif, or .mp4 if ffmpeg is installed.")] = Path(
+        "zoom.webp"
+    ),
     as_json: Json = False,
 ) -> None:
-    """Film the way from a whole frame into a point of it, every frame drawn anew at its own scale."""
+    """Draw a film that zooms from a whole frame into a point. Every film frame is drawn at its own scale."""
     from anyres.progress import progress_bar
 
     began = time.perf_counter()
-    with one_line():
+    with one_line_errors():
         if out.suffix.lower() not in FILMS:
             raise ValueError(f"{out}: not a kind of film that is written here; end its name with {', '.join(FILMS)}")
-        height, width = sides("--size", size)
-        x, y = numbers("--center", center, ",", 2)
-        count = max(round(seconds * fps), 2)
+        height, width = parse_size("--size", film.size)
+        x, y = parse_numbers("--center", film.center, ",", 2)
+        count = max(round(film.seconds * film.fps), 2)
         if count > MAX_FRAMES:
-            raise ValueError(f"--seconds {seconds:g} at --fps {fps} are {count} frames; at most {MAX_FRAMES} are drawn")
-        loaded = opened(model)
+            raise ValueError(f"--seconds {film.seconds:g} at --fps {film.fps} are {count} frames; at most {MAX_FRAMES} are drawn")
+        loaded = load_model(model)
         generator = loaded.generator
-        windows = list(_way(generator.geometry.chart, (x, y), to, (height, width), count))
+        windows = list(_zoom_windows(generator.geometry.chart, (x, y), film.to, (height, width), count))
         generator.geometry.chart.check(windows[0])
         generator.geometry.chart.check(windows[-1])
         with progress_bar("draw", count, "frames") as advance:
-            frames = _drawn(generator, seed, windows, psi, advance)
-            (_film_by_ffmpeg if out.suffix.lower() == ".mp4" else _film)(out, frames, fps, (height, width))
-        words = f"{out}: {count} frames of {width} x {height} px, into x {x:g}, y {y:g} of scene {seed}, zoom {to:g}"
-        facts = {"size": (height, width), "seed": seed, "center": (x, y), "zoom": to, "frames": count, "fps": fps, "psi": psi}
-        tell(as_json, words, out, loaded, began, **facts)
+            frames = _draw_frames(generator, seed, windows, psi, advance)
+            if out.suffix.lower() == ".mp4":
+                _write_mp4(out, frames, film.fps, (height, width))
+            else:
+                _write_animation(out, frames, film.fps)
+        message = f"{out}: {count} frames of {width} x {height} px, into x {x:g}, y {y:g} of scene {seed}, zoom {film.to:g}"
+        facts = {"size": (height, width), "seed": seed, "center": (x, y), "zoom": film.to, "frames": count}
+        report(as_json, message, out, loaded, began, **facts, fps=film.fps, psi=psi)
 
 
-def _way(chart: Any, target: tuple[float, float], to: float, size: tuple[int, int], count: int) -> Iterator[Any]:
-    """Windows whose zoom grows evenly by factors; the point aimed at moves straight to the middle."""
+def _zoom_windows(chart: Any, target: tuple[float, float], to: float, size: tuple[int, int], count: int) -> Iterator[Any]:
+    """Windows whose zoom grows by a constant factor, while the target moves straight to the middle."""
     from anyres.plane.window import Window
 
     for number in range(count):
@@ -115,7 +147,7 @@ def _way(chart: Any, target: tuple[float, float], to: float, size: tuple[int, in
         yield Window(chart.clamp((share * target[0], share * target[1]), period, size), period, size)
 
 
-def _drawn(generator: Any, seed: int, windows: Iterable[Any], psi: float, advance: Any) -> Iterator[Any]:
+def _draw_frames(generator: Any, seed: int, windows: Iterable[Any], psi: float, advance: Any) -> Iterator[Any]:
     from anyres.synthesis.render import render
     from anyres.synthesis.request import RenderRequest
 
@@ -124,8 +156,8 @@ def _drawn(generator: Any, seed: int, windows: Iterable[Any], psi: float, advanc
         advance(1)
 
 
-def _film(out: Path, frames: Iterator[Any], fps: int, size: tuple[int, int]) -> None:
-    """An animation that Pillow writes: the frames pass through one by one."""
+def _write_animation(out: Path, frames: Iterator[Any], fps: int) -> None:
+    """Write an animation with Pillow, one frame in memory at a time."""
     from PIL import Image
 
     from anyres.files import atomic_file
@@ -145,8 +177,8 @@ def _film(out: Path, frames: Iterator[Any], fps: int, size: tuple[int, int]) -> 
         )
 
 
-def _film_by_ffmpeg(out: Path, frames: Iterator[Any], fps: int, size: tuple[int, int]) -> None:
-    """An MP4 by the machine's own ffmpeg, fed with raw frames."""
+def _write_mp4(out: Path, frames: Iterator[Any], fps: int, size: tuple[int, int]) -> None:
+    """Write an MP4 with the ffmpeg of this machine, which reads raw frames from a pipe."""
     import shutil
     import subprocess
     import tempfile
@@ -161,8 +193,8 @@ def _film_by_ffmpeg(out: Path, frames: Iterator[Any], fps: int, size: tuple[int,
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         part = Path(folder) / out.name
         source = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {fps} -i -".split()
-        words = [program, "-v", "error", *source, "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(part)]
-        with subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        command = [program, "-v", "error", *source, "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(part)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             assert process.stdin is not None
             assert process.stderr is not None
             try:
@@ -171,7 +203,7 @@ def _film_by_ffmpeg(out: Path, frames: Iterator[Any], fps: int, size: tuple[int,
                 process.stdin.close()
             except BrokenPipeError:
                 pass
-            said = process.stderr.read().decode(errors="replace")
+            errors = process.stderr.read().decode(errors="replace")
         if process.returncode:
-            raise ValueError(f"{out}: ffmpeg failed ({' '.join(said.split())[:200]})")
+            raise ValueError(f"{out}: ffmpeg failed ({' '.join(errors.split())[:200]})")
         part.replace(out)

@@ -1,22 +1,23 @@
-"""Commands behind the stages train and evaluate, alone or under `accelerate launch`, and the comparison of models."""
+"""Commands of the stages train and evaluate, in one process or under `accelerate launch`, and the comparison of models."""
 
 from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from anyres.cli.options import app, numbers, one_line
+from anyres.cli.options import app, one_line_errors, parse_numbers, with_groups
 
-# The exit code of a process that SIGTERM ended, by convention of the shell.
+# The shell's exit code for a process that SIGTERM ended.
 TERMINATED = 143
 
-ParamsFile = Annotated[Path, typer.Option(help="Where the hyper-parameters stand.")]
-StoreFolder = Annotated[Path, typer.Option(help="Prepared pictures.")]
-TrainFolder = Annotated[Path, typer.Option(help="Where generator, history and samples go.")]
+ParamsFile = Annotated[Path, typer.Option(help="The file of hyper-parameters.")]
+StoreFolder = Annotated[Path, typer.Option(help="The folder of prepared pictures.")]
+TrainFolder = Annotated[Path, typer.Option(help="The folder for generator, history and samples.")]
 
 
 @app.command(epilog="Example: anyres train --store data/store --out out/train")
@@ -24,15 +25,16 @@ def train(
     params: ParamsFile = Path("params.yaml"),
     store: StoreFolder = Path("data/store"),
     out: TrainFolder = Path("out/train"),
-    runs: Annotated[Path, typer.Option(help="Where checkpoints are real_cache.")] = Path("out/runs"),
+    runs: Annotated[Path, typer.Option(help="The folder for checkpoints.")] = Path("out/runs"),
     micro_batch: Annotated[
-        int | None, typer.Option(min=1, help="Pictures of one pass at most, on each process: less memory, the same training.")
+        int | None,
+        typer.Option(min=1, help="At most this many pictures per pass on each process; saves memory."),
     ] = None,
     ignore_code: Annotated[
         bool, typer.Option("--ignore-code", help="Resume a run with equal params and data although its code changed.")
     ] = False,
 ) -> None:
-    """Train a generator, or go on with an interrupted training."""
+    """Train a generator, or resume an interrupted training."""
     from anyres.data.store import Store
     from anyres.evaluation.monitor import Monitor
     from anyres.evaluation.parallel import ProcessGroup
@@ -65,11 +67,11 @@ def train(
 def evaluate(
     params: ParamsFile = Path("params.yaml"),
     store: StoreFolder = Path("data/store"),
-    trained: Annotated[Path, typer.Option(help="What a training left.")] = Path("out/train"),
-    out: Annotated[Path, typer.Option(help="Where numbers, tables and figures go.")] = Path("out/evaluation"),
-    reals: Annotated[Path, typer.Option(help="Features of photographs, kept for later evaluations.")] = Path("out/runs/reals"),
+    trained: Annotated[Path, typer.Option(help="The folder of a finished training.")] = Path("out/train"),
+    out: Annotated[Path, typer.Option(help="The folder for numbers, tables and figures.")] = Path("out/evaluation"),
+    reals: Annotated[Path, typer.Option(help="A cache of features of photographs.")] = Path("out/runs/reals"),
     fake_cache: Annotated[
-        Path, typer.Option(help="Features of generated pictures, until the evaluation is done: it can be interrupted.")
+        Path, typer.Option(help="A cache of features of generated pictures; an interrupted evaluation resumes from it.")
     ] = Path("out/runs/evaluation"),
 ) -> None:
     """Measure a trained generator: patches, sizes, scales, seams."""
@@ -102,41 +104,53 @@ def evaluate(
     _part(accelerator)
 
 
+@dataclass(frozen=True)
+class MeasureOptions:
+    """What a comparison measures, instead of the values of params.yaml."""
+
+    samples: Annotated[int | None, typer.Option(help="Patches of each model, instead of evaluate.num_samples.")] = None
+    frames: Annotated[int | None, typer.Option(help="Frames of each size, instead of evaluate.num_sweep_samples.")] = None
+    sizes: Annotated[str, typer.Option(help="Short sides with commas between, instead of evaluate.sizes.")] = ""
+    zoom_max: Annotated[float | None, typer.Option(help="Largest zoom of the patches.")] = None
+
+
 @app.command(epilog="Example: anyres compare out/export/generator other/out/train --samples 200")
+@with_groups
 def compare(
+    *,
     models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="Bundles, or folders of finished trainings.")],
     store: StoreFolder = Path("data/store"),
-    out: Annotated[Path, typer.Option(help="Where compare.json and index.html go.")] = Path("out/compare"),
-    params: Annotated[Path, typer.Option(help="Whose section evaluate says seed, sizes and counts.")] = Path("params.yaml"),
-    samples: Annotated[int | None, typer.Option(help="Patches of each model, in place of evaluate.num_samples.")] = None,
-    frames: Annotated[int | None, typer.Option(help="Frames a size, in place of evaluate.num_sweep_samples.")] = None,
-    sizes: Annotated[str, typer.Option(help="Short sides with commas between, in place of evaluate.sizes.")] = "",
-    zoom_max: Annotated[float | None, typer.Option(help="Largest zoom of the patches.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print compare.json in place of the table.")] = False,
+    out: Annotated[Path, typer.Option(help="The folder for compare.json and index.html.")] = Path("out/compare"),
+    params: Annotated[Path, typer.Option(help="The file whose section evaluate gives seed, sizes and counts.")] = Path(
+        "params.yaml"
+    ),
+    measure: MeasureOptions,
+    as_json: Annotated[bool, typer.Option("--json", help="Print compare.json instead of the table.")] = False,
 ) -> None:
-    """Put any number of models side by side: one table and one page, all scored alike."""
+    """Compare models with the same measurements: one table and one page."""
     from pydantic import ValidationError
 
     from anyres.data.store import Store
     from anyres.evaluation import compare as comparison
     from anyres.params import Evaluate, Params, describe
 
-    with one_line():
+    with one_line_errors():
         values = Params.load(params).evaluate.model_dump()
-        values |= {"num_samples": samples or values["num_samples"], "num_sweep_samples": frames or values["num_sweep_samples"]}
-        if sizes:
-            values["sizes"] = [int(size) for size in numbers("--sizes", sizes, ",")]
+        values["num_samples"] = measure.samples or values["num_samples"]
+        values["num_sweep_samples"] = measure.frames or values["num_sweep_samples"]
+        if measure.sizes:
+            values["sizes"] = [int(size) for size in parse_numbers("--sizes", measure.sizes, ",")]
         try:
             settings = Evaluate.model_validate(values)
         except ValidationError as error:
             raise ValueError(describe(error)) from None
-        found = comparison.compare(
-            comparison.open_candidates(models), Store.open(store), settings, out, zoom_max, real_cache=out / "reals"
+        result = comparison.compare(
+            comparison.open_candidates(models), Store.open(store), settings, out, measure.zoom_max, real_cache=out / "reals"
         )
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(result))
     else:
-        comparison.print_table(found)
+        comparison.print_table(result)
         typer.echo(f"{out / 'index.html'}: the page")
 
 

@@ -42,7 +42,7 @@ class _Section(BaseModel):
 
 
 class Aspect(_Section):
-    """So many times as wide about `center`."""
+    """Stretch the width by `factor` around `center`."""
 
     kind: Literal["aspect"]
     factor: Factor
@@ -53,7 +53,7 @@ class Aspect(_Section):
 
 
 class Magnify(_Section):
-    """So many times as large about `center`."""
+    """Enlarge by `factor` around `center`."""
 
     kind: Literal["magnify"]
     factor: Factor
@@ -64,7 +64,7 @@ class Magnify(_Section):
 
 
 class Turn(_Section):
-    """Clockwise about `center`, in degrees."""
+    """Rotate clockwise around `center`, in degrees."""
 
     kind: Literal["turn"]
     degrees: Annotated[float, Field(ge=-360, le=360, allow_inf_nan=False)]
@@ -75,7 +75,7 @@ class Turn(_Section):
 
 
 class Perspective(_Section):
-    """Leant back along x and y."""
+    """Tilt backwards along x and y."""
 
     kind: Literal["perspective"]
     tilt: tuple[Tilt, Tilt]
@@ -86,7 +86,7 @@ class Perspective(_Section):
 
 
 class Pull(_Section):
-    """Swollen (power above 1) or pinched within `radius` of a point."""
+    """Swell (power above 1) or pinch the picture within `radius` of a point."""
 
     kind: Literal["pull"]
     point: Point
@@ -98,7 +98,7 @@ class Pull(_Section):
 
 
 class Displace(_Section):
-    """Every place moved by about `strength` plane units, smoothly."""
+    """Move every point smoothly by about `strength` plane units."""
 
     kind: Literal["displace"]
     strength: Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
@@ -121,7 +121,7 @@ class Stroke(_Section):
 
 
 class Recipe(_Section):
-    """What a scene is made of: the fields and the style of `seed` or a photograph's `latent`, styles painted over it, and edits.
+    """A scene: the fields and the style of `seed` or the `latent` of a photograph, styles painted over it, and edits.
 
     Edits apply to the picture in their order. `softness` is the share of a stroke's radius over which it fades.
     """
@@ -134,7 +134,7 @@ class Recipe(_Section):
 
     @property
     def id(self) -> str:
-        """The name of the scene, the same everywhere."""
+        """The id of the scene, a hash of its content: equal in every process."""
         return "s" + hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:32]
 
 

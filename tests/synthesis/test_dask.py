@@ -285,7 +285,7 @@ def test_the_command_is_stopped_killed_and_goes_on(
     with command(*words) as process:
         said, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
-    assert f"p.tif: goes on at {finished:.2f} of 12.60 MP, which were drawn before" in errors
+    assert f"p.tif: resumes at {finished:.2f} of 12.60 MP, which were drawn before" in errors
     assert json.loads(said)["path"] == str(out)
     window = Window((0.0, 0.0), exact.geometry.chart.short_side / 3000, (3000, 4200))
     exact.render_to(tmp_path / "here.tif", 5, window)

@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from anyres.cli import app
-from anyres.cli.view import names_of
+from anyres.cli.view import short_names
 from anyres.viewer.access import is_loopback
 from anyres.viewer.drawing import ServedModel
 from anyres.viewer.serve import with_token
@@ -309,8 +309,8 @@ def test_what_does_not_fit_ends_in_one_line(frame_bundle: Path, tmp_path: Path, 
 
 
 def test_models_are_told_apart_by_the_end_of_their_names():
-    assert names_of(["a/export/generator", "b/export/generator", "c"]) == ["a/export/generator", "b/export/generator", "c"]
-    assert names_of(["./out/x/", "models:/anyres-generator@champion"]) == ["x", "anyres-generator@champion"]
+    assert short_names(["a/export/generator", "b/export/generator", "c"]) == ["a/export/generator", "b/export/generator", "c"]
+    assert short_names(["./out/x/", "models:/anyres-generator@champion"]) == ["x", "anyres-generator@champion"]
 
 
 @pytest.mark.parametrize(("host", "alone"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False)])

@@ -143,7 +143,7 @@ def test_styles_are_painted_where_the_brush_goes(roomy: Page, address: str, plan
     until(page, lambda _: "strokes" in scene(page))
     page.select_option("#model", frame.id)
     until(page, lambda view: view["model"] == frame.id)
-    expect(page.locator("#paint-note")).to_contain_text("one style a picture")
+    expect(page.locator("#paint-note")).to_contain_text("one style per picture")
     assert "scene" not in link(page)
 
 
@@ -158,8 +158,8 @@ def test_a_photograph_is_brought_shown_and_taken_away(roomy: Page, address: str,
     page.select_option("#photo-steps", "80")
     page.locator("#photo-file").set_input_files(tmp_path / "photo.jpg")
     expect(page.locator("#photo-progress")).to_be_visible()
-    expect(page.locator("#photo-said")).to_contain_text("step", timeout=PATIENCE_MS)
-    expect(page.locator("#photo-said")).to_contain_text("Done: fit at", timeout=PATIENCE_MS)
+    expect(page.locator("#photo-status")).to_contain_text("step", timeout=PATIENCE_MS)
+    expect(page.locator("#photo-status")).to_contain_text("Done: fit at", timeout=PATIENCE_MS)
     until(page, lambda _: "latent" in scene(page))
     keep(page, "photograph")
     assert page.title() == "frame, a photograph · anyres"
@@ -168,7 +168,7 @@ def test_a_photograph_is_brought_shown_and_taken_away(roomy: Page, address: str,
     assert np.abs(picture(page).astype(int) - before).mean() > 2
     page.keyboard.press("u")
     page.locator("#photo-file").set_input_files(tmp_path / "broken.jpg")
-    expect(page.locator("#photo-said")).to_contain_text("That did not work: broken", timeout=PATIENCE_MS)
+    expect(page.locator("#photo-status")).to_contain_text("That did not work: broken", timeout=PATIENCE_MS)
     page.select_option("#photo-steps", "1000")
     # Dropped from the desktop this time, and given up.
     data = page.evaluate_handle(
@@ -180,10 +180,10 @@ def test_a_photograph_is_brought_shown_and_taken_away(roomy: Page, address: str,
         list(photograph()),
     )
     page.dispatch_event("#first", "drop", {"dataTransfer": data})
-    expect(page.locator("#photo-said")).to_contain_text("step", timeout=PATIENCE_MS)
+    expect(page.locator("#photo-status")).to_contain_text("step", timeout=PATIENCE_MS)
     page.locator("#photo-cancel").click()
-    expect(page.locator("#photo-said")).to_have_text("Cancelled.", timeout=PATIENCE_MS)
-    page.locator("#photo-away").click()
+    expect(page.locator("#photo-status")).to_have_text("Cancelled.", timeout=PATIENCE_MS)
+    page.locator("#photo-remove").click()
     until(page, lambda view: "scene" not in view)
     page.keyboard.press("Escape")
     settle(page)

@@ -68,19 +68,19 @@ async def static_file(request: Request, name: str) -> Response:
 
 @router.get("/healthz")
 async def healthz() -> PlainTextResponse:
-    """Whether it runs."""
+    """Answer "ok" while the server runs."""
     return PlainTextResponse("ok\n")
 
 
 @router.get("/metrics")
 async def metrics_text(state: State) -> Response:
-    """What was counted, for Prometheus."""
+    """Counters of the server, in the text format of Prometheus."""
     return Response(state.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
 
 @router.get("/api/models")
 async def models(state: State) -> Response:
-    """Facts of the models on show."""
+    """Facts of the served models."""
     limits = {
         "seed": SEED_LIMIT - 1,
         "view_px": PIXEL_LIMIT,
@@ -94,13 +94,14 @@ async def models(state: State) -> Response:
 
 @router.get("/api/registry")
 async def versions(state: State) -> Response:
-    """Versions of the registered model that may be put on show, newest first."""
+    """Versions of the registered model that can be loaded, newest first."""
     return JSONResponse({"name": state.models.registry, "versions": await to_thread.run_sync(state.models.versions)})
 
 
+# `name` is the operation's name in the OpenAPI document, which clients rely on.
 @router.post("/api/registry/{version}", name="put_on_show")
 async def load_version(state: State, version: Annotated[WholeNumber, Path(ge=1, lt=1 << 31)]) -> Response:
-    """Load a version of the registered model; its facts, as /api/models tells them."""
+    """Load a version of the registered model. Returns its facts, as in /api/models."""
     served = await to_thread.run_sync(state.models.load_version, str(version))
     return JSONResponse(served.facts())
 

@@ -54,7 +54,7 @@ class ViewQuery:
 async def tile(
     state: State, request: Request, model: PathId, scene: SceneName, level: Level, x: Index, y: Index, psi: Psi = PSI
 ) -> Response:
-    """Tile (x, y) of a level, PNG, of a seed or a name of /api/scenes; `anyres.viewer.tilegrid` says where it lies."""
+    """Tile (x, y) of a level as PNG, of a seed or of an id from /api/scenes. `anyres.viewer.tilegrid` says where it lies."""
     served = state.model(model)
     address = TileAddress(state.scene(served, scene), level, *served.pyramid.canonical(level, x, y))
     # Refuse a tile that does not exist before the caches are asked.
@@ -79,7 +79,7 @@ async def tile(
 
 @router.get("/api/render", response_class=Response)
 async def render(state: State, request: Request, query: Annotated[ViewQuery, Depends()]) -> Response:
-    """A window of any size as a file, PNG streamed as it is drawn; what it shows is written inside."""
+    """A window of any size as a file with metadata. PNG is streamed while it is drawn."""
     served = state.model(query.model)
     center, size = (query.center_x, query.center_y), (query.height, query.width)
     view = View.of(served, state.scene(served, query.scene), center, query.period, size, query.psi, query.format)

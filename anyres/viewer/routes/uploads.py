@@ -23,7 +23,7 @@ router = APIRouter()
 
 @router.post("/api/scenes/{model}", name="tell")
 async def put_scene(state: State, model: PathId, recipe: Recipe) -> Response:
-    """Tell of a scene that is more than a seed; its name takes the place of one in tiles and views."""
+    """Store a scene that is more than a seed. Returns its id, which tiles and views take instead of a seed."""
     served = state.model(model)
     scene = state.scenes.put(served.model, served.digest, recipe)
     return JSONResponse({"id": str(scene)})
@@ -33,20 +33,20 @@ async def put_scene(state: State, model: PathId, recipe: Recipe) -> Response:
 async def start_fit(
     state: State, request: Request, model: PathId, steps: Annotated[WholeNumber, Query(ge=1, le=STEP_LIMIT)] = STEPS
 ) -> Response:
-    """Bring a picture file of any format, as the body, to be fitted; where to ask how far that is."""
+    """Upload a picture file of any format as the body, to fit a scene to it. The header Location names the job."""
     job = state.fits.start(state.model(model).model, await request.body(), steps)
     return JSONResponse(job.facts(), 202, {"Location": f"{PHOTOGRAPHS}jobs/{job.id}"})
 
 
 @router.get("/api/photographs/jobs/{job}", name="how_far")
 async def fit_progress(state: State, job: PathId) -> Response:
-    """How far a photograph is, and at the end the `latent` that takes the place of a seed in a scene."""
+    """The progress of a fit and, at its end, the `latent` that a scene takes instead of a seed."""
     return JSONResponse(state.fit(job).facts(), headers={"Cache-Control": "no-store"})
 
 
 @router.delete("/api/photographs/jobs/{job}", name="give_up")
 async def cancel_fit(state: State, job: PathId) -> Response:
-    """Want a photograph no more."""
+    """Cancel the fit of a photograph."""
     fit = state.fit(job)
     state.fits.cancel(fit)
     return JSONResponse(fit.facts())

@@ -1,21 +1,21 @@
-// The view in the address of the page: what is shown, where and how finely.
+// The view in the address of the page: models, scene, position and scale.
 
 const NUMBERS = ["seed", "psi", "x", "y", "period"];
 
-/** What the address says; parts that say nothing sensible are left out. */
+/** The view of an address, without parts that are malformed. */
 export function read(hash) {
-  const given = new URLSearchParams(hash.replace(/^#/, ""));
-  const out = {};
-  for (const name of ["model", "with", "scene", "look"]) if (given.get(name)) out[name] = given.get(name);
+  const parameters = new URLSearchParams(hash.replace(/^#/, ""));
+  const view = {};
+  for (const name of ["model", "with", "scene", "look"]) if (parameters.get(name)) view[name] = parameters.get(name);
   for (const name of NUMBERS) {
-    const value = given.get(name) === null ? NaN : Number(given.get(name));
-    if (Number.isFinite(value)) out[name] = value;
+    const value = parameters.get(name) === null ? NaN : Number(parameters.get(name));
+    if (Number.isFinite(value)) view[name] = value;
   }
-  if (!(out.period > 0)) delete out.period;
-  return out;
+  if (!(view.period > 0)) delete view.period;
+  return view;
 }
 
-/** The address of a view. Twelve digits: far below a pixel, at any depth. */
+/** The address of a view. Twelve digits are far below a pixel at any depth. */
 export function write(state) {
   const parts = [["model", state.model]];
   if (state.with) parts.push(["with", state.with]);

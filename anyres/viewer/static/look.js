@@ -1,4 +1,4 @@
-// A panorama from inside: the ring as a picture on a sphere about the eye, and a finer one of what is looked at.
+// A panorama from inside: the ring on a sphere around the viewer, and a finer picture of the visible part.
 
 const VERTEX = `#version 300 es
 in vec2 corner; uniform vec2 spread; out vec2 at;
@@ -26,9 +26,9 @@ const radians = (degrees) => (degrees * Math.PI) / 180;
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
 export class Look {
-  /** Over `element`; `moved` is called as one looks elsewhere, `lost` with a message where nothing can be shown. */
-  constructor(element, moved, lost) {
-    Object.assign(this, { element, moved, lost, on: false, yaw: 0, pitch: 0, fov: 80, shown: null });
+  /** A canvas over `element`. Calls `onMove()` when the direction changes, and `onError(message)` when nothing can be shown. */
+  constructor(element, onMove, onError) {
+    Object.assign(this, { element, onMove, onError, on: false, yaw: 0, pitch: 0, fov: 80, shown: null });
     this.canvas = document.createElement("canvas");
     this.canvas.className = "look";
     this.canvas.tabIndex = 0;
@@ -44,11 +44,11 @@ export class Look {
     this.element.setAttribute("aria-busy", String(value));
   }
 
-  /** Show a scene of a model with a ring. False where the browser cannot. */
+  /** Show a scene of a model with a ring. Returns false if the browser cannot. */
   show(model, scene, psi) {
-    this.gl ??= this.prepared();
+    this.gl ??= this.createContext();
     if (!this.gl) {
-      this.lost("This browser has no WebGL 2, which looking around needs.");
+      this.onError("Looking around needs WebGL 2, which this browser does not have.");
       return false;
     }
     this.on = true;
@@ -74,28 +74,28 @@ export class Look {
   turn(yaw, pitch) {
     this.yaw = ((((this.yaw + yaw + 180) % 360) + 360) % 360) - 180;
     this.pitch = clamp(this.pitch + pitch, -90, 90);
-    this.went();
+    this.update();
   }
 
   zoom(factor) {
     this.fov = clamp(this.fov / factor, 5, 120);
-    this.went();
+    this.update();
   }
 
-  went() {
+  update() {
     this.draw();
-    this.moved();
+    this.onMove();
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.refine(), 250);
   }
 
-  /** What is seen, as a PNG. */
+  /** The visible part, as a PNG. */
   picture() {
     this.draw();
     return new Promise((done) => this.canvas.toBlob(done, "image/png"));
   }
 
-  // The picture of the whole ring, and the window about what is looked at.
+  // The picture of the whole ring, and the window around the visible part.
 
   get reach() {
     return this.model.geometry.chart.half_extent[1];
@@ -108,28 +108,28 @@ export class Look {
 
   refine() {
     if (!this.on) return;
-    const seen = this.seen();
-    const period = Math.max(seen.width, seen.height) / DETAIL_PX;
+    const visible = this.visible();
+    const period = Math.max(visible.width, visible.height) / DETAIL_PX;
     const finest = this.model.pyramid.periods[0];
-    if (seen.width > 1.2 || period >= this.ring().period || (this.box && this.covers(seen))) {
+    if (visible.width > 1.2 || period >= this.ring().period || (this.box && this.covers(visible))) {
       this.busy = false;
       return;
     }
     const fine = Math.max(period, finest);
-    const window = { x: seen.x, y: seen.y, period: fine, width: Math.floor(seen.width / fine), height: Math.floor(seen.height / fine) };
+    const window = { x: visible.x, y: visible.y, period: fine, width: Math.floor(visible.width / fine), height: Math.floor(visible.height / fine) };
     this.load("detail", window, (ok) => {
       if (ok) this.box = [window.x, window.y, window.width * fine, window.height * fine];
     });
   }
 
-  covers(seen) {
+  covers(visible) {
     const [x, y, width, height] = this.box;
-    const off = Math.abs(((((seen.x - x + 1) % 2) + 2) % 2) - 1);
-    return off + seen.width / 2 <= width / 2 + 1e-6 && Math.abs(seen.y - y) + seen.height / 2 <= height / 2 + 1e-6 && seen.width > width / 1.6;
+    const off = Math.abs(((((visible.x - x + 1) % 2) + 2) % 2) - 1);
+    return off + visible.width / 2 <= width / 2 + 1e-6 && Math.abs(visible.y - y) + visible.height / 2 <= height / 2 + 1e-6 && visible.width > width / 1.6;
   }
 
-  /** The part of the plane that is in view. */
-  seen() {
+  /** The part of the plane that is visible. */
+  visible() {
     const [across, down] = this.spread();
     let [left, right, top, bottom] = [Infinity, -Infinity, Infinity, -Infinity];
     const tilt = radians(this.pitch);
@@ -157,19 +157,19 @@ export class Look {
     const query = { model: this.model.id, scene: this.scene, psi: this.psi, center_x: x, center_y: y, period, width, height, format: "jpg" };
     let ok = false;
     try {
-      let answer = await fetch(`/api/render?${new URLSearchParams(query)}`, { signal: stop.signal });
-      while (answer.status === 503) {
+      let response = await fetch(`/api/render?${new URLSearchParams(query)}`, { signal: stop.signal });
+      while (response.status === 503) {
         await new Promise((done) => setTimeout(done, 700));
-        answer = await fetch(`/api/render?${new URLSearchParams(query)}`, { signal: stop.signal });
+        response = await fetch(`/api/render?${new URLSearchParams(query)}`, { signal: stop.signal });
       }
-      if (!answer.ok) throw new Error((await answer.json()).error);
-      const picture = await createImageBitmap(await answer.blob());
+      if (!response.ok) throw new Error((await response.json()).error);
+      const picture = await createImageBitmap(await response.blob());
       if (stop.signal.aborted) return;
       this.texture(unit, picture);
       ok = true;
     } catch (error) {
       if (stop.signal.aborted) return;
-      this.lost(`The panorama could not be drawn: ${error.message}`);
+      this.onError(`The panorama could not be drawn: ${error.message}`);
     }
     this.busy = false;
     then(ok);
@@ -178,7 +178,7 @@ export class Look {
 
   // WebGL
 
-  prepared() {
+  createContext() {
     const gl = this.canvas.getContext("webgl2", { antialias: false, preserveDrawingBuffer: true });
     if (!gl) return null;
     const program = gl.createProgram();
@@ -202,7 +202,7 @@ export class Look {
       gl.activeTexture(gl.TEXTURE0 + index);
       gl.bindTexture(gl.TEXTURE_2D, this.textures[unit]);
       gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGB, 1, 1, 0, gl.RGB, gl.UNSIGNED_BYTE, new Uint8Array([7, 9, 14]));
-      // The ends of the ring meet.
+      // The ends of the ring meet: repeat the texture.
       gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_S, unit === "ring" ? gl.REPEAT : gl.CLAMP_TO_EDGE);
       gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_T, gl.CLAMP_TO_EDGE);
       gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.LINEAR);

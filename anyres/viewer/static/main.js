@@ -1,16 +1,15 @@
-// The page: controls, keys, permalink, download. What is shown is in `state`; everything else follows from it.
+// The page: controls, keys, permalink, download. `state` says what the page shows; everything else is derived from it.
 
 import { read, write } from "./link.js";
 import { Look } from "./look.js";
 import { Overlay } from "./overlay.js";
 import { Pane } from "./pane.js";
-import { forget, nameOf, plain, recipe, restored, written } from "./scene.js";
+import { defaultShape, deserialize, forgetScenes, recipe, sceneId, serialize } from "./scene.js";
 import { Paint, Photo, Shape } from "./tools.js";
 
 const $ = (id) => document.getElementById(id);
-const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-const state = { models: [], seed: 0, psi: 0.7, shape: plain(), strokes: [], softness: 0.5, latent: null, of: null };
-let known = [];
+const state = { models: [], seed: 0, psi: 0.7, shape: defaultShape(), strokes: [], softness: 0.5, latent: null, of: null };
+let served = [];
 let limits = {};
 let panes = [];
 let leader = null;
@@ -20,44 +19,44 @@ let overlay = null;
 let look = null;
 let tools = {};
 let tool = null;
-let toldAgain = 0;
+let resentAt = 0;
 
-const chosen = () => state.models.map((id) => known.find((model) => model.id === id));
-const later = (call, wait) => {
+const selectedModels = () => state.models.map((id) => served.find((model) => model.id === id));
+const debounce = (call, wait) => {
   let timer = 0;
   return () => {
     clearTimeout(timer);
     timer = setTimeout(call, wait);
   };
 };
-const tidy = (value, digits = 3) => (Math.abs(value) < 0.5 * 10 ** -digits ? 0 : value).toFixed(digits).replace("-", "−");
+const format = (value, digits = 3) => (Math.abs(value) < 0.5 * 10 ** -digits ? 0 : value).toFixed(digits).replace("-", "−");
 
-// What is shown
+// Showing the state
 
-/** Bring everything in line with `state`. What it returns is settled once each pane has its scene. */
+/** Update the page from `state`. The promise resolves once each pane has its scene. */
 function show() {
-  const models = chosen();
+  const models = selectedModels();
   const mine = (turn += 1);
   const two = models.length > 1;
   $("second").hidden = !two;
   $("other").hidden = !two;
   $("compare").setAttribute("aria-pressed", String(two));
   models.forEach((model, index) => {
-    panes[index] ??= new Pane($(index ? "second" : "first"), moved, lost);
+    panes[index] ??= new Pane($(index ? "second" : "first"), onViewChange, onTilesLost);
     panes[index].element.querySelector(".tag").textContent = two ? model.name : "";
   });
-  const plainly = (pane, model) => pane.show(model, models, String(state.seed), state.psi);
-  const named = models.map(async (model, index) => {
-    const told = recipe(state, model);
-    if (!told) return plainly(panes[index], model);
+  const showSeed = (pane, model) => pane.show(model, models, String(state.seed), state.psi);
+  const updates = models.map(async (model, index) => {
+    const scene = recipe(state, model);
+    if (!scene) return showSeed(panes[index], model);
     panes[index].element.setAttribute("aria-busy", "true");
     try {
-      const name = await nameOf(model, told);
-      if (mine === turn) panes[index].show(model, models, name, state.psi);
+      const id = await sceneId(model, scene);
+      if (mine === turn) panes[index].show(model, models, id, state.psi);
     } catch (error) {
       if (mine !== turn) return;
-      tell(`${model.name} shows seed ${state.seed} as it is: ${error.message}.`);
-      plainly(panes[index], model);
+      notify(`${model.name} shows seed ${state.seed} without edits: ${error.message}.`);
+      showSeed(panes[index], model);
     }
   });
   if (!two) leader = panes[0];
@@ -67,8 +66,8 @@ function show() {
   $("psi").value = state.psi;
   $("psi-value").value = state.psi.toFixed(2);
   document.title = `${models.map((model) => model.name).join(" and ")}, ${state.latent ? "a photograph" : `seed ${state.seed}`} · anyres`;
-  remember();
-  return Promise.all(named).then(() => {
+  saveAddress();
+  return Promise.all(updates).then(() => {
     if (mine !== turn) return;
     overlay ??= new Overlay(panes[0]);
     $("tool-look").disabled = panes[0].model.chart !== "cylinder";
@@ -77,52 +76,52 @@ function show() {
   });
 }
 
-const reshow = later(() => show(), 120);
+const showSoon = debounce(() => show(), 120);
 
-function moved(pane) {
+function onViewChange(pane) {
   if (pane === panes[0]) overlay?.update();
   if (panes.length > 1 && pane === leader && state.models.length > 1) {
     for (const other of panes) if (other !== pane && other.model) other.look(pane.view(), true);
   }
-  readout();
-  remember();
+  updateReadout();
+  saveAddress();
 }
 
-function lost() {
-  // A server that was started again knows no scenes but seeds.
-  if (recipe(state, panes[0].model) && Date.now() - toldAgain > 10000) {
-    toldAgain = Date.now();
-    forget();
+function onTilesLost() {
+  // A server that was restarted has lost all scenes but seeds: send them again.
+  if (recipe(state, panes[0].model) && Date.now() - resentAt > 10000) {
+    resentAt = Date.now();
+    forgetScenes();
     for (const pane of panes) pane.shown = null;
     show();
     return;
   }
-  tell("Some parts could not be drawn. Is the viewer still running? Moving tries again.");
+  notify("Some tiles could not be drawn. Is the viewer still running? Move the picture to try again.");
 }
 
-const quiet = later(() => ($("notice").hidden = true), 6000);
-function tell(text) {
+const hideNotice = debounce(() => ($("notice").hidden = true), 6000);
+function notify(text) {
   $("notice").textContent = text;
   $("notice").hidden = false;
-  quiet();
+  hideNotice();
 }
 
-function readout() {
+function updateReadout() {
   const pane = leader ?? panes[0];
   const { x, y, period } = pane.view();
   const model = pane.model;
   const digits = Math.min(Math.max(Math.ceil(-Math.log10(period)), 2), 9);
-  $("place").textContent = `x ${tidy(x, digits)}, y ${tidy(y, digits)}`;
+  $("place").textContent = `x ${format(x, digits)}, y ${format(y, digits)}`;
   const pixels = model.short_side / period;
   $("scale").textContent = `${model.chart === "plane" ? "2 units" : "short side"} = ${pixels < 10 ? pixels.toPrecision(2) : Math.round(pixels).toLocaleString("en").replaceAll(",", " ")} px`;
   const [finest, coarsest] = model.trained_periods;
   const device = period / devicePixelRatio;
-  const drawn = Math.max(device, model.pyramid.period / 2 ** (model.pyramid.levels - 1));
+  const tilePeriod = Math.max(device, model.pyramid.period / 2 ** (model.pyramid.levels - 1));
   const times = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)}×`;
   let hint = "";
-  if (drawn < finest * 0.99) hint = `beyond training: ${times(finest / drawn)} finer`;
+  if (tilePeriod < finest * 0.99) hint = `beyond training: ${times(finest / tilePeriod)} finer`;
   else if (Math.min(device, model.pyramid.period) > coarsest * 1.01) hint = `beyond training: ${times(device / coarsest)} coarser`;
-  if (device < drawn * 0.99) hint += `${hint ? ", " : ""}enlarged ${times(drawn / device)}`;
+  if (device < tilePeriod * 0.99) hint += `${hint ? ", " : ""}enlarged ${times(tilePeriod / device)}`;
   if (look?.on) {
     $("place").textContent = `looking ${Math.round(look.yaw)}° round, ${Math.round(look.pitch)}° up`.replaceAll("-", "−");
     $("scale").textContent = `field of view ${Math.round(look.fov)}°`;
@@ -132,70 +131,68 @@ function readout() {
   $("hint").classList.toggle("beyond", hint.startsWith("beyond"));
 }
 
-const speak = later(() => {
+const announce = debounce(() => {
   $("live").textContent = `Seed ${state.seed}. ${$("place").textContent}. ${$("scale").textContent}. ${$("hint").textContent}`;
 }, 900);
 
-const remember = later(() => {
+const saveAddress = debounce(() => {
   const pane = leader ?? panes[0];
   if (!pane?.model || !pane.width) return;
   const gaze = look?.on ? [look.yaw, look.pitch, look.fov].map((value) => Number(value.toFixed(2))).join(",") : undefined;
-  const scene = written(recipe(state, chosen()[0]));
+  const scene = serialize(recipe(state, selectedModels()[0]));
   const hash = write({ model: state.models[0], with: state.models[1], seed: state.seed, psi: state.psi, scene, look: gaze, ...pane.view() });
   history.replaceState(null, "", hash);
   settled += 1;
   document.body.dataset.settled = String(settled);
-  speak();
+  announce();
 }, 150);
 
-// Where it comes from
+// Loading the state
 
 async function restore() {
-  const given = read(location.hash);
-  await fromRegistry(given);
-  // A model that was trained again has another id; its name says what was meant.
-  const meant = (id) => known.find((model) => model.id === id) ?? known.find((model) => id && model.id.replace(/-[^-]*$/, "") === id.replace(/-[^-]*$/, ""));
-  const first = meant(given.model);
-  if (given.model && first?.id !== given.model) tell("The model of this address is not here, or was trained again since: the picture may differ.");
-  state.models = [(first ?? known[0]).id];
-  const second = meant(given.with);
+  const address = read(location.hash);
+  await loadFromRegistry(address);
+  // A model that was trained again has another id but the same name.
+  const findModel = (id) => served.find((model) => model.id === id) ?? served.find((model) => id && model.id.replace(/-[^-]*$/, "") === id.replace(/-[^-]*$/, ""));
+  const first = findModel(address.model);
+  if (address.model && first?.id !== address.model) notify("The model of this address is missing or was trained again. The picture may differ.");
+  state.models = [(first ?? served[0]).id];
+  const second = findModel(address.with);
   if (second && second.id !== state.models[0]) state.models.push(second.id);
-  state.seed = Number.isInteger(given.seed) ? Math.min(Math.max(given.seed, 0), limits.seed) : 0;
-  state.psi = Math.min(Math.max(given.psi ?? limits.psi_default, limits.psi[0]), limits.psi[1]);
-  Object.assign(state, restored(given.scene ?? "{}"), { of: state.models[0] });
-  const named = show();
-  await named;
+  state.seed = Number.isInteger(address.seed) ? Math.min(Math.max(address.seed, 0), limits.seed) : 0;
+  state.psi = Math.min(Math.max(address.psi ?? limits.psi_default, limits.psi[0]), limits.psi[1]);
+  Object.assign(state, deserialize(address.scene ?? "{}"), { of: state.models[0] });
+  await show();
   const home = panes[0].home();
   for (const pane of panes.slice(0, state.models.length)) {
-    pane.look({ x: given.x ?? home.x, y: given.y ?? home.y, period: given.period ?? home.period }, true);
+    pane.look({ x: address.x ?? home.x, y: address.y ?? home.y, period: address.period ?? home.period }, true);
   }
   leader = panes[0];
-  const gaze = (given.look ?? "").split(",").map(Number);
+  const gaze = (address.look ?? "").split(",").map(Number);
   if (gaze.length === 3 && gaze.every(Number.isFinite)) {
-    await named;
     Object.assign(look, { yaw: gaze[0], pitch: gaze[1], fov: Math.min(Math.max(gaze[2], 5), 120) });
     lookAround(panes[0].model.chart === "cylinder");
   } else if (look?.on) lookAround(false);
-  readout();
+  updateReadout();
 }
 
-/** Put the version of an address on show where the registry has it. */
-async function fromRegistry(given) {
-  const found = /^(.+)-(\d+)-[0-9a-f]{10}$/.exec(given.model ?? "");
-  if (!found || known.some((model) => model.id === given.model) || found[1] !== slug(limits.registry ?? "")) return;
-  await opened(found[2]).catch((error) => tell(error.message));
+/** Load the version that an address names, if the registry has it. */
+async function loadFromRegistry(address) {
+  const [, name, version] = /^(.+)-(\d+)-[0-9a-f]{10}$/.exec(address.model ?? "") ?? [];
+  if (!version || served.some((model) => model.id === address.model) || name !== slug(limits.registry ?? "")) return;
+  await loadVersion(version).catch((error) => notify(error.message));
 }
 
 const slug = (name) => name.replace(/[^A-Za-z0-9]+/g, "-").replace(/^-|-$/g, "");
 
-async function opened(version) {
-  const answer = await fetch(`/api/registry/${version}`, { method: "POST" });
-  const model = await answer.json();
-  if (!answer.ok) throw new Error(model.error);
-  if (!known.some((other) => other.id === model.id)) {
-    known.push(model);
-    list();
-    facts();
+async function loadVersion(version) {
+  const response = await fetch(`/api/registry/${version}`, { method: "POST" });
+  const model = await response.json();
+  if (!response.ok) throw new Error(model.error);
+  if (!served.some((other) => other.id === model.id)) {
+    served.push(model);
+    updateModelLists();
+    updateFacts();
   }
   return model;
 }
@@ -203,7 +200,7 @@ async function opened(version) {
 function setSeed(value) {
   if (!Number.isInteger(value) || value < 0 || value > limits.seed) {
     $("seed").value = state.seed;
-    tell(`A seed is a whole number from 0 to ${limits.seed}.`);
+    notify(`A seed is a whole number from 0 to ${limits.seed}.`);
     return;
   }
   state.seed = value;
@@ -214,12 +211,12 @@ function setSeed(value) {
 
 async function setModel(index, id) {
   if (id.startsWith(VERSION)) {
-    tell("Loading that version …");
+    notify("Loading that version …");
     try {
-      ({ id } = await opened(id.slice(VERSION.length)));
+      ({ id } = await loadVersion(id.slice(VERSION.length)));
       $("notice").hidden = true;
     } catch (error) {
-      tell(error.message);
+      notify(error.message);
       show();
       return;
     }
@@ -229,17 +226,17 @@ async function setModel(index, id) {
   state.models[index] = id;
   if (index === 0 && state.latent) {
     state.latent = null;
-    tell("A photograph's scene belongs to the model that it was found with.");
+    notify("The scene of a photograph belongs to the model that fitted it.");
   }
   await show();
   if (tool) openTool(tool);
 }
 
 function compare() {
-  if (known.length < 2) return;
+  if (served.length < 2) return;
   const view = panes[0].view();
   if (state.models.length > 1) state.models.pop();
-  else state.models.push(known.find((model) => model.id !== state.models[0]).id);
+  else state.models.push(served.find((model) => model.id !== state.models[0]).id);
   leader = panes[0];
   show();
   // Panes have their new size with the next frame.
@@ -253,7 +250,7 @@ function compare() {
 
 // Tools
 
-/** Open one of the panels, or none. */
+/** Open one of the panels, or close all (null). */
 function openTool(name) {
   if (tool) tools[tool].close();
   tool = name;
@@ -271,18 +268,18 @@ const toggle = (name) => {
   if (tool) $(`panel-${tool}`).querySelector("input:not([hidden]), button:not([hidden])")?.focus({ preventScroll: true });
 };
 
-/** From inside the panorama, or the plane again. */
+/** Look around inside the panorama, or return to the plane. */
 function lookAround(on) {
   if (on && tool) openTool(null);
   on = on && look.show(panes[0].model, panes[0].scene, state.psi);
   if (!on) look.hide();
   $("tool-look").setAttribute("aria-pressed", String(on));
   (on ? look.canvas : panes[0].osd.canvas).focus();
-  readout();
-  remember();
+  updateReadout();
+  saveAddress();
 }
 
-function found(latent, view) {
+function showFit(latent, view) {
   Object.assign(state, { latent, of: state.models[0] });
   if (latent) state.strokes = [];
   show().then(() => panes[0].look(view ?? panes[0].home()));
@@ -313,32 +310,32 @@ const random = () => setSeed(Math.floor(Math.random() * 1e6));
 const home = () => {
   if (!look.on) return leader.look(leader.home());
   Object.assign(look, { yaw: 0, pitch: 0, fov: 80 });
-  look.went();
+  look.update();
 };
 
 // Files
 
-function prepare() {
-  const [left, top, right, bottom] = leader.seen();
+function updateDownload() {
+  const [left, top, right, bottom] = leader.visible();
   const [width, height] = [right - left, bottom - top];
   const long = Number($("long-side").value);
   const kind = $("kind").value;
   const link = $("save-link");
   let problem = "";
   let address = "";
-  if (!(width > 0 && height > 0)) problem = "Nothing of the picture is in view.";
+  if (!(width > 0 && height > 0)) problem = "The picture is not in view.";
   else if (!Number.isInteger(long) || long < 16 || long > 65535) problem = "The long side takes 16 to 65535 pixels.";
   else {
     const period = Math.max(width, height) / long;
-    // Whole pixels that the frame still holds.
+    // Whole pixels within the frame.
     const size = [height, width].map((side) => Math.max(1, Math.min(long, Math.floor(side / period + 1e-6))));
     const [finest, coarsest] = leader.model.pyramid.periods;
     const trained = leader.model.trained_periods[0];
     if (size[0] * size[1] > limits.view_px) problem = `That is more than ${limits.view_px / 1e6} megapixels.`;
-    else if (kind === "webp" && long > 16383) problem = "WebP holds 16383 pixels a side; take PNG.";
-    else if (period < finest && finest === coarsest) problem = `This model draws ${Math.round(1 / finest)} pixels a unit alone: ${Math.round(Math.max(width, height) / finest)} for this view.`;
-    else if (period < finest) problem = `At most ${Math.floor(Math.max(width, height) / finest)} pixels here: the model draws no finer.`;
-    else if (period > coarsest * (1 + 1e-9)) problem = `At least ${Math.ceil(Math.max(width, height) / coarsest)} pixels here: the model draws no coarser.`;
+    else if (kind === "webp" && long > 16383) problem = "WebP holds at most 16383 pixels per side; use PNG.";
+    else if (period < finest && finest === coarsest) problem = `This model draws only ${Math.round(1 / finest)} pixels per unit: ${Math.round(Math.max(width, height) / finest)} for this view.`;
+    else if (period < finest) problem = `At most ${Math.floor(Math.max(width, height) / finest)} pixels here: the model cannot draw finer.`;
+    else if (period > coarsest * (1 + 1e-9)) problem = `At least ${Math.ceil(Math.max(width, height) / coarsest)} pixels here: the model cannot draw coarser.`;
     else {
       const beyond = period < trained * 0.99 ? ` Beyond training: ${(trained / period).toFixed(1)}× finer.` : "";
       $("save-size").textContent = `${size[1]} × ${size[0]} pixels, ${((size[0] * size[1]) / 1e6).toFixed(1)} megapixels.${beyond}`;
@@ -355,32 +352,32 @@ function prepare() {
 function save() {
   if (look.on) return saveLook();
   const { x, y } = leader.view();
-  $("save-what").textContent = `${leader.model.name}, ${state.latent ? "a photograph" : `seed ${state.seed}`}, about x ${tidy(x)}, y ${tidy(y)}: drawn anew at the size you choose.`;
+  $("save-what").textContent = `${leader.model.name}, ${state.latent ? "a photograph" : `seed ${state.seed}`}, around x ${format(x)}, y ${format(y)}. It is drawn at the size you choose.`;
   const single = leader.model.trained_periods[0] === leader.model.trained_periods[1];
-  const [left, top, right, bottom] = leader.seen();
+  const [left, top, right, bottom] = leader.visible();
   if (single) $("long-side").value = Math.max(16, Math.round(Math.max(right - left, bottom - top) / leader.model.pyramid.period));
-  prepare();
+  updateDownload();
   $("save-dialog").showModal();
 }
 
 // Facts and keys
 
-function facts() {
+function updateFacts() {
   $("facts").replaceChildren();
-  for (const model of known) {
+  for (const model of served) {
     const title = document.createElement("h3");
     title.textContent = model.name;
     const list = document.createElement("dl");
     const pixels = (period) => Math.round((model.chart === "plane" ? 1 : model.short_side) / period);
     const [finest, coarsest] = model.trained_periods.map(pixels);
     const range = coarsest === finest ? finest : `${coarsest} to ${finest}`;
-    const a = model.chart === "plane" ? "px a unit" : "px on the short side";
+    const unit = model.chart === "plane" ? "px per unit" : "px on the short side";
     const lines = {
       method: model.method,
       chart: model.chart,
-      trained: `${range} ${a}, patches of ${model.patch_px[1]} × ${model.patch_px[0]}`,
-      drawn: `up to ${pixels(model.pyramid.period / 2 ** (model.pyramid.levels - 1))} ${a}`,
-      tiles: model.geometry.exact ? "exact: neighbours belong to one picture" : "each drawn with its surroundings",
+      trained: `${range} ${unit}, patches of ${model.patch_px[1]} × ${model.patch_px[0]}`,
+      drawn: `up to ${pixels(model.pyramid.period / 2 ** (model.pyramid.levels - 1))} ${unit}`,
+      tiles: model.geometry.exact ? "exact: neighbouring tiles form one picture" : "each is drawn with a margin, which is cut off",
       data: model.data_hash.slice(0, 16),
       weights: model.weights_sha256.slice(0, 16),
     };
@@ -422,10 +419,10 @@ function listen() {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     if (event.target.closest?.("input, select, textarea")) return;
-    const act = KEYS[event.key];
-    if (!act) return;
+    const action = KEYS[event.key];
+    if (!action) return;
     event.preventDefault();
-    act();
+    action();
   });
   $("seed").addEventListener("change", () => setSeed($("seed").value === "" ? NaN : Number($("seed").value)));
   $("seed").addEventListener("keydown", (event) => event.key === "Enter" && $("seed").blur());
@@ -435,7 +432,7 @@ function listen() {
   $("psi").addEventListener("input", () => {
     state.psi = Number($("psi").value);
     $("psi-value").value = state.psi.toFixed(2);
-    reshow();
+    showSoon();
   });
   $("model").addEventListener("change", () => setModel(0, $("model").value));
   $("other").addEventListener("change", () => setModel(1, $("other").value));
@@ -445,9 +442,9 @@ function listen() {
   $("home").addEventListener("click", home);
   $("save").addEventListener("click", save);
   $("help").addEventListener("click", KEYS["?"]);
-  $("long-side").addEventListener("input", prepare);
-  $("kind").addEventListener("change", prepare);
-  $("save-link").addEventListener("click", () => tell("Drawing. The file arrives as it is drawn; large ones take a while."));
+  $("long-side").addEventListener("input", updateDownload);
+  $("kind").addEventListener("change", updateDownload);
+  $("save-link").addEventListener("click", () => notify("Drawing. The download runs while the file is drawn; a large one takes a while."));
   for (const id of ["first", "second"]) {
     for (const kind of ["pointerdown", "wheel", "focusin"]) {
       $(id).addEventListener(kind, () => (leader = panes[id === "first" ? 0 : 1] ?? leader), { capture: true, passive: true });
@@ -463,7 +460,7 @@ function listen() {
       opener.focus();
     });
   }
-  // A picture that is dropped anywhere, or pasted, is meant for the model.
+  // A picture that is dropped anywhere or pasted is fitted by the model.
   const stage = $("stage");
   const over = (event, on) => {
     if (!event.dataTransfer?.types.includes("Files")) return;
@@ -474,76 +471,76 @@ function listen() {
   stage.addEventListener("dragleave", (event) => over(event, false));
   stage.addEventListener("drop", (event) => {
     over(event, false);
-    bring(event.dataTransfer.files[0]);
+    upload(event.dataTransfer.files[0]);
   });
-  addEventListener("paste", (event) => bring(event.clipboardData.files[0]));
-  // Keys go on where they were.
+  addEventListener("paste", (event) => upload(event.clipboardData.files[0]));
+  // Return the focus to the picture, so that its keys work.
   for (const dialog of document.querySelectorAll("dialog")) dialog.addEventListener("close", () => leader.osd.canvas.focus());
   addEventListener("hashchange", restore);
 }
 
-function bring(file) {
+function upload(file) {
   if (!file) return;
   openTool("photo");
-  tools.photo.bring(file);
+  tools.photo.upload(file);
 }
 
-// Models of the registry that are not on show yet.
+// Options of the lists for versions in the registry that are not loaded yet.
 const VERSION = "version:";
 let versions = [];
 
-/** The models that may be chosen. */
-function list() {
+/** Update the lists of models. */
+function updateModelLists() {
   for (const id of ["model", "other"]) {
-    const options = known.map((model) => new Option(model.name, model.id));
+    const options = served.map((model) => new Option(model.name, model.id));
     $(id).replaceChildren(...options);
-    const waiting = versions.filter(({ version }) => !known.some((model) => model.name === `${limits.registry} ${version}`));
+    const waiting = versions.filter(({ version }) => !served.some((model) => model.name === `${limits.registry} ${version}`));
     if (!waiting.length) continue;
     const group = document.createElement("optgroup");
     group.label = `Registry: ${limits.registry}`;
     group.append(...waiting.map(({ version, about }) => new Option(`version ${version}${about ? ` (${about})` : ""}`, VERSION + version)));
     $(id).append(group);
   }
-  $("model").value = state.models[0] ?? known[0].id;
+  $("model").value = state.models[0] ?? served[0].id;
   $("other").value = state.models[1] ?? "";
-  $("compare").hidden = known.length < 2;
+  $("compare").hidden = served.length < 2;
 }
 
-async function askRegistry() {
-  const answer = await fetch("/api/registry");
-  const found = await answer.json();
-  if (!answer.ok) return tell(`The registry does not answer: ${found.error}`);
-  ({ versions } = found);
-  list();
+async function listVersions() {
+  const response = await fetch("/api/registry");
+  const registry = await response.json();
+  if (!response.ok) return notify(`The registry does not respond: ${registry.error}`);
+  ({ versions } = registry);
+  updateModelLists();
 }
 
 async function start() {
-  const answer = await fetch("/api/models");
-  if (!answer.ok) throw new Error(await answer.text());
-  const told = await answer.json();
-  ({ models: known, limits } = told);
-  limits.registry = told.registry;
-  list();
+  const response = await fetch("/api/models");
+  if (!response.ok) throw new Error(await response.text());
+  const facts = await response.json();
+  ({ models: served, limits } = facts);
+  limits.registry = facts.registry;
+  updateModelLists();
   $("seed").max = limits.seed;
-  // OpenSeadragon writes a style into the page where there is none, which the page's policy does not allow; viewer.css says the same.
+  // OpenSeadragon adds a style element if there is none, which the page's Content-Security-Policy forbids. viewer.css has its rules.
   const style = document.createElementNS("none", "style");
   style.setAttribute("data-openseadragon-mobile-css", "true");
   document.head.append(style);
-  facts();
+  updateFacts();
   look = new Look($("first"), () => {
-    readout();
-    remember();
-  }, tell);
-  const over = () => overlay;
+    updateReadout();
+    saveAddress();
+  }, notify);
+  const getOverlay = () => overlay;
   tools = {
-    shape: new Shape(state, over, reshow),
-    paint: new Paint(state, over, reshow),
-    photo: new Photo(state, () => panes[0].model, limits.photograph_bytes, found, tell),
+    shape: new Shape(state, getOverlay, showSoon),
+    paint: new Paint(state, getOverlay, showSoon),
+    photo: new Photo(state, () => panes[0].model, limits.photograph_bytes, showFit, notify),
   };
   listen();
   await restore();
-  if (limits.registry) askRegistry();
+  if (limits.registry) listVersions();
   document.body.dataset.ready = "true";
 }
 
-start().catch((error) => tell(`The viewer could not start: ${error.message}`));
+start().catch((error) => notify(`The viewer could not start: ${error.message}`));

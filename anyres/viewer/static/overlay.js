@@ -1,4 +1,4 @@
-// What is drawn over a pane: lines and handles at places of the plane, which follow its view and can be dragged or moved by keys.
+// Lines and handles over a pane. They follow its view; handles can be dragged or moved by keys.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -8,12 +8,12 @@ export class Overlay {
     this.element = document.createElementNS(SVG, "svg");
     this.element.classList.add("overlay");
     pane.element.append(this.element);
-    this.parts = [];
+    this.shapes = [];
   }
 
   clear() {
     this.element.replaceChildren();
-    this.parts = [];
+    this.shapes = [];
   }
 
   /** Add a shape whose attributes are a function of the view: `place(toPixel, period)`. */
@@ -21,7 +21,7 @@ export class Overlay {
     const node = document.createElementNS(SVG, kind);
     node.setAttribute("class", classes);
     this.element.append(node);
-    this.parts.push({ node, place });
+    this.shapes.push({ node, place });
     this.put(node, place);
     return node;
   }
@@ -31,12 +31,12 @@ export class Overlay {
     for (const [name, value] of Object.entries(place((at) => this.pane.toPixel(at), period))) node.setAttribute(name, value);
   }
 
-  /** The view has moved, or what parts stand for. */
+  /** Place all shapes again, after a change of the view or of what they show. */
   update() {
-    for (const { node, place } of this.parts) this.put(node, place);
+    for (const { node, place } of this.shapes) this.put(node, place);
   }
 
-  /** A handle at `at()`; `moved(x, y)` is told of the place of the plane to which it is brought, `ended` once it is let go. */
+  /** Add a handle at `at()`. Calls `moved(x, y)`, in plane coordinates, while it is dragged, and `ended` at its end. */
   handle(label, at, moved, ended) {
     const node = this.add("circle", "handle", (toPixel) => {
       const [cx, cy] = toPixel(at());
@@ -74,7 +74,7 @@ export class Overlay {
     return node;
   }
 
-  /** Where on the plane a pointer is. */
+  /** The plane coordinates of a pointer event. */
   place(event) {
     const box = this.element.getBoundingClientRect();
     return this.pane.toPlane(event.clientX - box.left, event.clientY - box.top);

@@ -1,11 +1,11 @@
-// One picture to look at: tiles of a model laid out by OpenSeadragon, asked and told in coordinates of the plane.
+// One picture: tiles of a model in OpenSeadragon, with views in coordinates of the plane.
 
-const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-// How far in one may zoom beyond the finest level, and out from the coarsest of an unbounded plane: screen pixels a tile's.
-const ENLARGED = 8;
-const REDUCED = 0.25;
+const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)").matches;
+// Limits of the zoom beyond the finest level, and beyond the coarsest level of an unbounded plane: screen pixels per tile pixel.
+const MAX_ENLARGEMENT = 8;
+const MIN_ENLARGEMENT = 0.25;
 
-/** Where tiles come from. Levels of OpenSeadragon are those of the server; the middle of the image is the origin of the plane. */
+/** The source of tiles. OpenSeadragon's levels are those of the server; the middle of its image is the origin of the plane. */
 function source(model, scene, psi) {
   const { tile_px: tile, levels, columns, rows } = model.pyramid;
   const top = levels - 1;
@@ -33,11 +33,11 @@ function source(model, scene, psi) {
 }
 
 export class Pane {
-  /** `moved` is called with the pane as its view changes, `lost` when tiles cannot be had. */
-  constructor(element, moved, lost) {
+  /** Calls `onViewChange(pane)` when its view changes, and `onTilesLost()` when tiles cannot be loaded. */
+  constructor(element, onViewChange, onTilesLost) {
     this.element = element;
     this.model = null;
-    this.together = [];
+    this.compared = [];
     this.shown = null;
     this.scene = null;
     this.osd = OpenSeadragon({
@@ -55,24 +55,24 @@ export class Pane {
       maxImageCacheCount: 600,
       preserveImageSizeOnResize: true,
       preserveViewport: true,
-      animationTime: still ? 0 : 0.7,
-      blendTime: still ? 0 : 0.15,
+      animationTime: reducedMotion ? 0 : 0.7,
+      blendTime: reducedMotion ? 0 : 0.15,
       visibilityRatio: 0.2,
       constrainDuringPan: true,
       zoomPerScroll: 1.25,
       smoothTileEdgesMinZoom: Infinity,
       minZoomImageRatio: 0,
-      // Where a level is as fine as the screen it is the one that is drawn, not the next.
+      // Draw a level that is as fine as the screen, not the next finer one.
       minPixelRatio: 0.5001,
       maxZoomPixelRatio: Infinity,
     });
-    // Tiles are stretched by a pixel against seams, but where they fall on whole pixels of the screen.
+    // Tiles are enlarged by a pixel to hide seams, unless their borders fall on whole screen pixels.
     this.osd.drawer.minimumOverlapRequired = () => !this.whole();
     this.osd.canvas.setAttribute("role", "application");
     this.osd.canvas.setAttribute("aria-label", "Picture: arrow keys move, plus and minus zoom");
     this.osd.addHandler("resize", () => this.model && this.limit());
-    for (const name of ["viewport-change", "resize"]) this.osd.addHandler(name, () => this.model && moved(this));
-    this.osd.addHandler("tile-load-failed", ({ maxReached }) => maxReached !== false && lost());
+    for (const name of ["viewport-change", "resize"]) this.osd.addHandler(name, () => this.model && onViewChange(this));
+    this.osd.addHandler("tile-load-failed", ({ maxReached }) => maxReached !== false && onTilesLost());
   }
 
   /** Width of the whole image in plane units: the unit of OpenSeadragon's viewport. */
@@ -88,22 +88,22 @@ export class Pane {
     return this.osd.viewport.getContainerSize().y;
   }
 
-  /** Whether the view stands still at a scale at which the sides of tiles are whole pixels of the screen. */
+  /** Whether the view is at rest at a scale where the sides of tiles are whole screen pixels. */
   whole() {
     const viewport = this.osd.viewport;
     const [zoom, center] = [viewport.getZoom(true), viewport.getCenter(true)];
     if (!this.model || zoom !== viewport.getZoom(false) || !center.equals(viewport.getCenter(false))) return false;
     const pixels = (this.model.pyramid.tile_px * this.model.pyramid.period * zoom * this.width * devicePixelRatio) / this.unit;
-    // Enlarged, the border of a tile would fade into nothing.
+    // The borders of enlarged tiles would fade to transparent.
     if (pixels > this.model.pyramid.tile_px * 2 ** (this.model.pyramid.levels - 1) * (1 + 1e-6)) return false;
-    // Of the level that is shown: 128 pixels or more.
+    // The side of a tile of the current level: 128 pixels or more.
     const side = 128 * 2 ** (Math.log2(pixels / 128) - Math.floor(Math.log2(pixels / 128) + 1e-9));
     return Math.abs(side - Math.round(side)) < 1e-3;
   }
 
-  /** Show a scene of a model, one of those `together`. The old one stays below until the new one is there. */
-  show(model, together, scene, psi) {
-    this.together = together;
+  /** Show a scene of a model, which is one of the `compared` models. The previous scene stays below until the new one has loaded. */
+  show(model, compared, scene, psi) {
+    this.compared = compared;
     if (this.model) this.limit();
     const name = `${model.id} ${scene} ${psi}`;
     if (this.shown === name) return;
@@ -124,15 +124,15 @@ export class Pane {
           this.osd.world.removeItem(item);
           return;
         }
-        const done = () => {
+        const removePrevious = () => {
           if (this.shown !== name || !item.getFullyLoaded()) return;
           for (const old of this.items().filter((other) => other !== item)) this.osd.world.removeItem(old);
         };
         item.addHandler("fully-loaded-change", () => {
           if (this.shown === name) this.element.setAttribute("aria-busy", String(!item.getFullyLoaded()));
-          done();
+          removePrevious();
         });
-        // More than one old scene below is never seen.
+        // One previous scene below is enough.
         for (const old of this.items().slice(1, -1)) this.osd.world.removeItem(old);
         this.limit();
         if (view) this.look(view, true);
@@ -145,21 +145,21 @@ export class Pane {
     return Array.from({ length: this.osd.world.getItemCount() }, (_, index) => this.osd.world.getItemAt(index));
   }
 
-  /** How far one may zoom, the same for models side by side: viewport zoom is image widths a pane. */
+  /** Set the limits of the zoom, equal for compared models. OpenSeadragon's zoom is image widths per pane width. */
   limit() {
-    const finest = this.together.map(({ pyramid }) => pyramid.period / 2 ** (pyramid.levels - 1) / ENLARGED);
+    const finest = this.compared.map(({ pyramid }) => pyramid.period / 2 ** (pyramid.levels - 1) / MAX_ENLARGEMENT);
     const viewport = this.osd.viewport;
     viewport.maxZoomLevel = this.unit / (this.width * Math.min(...finest));
-    viewport.minZoomLevel = this.unit / (this.width * Math.min(...this.together.map((model) => this.coarsest(model))));
+    viewport.minZoomLevel = this.unit / (this.width * Math.min(...this.compared.map((model) => this.coarsest(model))));
   }
 
-  /** Plane units a screen pixel at the furthest: twice the frame, or a few tiles of an unbounded plane. */
+  /** The coarsest period of a view, in plane units per screen pixel: twice the frame, or a few tiles of an unbounded plane. */
   coarsest(model) {
-    if (model.chart === "plane") return model.pyramid.period / REDUCED;
+    if (model.chart === "plane") return model.pyramid.period / MIN_ENLARGEMENT;
     return 2 * Math.max(this.home(model).period, model.pyramid.period / 4);
   }
 
-  /** The view at the start. */
+  /** The initial view. */
   home(model = this.model) {
     const [halfWidth, halfHeight] = model.geometry.chart.half_extent;
     if (model.chart === "plane") {
@@ -171,7 +171,7 @@ export class Pane {
     return { x: 0, y: 0, period: Math.max(across, (2 * halfHeight) / this.height) * 1.04 };
   }
 
-  /** Middle in plane coordinates, and plane units a screen pixel. */
+  /** The view: its middle in plane coordinates, and its period in plane units per screen pixel. */
   view() {
     const viewport = this.osd.viewport;
     const center = viewport.getCenter(false);
@@ -181,7 +181,7 @@ export class Pane {
     return { x, y: (center.y - rows / columns / 2) * this.unit, period: this.unit / (viewport.getZoom(false) * this.width) };
   }
 
-  /** `view` as it is at this moment of a movement, not yet brought to one turn of a ring. */
+  /** The view at this moment of an animation; on a ring, x is not reduced to one turn. */
   now() {
     const viewport = this.osd.viewport;
     const center = viewport.getCenter(true);
@@ -193,30 +193,30 @@ export class Pane {
     };
   }
 
-  /** Screen pixels from the top left of the pane, of a place of the plane. */
+  /** The screen pixel, from the top left of the pane, of a point of the plane. */
   toPixel({ x, y }) {
     const now = this.now();
     if (this.model.pyramid.wraps) x += 2 * Math.round((now.x - x) / 2);
     return [(x - now.x) / now.period + this.width / 2, (y - now.y) / now.period + this.height / 2];
   }
 
-  /** The place of the plane at a screen pixel. */
+  /** The point of the plane at a screen pixel. */
   toPlane(left, top) {
     const { x, y, period } = this.now();
     return [x + (left - this.width / 2) * period, y + (top - this.height / 2) * period];
   }
 
-  /** Zoom about the pointer, as the wheel over the picture does. */
+  /** Zoom around the pointer, as the wheel does over the picture. */
   wheel(event) {
     event.preventDefault();
     const box = this.element.getBoundingClientRect();
     const at = this.osd.viewport.pointFromPixel(new OpenSeadragon.Point(event.clientX - box.left, event.clientY - box.top), true);
-    this.osd.viewport.zoomBy(event.deltaY < 0 ? 1.25 : 0.8, at, still);
-    this.osd.viewport.applyConstraints(still);
+    this.osd.viewport.zoomBy(event.deltaY < 0 ? 1.25 : 0.8, at, reducedMotion);
+    this.osd.viewport.applyConstraints(reducedMotion);
   }
 
-  /** Look somewhere. */
-  look({ x, y, period }, immediately = still) {
+  /** Move to a view. */
+  look({ x, y, period }, immediately = reducedMotion) {
     const { columns, rows } = this.model.pyramid;
     const viewport = this.osd.viewport;
     this.limit();
@@ -225,8 +225,8 @@ export class Pane {
     viewport.applyConstraints(immediately);
   }
 
-  /** The part of the plane that is seen and can be drawn: left, top, right, bottom. */
-  seen() {
+  /** The visible part of the chart: left, top, right, bottom. */
+  visible() {
     const { x, y, period } = this.view();
     const [halfWidth, halfHeight] = this.model.geometry.chart.half_extent;
     const box = [x - (period * this.width) / 2, y - (period * this.height) / 2, x + (period * this.width) / 2, y + (period * this.height) / 2];

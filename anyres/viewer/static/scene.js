@@ -1,10 +1,10 @@
-// What is shown, beside the model, the truncation and the place: a seed, or what was made of it. The server is told of the latter.
+// A scene: a seed, or a recipe of edits, strokes and a photograph. The page sends recipes to the server, which names them.
 
-const PLAIN = { stretch: 1, turn: 0, tiltX: 0, tiltY: 0, ripple: 0, warps: [] };
+const DEFAULT_SHAPE = { stretch: 1, turn: 0, tiltX: 0, tiltY: 0, ripple: 0, warps: [] };
 
-export const plain = () => structuredClone(PLAIN);
+export const defaultShape = () => structuredClone(DEFAULT_SHAPE);
 
-/** Edits in the order in which they apply: what is dragged on the picture comes last, so that it stays under the pointer. */
+/** Edits in the order in which they apply. Warps, which are dragged on the picture, come last and so stay under the pointer. */
 function edits(shape) {
   const out = [];
   if (shape.ripple) out.push({ kind: "displace", strength: shape.ripple });
@@ -15,9 +15,9 @@ function edits(shape) {
   return out;
 }
 
-/** The shape that edits of `edits` stand for. */
+/** The inverse of `edits`. */
 function shapeOf(list) {
-  const shape = plain();
+  const shape = defaultShape();
   for (const edit of list) {
     if (edit.kind === "displace") shape.ripple = edit.strength;
     else if (edit.kind === "aspect") shape.stretch = edit.factor;
@@ -28,7 +28,7 @@ function shapeOf(list) {
   return shape;
 }
 
-/** What the server is told of a scene of a model, or null where it is a seed and nothing else; what is not for it is left out. */
+/** The recipe of a scene for a model, without what the model cannot draw; null if the scene is only a seed. */
 export function recipe({ seed, shape, strokes, softness, latent, of }, model) {
   const out = { seed };
   const list = edits(shape);
@@ -38,16 +38,16 @@ export function recipe({ seed, shape, strokes, softness, latent, of }, model) {
   return Object.keys(out).length > 1 ? out : null;
 }
 
-/** The part of an address that holds a recipe; its seed has a place of its own. */
-export function written(told) {
-  if (!told) return undefined;
-  const { seed, ...rest } = told;
+/** The recipe as a part of an address. The seed is left out: it is a part of its own. */
+export function serialize(scene) {
+  if (!scene) return undefined;
+  const { seed, ...rest } = scene;
   return JSON.stringify(rest, (_, value) => (typeof value === "number" ? Number(value.toPrecision(6)) : value));
 }
 
-/** What `written` wrote; nothing of it where it is not that. */
-export function restored(text) {
-  const none = { shape: plain(), strokes: [], softness: 0.5, latent: null };
+/** The inverse of `serialize`; for malformed text the default state. */
+export function deserialize(text) {
+  const none = { shape: defaultShape(), strokes: [], softness: 0.5, latent: null };
   try {
     const { edits: list = [], strokes = [], softness = 0.5, latent = null } = JSON.parse(text);
     return { shape: shapeOf(list), strokes: strokes.map(({ seed, points, radius }) => ({ seed, points, radius })), softness, latent };
@@ -56,30 +56,30 @@ export function restored(text) {
   }
 }
 
-const names = new Map();
+const ids = new Map();
 
-/** The name by which the server knows a scene of a model, told of where it is new. */
-export function nameOf(model, told) {
-  if (!told) return Promise.resolve(null);
-  const body = JSON.stringify(told);
+/** The server's id of a scene. Sends the recipe if it is new. */
+export function sceneId(model, scene) {
+  if (!scene) return Promise.resolve(null);
+  const body = JSON.stringify(scene);
   const key = `${model.id} ${body}`;
-  if (!names.has(key)) {
-    const asked = ask(`/api/scenes/${model.id}`, body).catch((error) => {
-      names.delete(key);
+  if (!ids.has(key)) {
+    const id = post(`/api/scenes/${model.id}`, body).catch((error) => {
+      ids.delete(key);
       throw error;
     });
-    names.set(key, asked);
-    if (names.size > 200) names.delete(names.keys().next().value);
+    ids.set(key, id);
+    if (ids.size > 200) ids.delete(ids.keys().next().value);
   }
-  return names.get(key);
+  return ids.get(key);
 }
 
-/** Tell of everything anew: a server that was started again knows nothing. */
-export const forget = () => names.clear();
+/** Forget all ids, so that recipes are sent again: for a server that was restarted. */
+export const forgetScenes = () => ids.clear();
 
-async function ask(address, body) {
-  const answer = await fetch(address, { method: "POST", headers: { "Content-Type": "application/json" }, body });
-  const found = await answer.json();
-  if (!answer.ok) throw new Error(found.error);
-  return found.id;
+async function post(address, body) {
+  const response = await fetch(address, { method: "POST", headers: { "Content-Type": "application/json" }, body });
+  const result = await response.json();
+  if (!response.ok) throw new Error(result.error);
+  return result.id;
 }

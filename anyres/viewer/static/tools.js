@@ -1,13 +1,13 @@
-// The panels beside the picture: its shape, styles painted over it, photographs.
+// The panels of the tools: shape, paint, photograph.
 
-import { plain } from "./scene.js";
+import { defaultShape } from "./scene.js";
 
 const $ = (id) => document.getElementById(id);
 const times = (value) => `${value.toFixed(2)}×`;
-const WARPS = 8;
-const POINTS = 256;
+const MAX_WARPS = 8;
+const MAX_POINTS = 256;
 
-/** Stretching, turning, leaning, rippling and warping. `changed` is called as the shape changes. */
+/** Stretches, rotates, tilts, ripples and warps the picture. Calls `changed` after each change. */
 export class Shape {
   constructor(state, overlay, changed) {
     Object.assign(this, { state, overlay, changed });
@@ -33,7 +33,7 @@ export class Shape {
       changed();
     });
     $("reset-shape").addEventListener("click", () => {
-      this.state.shape = plain();
+      this.state.shape = defaultShape();
       this.rebuild();
       changed();
     });
@@ -52,12 +52,12 @@ export class Shape {
   }
 
   refresh() {
-    for (const [id, [, to, said]] of Object.entries(this.sliders)) {
+    for (const [id, [, to, format]] of Object.entries(this.sliders)) {
       const value = this.state.shape[this.key(id)];
       $(id).value = to(value);
-      document.querySelector(`output[for="${id}"]`).value = said(value);
+      document.querySelector(`output[for="${id}"]`).value = format(value);
     }
-    $("add-warp").disabled = this.state.shape.warps.length >= WARPS;
+    $("add-warp").disabled = this.state.shape.warps.length >= MAX_WARPS;
     this.overlay().update();
   }
 
@@ -69,7 +69,7 @@ export class Shape {
     this.refresh();
   }
 
-  /** Two lines that stand where a quarter of the frame does; drawn apart, they stretch it. */
+  /** Two lines at a quarter of the frame. Dragging one stretches the picture. */
   lines(overlay) {
     const model = overlay.pane.model;
     const quarter = (model.chart === "plane" ? model.short_side : Math.min(...model.geometry.chart.half_extent)) / 2;
@@ -118,22 +118,22 @@ export class Shape {
       });
       row.append(label, input);
     };
-    // Powers of two: in the middle nothing happens.
+    // Powers of two: the middle of the slider has no effect.
     slider("Pinch – swell", -1.6, 1.6, Math.log2(warp.power), (value) => (warp.power = 2 ** value));
     slider("Reach", -5, 2, Math.log2(warp.radius), (value) => (warp.radius = 2 ** value));
-    const away = document.createElement("button");
-    Object.assign(away, { type: "button", textContent: "×", ariaLabel: `Remove warp point ${index + 1}` });
-    away.addEventListener("click", () => {
+    const remove = document.createElement("button");
+    Object.assign(remove, { type: "button", textContent: "×", ariaLabel: `Remove warp point ${index + 1}` });
+    remove.addEventListener("click", () => {
       this.state.shape.warps.splice(index, 1);
       this.rebuild();
       this.changed();
     });
-    row.append(away);
+    row.append(remove);
     return row;
   }
 }
 
-/** A brush that lays the styles of other seeds over the picture. */
+/** A brush that paints with the styles of other seeds. */
 export class Paint {
   constructor(state, overlay, changed) {
     Object.assign(this, { state, overlay, changed });
@@ -163,24 +163,24 @@ export class Paint {
     return Number.isInteger(value) && value >= 0 && value < 2 ** 40 ? value : 1;
   }
 
-  /** In plane units. */
+  /** Radius of the brush in plane units. */
   get radius() {
     return (Number($("brush-size").value) / 2) * this.overlay().pane.now().period;
   }
 
   open() {
     const overlay = this.overlay();
-    const able = overlay.pane.model.paints && !this.state.latent;
-    $("paint-fields").hidden = !able;
-    for (const id of ["dab", "undo", "clear"]) $(id).hidden = !able;
-    $("paint-note").textContent = able
-      ? "Drag over the picture: the brush lays the style of another seed over it."
+    const enabled = overlay.pane.model.paints && !this.state.latent;
+    $("paint-fields").hidden = !enabled;
+    for (const id of ["dab", "undo", "clear"]) $(id).hidden = !enabled;
+    $("paint-note").textContent = enabled
+      ? "Drag over the picture to paint with the style of another seed."
       : this.state.latent
-        ? "A photograph's scene takes no other styles: go back to a seed first."
-        : "This model draws one style a picture. Those of infinity_gan draw several.";
+        ? "You cannot paint over the scene of a photograph. Go back to a seed first."
+        : "This model draws one style per picture. Models of infinity_gan draw several.";
     overlay.clear();
-    overlay.element.classList.toggle("paints", able);
-    if (!able) return;
+    overlay.element.classList.toggle("paints", enabled);
+    if (!enabled) return;
     $("brush-soft").value = this.state.softness;
     this.brush = overlay.add("circle", "brush", (_, period) => ({ r: this.radius / period, cx: this.at?.[0] ?? -999, cy: this.at?.[1] ?? -999 }));
     this.trace = overlay.add("polyline", "stroke", (toPixel, period) => ({
@@ -217,13 +217,13 @@ export class Paint {
   add(line) {
     this.line = null;
     const radius = this.radius;
-    // A point where the line has moved on by an eighth of the brush, and no more than are taken.
+    // One point for each eighth of the brush's radius, and at most MAX_POINTS.
     const points = line.slice(0, 1);
     for (const point of line) {
       const [x, y] = points.at(-1);
       if (Math.hypot(point[0] - x, point[1] - y) > radius / 8) points.push(point);
     }
-    const every = Math.ceil(points.length / POINTS);
+    const every = Math.ceil(points.length / MAX_POINTS);
     this.state.strokes.push({ seed: this.seed, points: points.filter((_, index) => index % every === 0), radius });
     this.state.softness = Number($("brush-soft").value);
     this.done();
@@ -252,18 +252,18 @@ export class Paint {
   }
 }
 
-/** Photographs on their way into a scene. `found(latent, view)` is called with what became of one, null for none. */
+/** Uploads a photograph and follows its fit. Calls `showFit(latent, view)` with the result, and with null to return to the seed. */
 export class Photo {
-  constructor(state, model, limit, found, tell) {
-    Object.assign(this, { state, model, limit, found, tell, job: null });
+  constructor(state, model, limit, showFit, notify) {
+    Object.assign(this, { state, model, limit, showFit, notify, job: null });
     $("photo-file").addEventListener("change", () => {
       const [file] = $("photo-file").files;
       $("photo-file").value = "";
-      if (file) this.bring(file);
+      if (file) this.upload(file);
     });
     $("photo-cancel").addEventListener("click", () => this.job && fetch(`/api/photographs/jobs/${this.job}`, { method: "DELETE" }));
-    $("photo-away").addEventListener("click", () => {
-      found(null);
+    $("photo-remove").addEventListener("click", () => {
+      showFit(null);
       this.open();
     });
   }
@@ -272,34 +272,34 @@ export class Photo {
     const model = this.model();
     $("photo-note").textContent =
       model.photographs === "outpaint"
-        ? "The scene that holds your picture in its middle is looked for; all around it goes on."
-        : "The scene of this model that comes nearest to your picture is looked for: it can be zoomed, warped and drawn at any size.";
-    $("photo-away").hidden = !this.state.latent;
+        ? "The model searches for a scene that contains your picture in the middle and continues around it."
+        : "The model searches for the scene that is nearest to your picture. You can zoom, warp and draw it at any size.";
+    $("photo-remove").hidden = !this.state.latent;
     $("drop").classList.toggle("unseen", Boolean(this.job));
   }
 
   close() {}
 
-  async bring(file) {
-    if (this.job) return this.tell("One photograph at a time: cancel the other first.");
-    if (file.size > this.limit) return this.tell(`The file has more than ${Math.round(this.limit / 2 ** 20)} MB.`);
+  async upload(file) {
+    if (this.job) return this.notify("One photograph at a time. Cancel the other one first.");
+    if (file.size > this.limit) return this.notify(`The file has more than ${Math.round(this.limit / 2 ** 20)} MB.`);
     const model = this.model();
-    this.say("sending …", 0);
+    this.report("sending …", 0);
     try {
       const steps = $("photo-steps").value;
-      const answer = await fetch(`/api/photographs/${model.id}?steps=${steps}`, {
+      const response = await fetch(`/api/photographs/${model.id}?steps=${steps}`, {
         method: "POST",
         headers: { "Content-Type": file.type || "application/octet-stream" },
         body: file,
       });
-      if (answer.status === 503) throw new Error("other photographs are waiting; try again in a while");
-      const job = await answer.json();
-      if (!answer.ok) throw new Error(job.error);
+      if (response.status === 503) throw new Error("other photographs are waiting; try again in a while");
+      const job = await response.json();
+      if (!response.ok) throw new Error(job.error);
       this.job = job.id;
       this.open();
       await this.follow(model);
     } catch (error) {
-      this.say(`That did not work: ${error.message}`, null);
+      this.report(`That did not work: ${error.message}`, null);
     }
     this.job = null;
     this.open();
@@ -309,25 +309,25 @@ export class Photo {
     let begun = 0;
     for (;;) {
       await new Promise((done) => setTimeout(done, 400));
-      const answer = await fetch(`/api/photographs/jobs/${this.job}`);
-      const job = await answer.json();
-      if (!answer.ok) throw new Error(job.error);
+      const response = await fetch(`/api/photographs/jobs/${this.job}`);
+      const job = await response.json();
+      if (!response.ok) throw new Error(job.error);
       if (job.state === "done") {
-        this.say(`Done: ${job.said}.`, null);
-        if (this.model().id === model.id) this.found(job.latent, job.view);
+        this.report(`Done: ${job.said}.`, null);
+        if (this.model().id === model.id) this.showFit(job.latent, job.view);
         return;
       }
       if (job.state === "failed") throw new Error(job.said);
-      if (job.state === "cancelled") return this.say("Cancelled.", null);
+      if (job.state === "cancelled") return this.report("Cancelled.", null);
       if (job.step && !begun) begun = Date.now() - 400;
       const left = job.step > 3 ? Math.round(((Date.now() - begun) / job.step) * (job.steps - job.step) / 1000) : null;
-      const words = { waiting: "waiting for others", decoding: "reading the picture", fitting: `step ${job.step} of ${job.steps}` };
-      this.say(words[job.state] + (left === null ? " …" : `, about ${left} s left`), job.step / job.steps);
+      const stages = { waiting: "waiting for others", decoding: "reading the picture", fitting: `step ${job.step} of ${job.steps}` };
+      this.report(stages[job.state] + (left === null ? " …" : `, about ${left} s left`), job.step / job.steps);
     }
   }
 
-  say(text, share) {
-    $("photo-said").textContent = text;
+  report(text, share) {
+    $("photo-status").textContent = text;
     $("photo-progress").hidden = $("photo-cancel").hidden = share === null;
     if (share !== null) $("photo-progress").value = share;
   }
