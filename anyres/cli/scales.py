@@ -191,9 +191,9 @@ def _write_mp4(out: Path, frames: Iterator[Any], fps: int, size: tuple[int, int]
         raise ValueError(f"--size {height}x{width}: MP4 takes even sides")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-        part = Path(folder) / out.name
+        partial = Path(folder) / out.name
         source = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {fps} -i -".split()
-        command = [program, "-v", "error", *source, "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(part)]
+        command = [program, "-v", "error", *source, "-pix_fmt", "yuv420p", "-movflags", "+faststart", str(partial)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             assert process.stdin is not None
             assert process.stderr is not None
@@ -206,4 +206,4 @@ def _write_mp4(out: Path, frames: Iterator[Any], fps: int, size: tuple[int, int]
             errors = process.stderr.read().decode(errors="replace")
         if process.returncode:
             raise ValueError(f"{out}: ffmpeg failed ({' '.join(errors.split())[:200]})")
-        part.replace(out)
+        partial.replace(out)

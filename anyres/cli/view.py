@@ -70,11 +70,11 @@ def short_names(sources: list[str]) -> list[str]:
     """The end of each source, as short as keeps the names different. Raises ValueError for a source that is named twice."""
     if len(set(sources)) < len(sources):
         raise ValueError("a model is named twice; name each once")
-    parts = [[part for part in source.replace("models:/", "").split("/") if part not in ("", ".")] for source in sources]
+    paths = [[name for name in source.replace("models:/", "").split("/") if name not in ("", ".")] for source in sources]
     depth = 1
-    while len({tuple(part[-depth:]) for part in parts}) < len(parts) and depth < max(map(len, parts)):
+    while len({tuple(path[-depth:]) for path in paths}) < len(paths) and depth < max(map(len, paths)):
         depth += 1
-    return ["/".join(part[-depth:]) or "model" for part in parts]
+    return ["/".join(path[-depth:]) or "model" for path in paths]
 
 
 def _load(source: str, device: str) -> Any:
