@@ -33,6 +33,17 @@ from anyres.cli.options import (
 
 
 @dataclass(frozen=True)
+class ViewOptions:
+    """Which window of the plane a picture shows."""
+
+    size: Size = "512x512"
+    center: Center = "0,0"
+    zoom: Annotated[
+        float, typer.Option(min=0.01, help="Zoom: at 1 the short side of the picture spans the short side of a frame.")
+    ] = 1.0
+
+
+@dataclass(frozen=True)
 class EditOptions:
     """Edits of the geometry of a picture, in the order in which they apply."""
 
@@ -56,11 +67,7 @@ def render(
     *,
     model: Bundle = BUNDLE,
     subject: SceneOptions,
-    size: Size = "512x512",
-    center: Center = "0,0",
-    zoom: Annotated[
-        float, typer.Option(min=0.01, help="Zoom: at 1 the short side of the picture spans the short side of a frame.")
-    ] = 1.0,
+    view: ViewOptions,
     edits: EditOptions,
     resample: Annotated[
         list[str] | None,
@@ -85,12 +92,12 @@ def render(
     began = time.perf_counter()
     with one_line_errors():
         loaded = load_model(model)
-        window_size = parse_size("--size", size)
+        size = parse_size("--size", view.size)
         scene, psi = _scene(loaded.generator, subject, resample or [])
         pin = getattr(scene, "pin", None)
-        period = loaded.geometry.chart.short_side / min(window_size) / zoom if pin is None else pin.period
-        x, y = parse_numbers("--center", center, ",", 2)
-        window = Window((x, y), period, window_size)
+        period = loaded.geometry.chart.short_side / min(size) / view.zoom if pin is None else pin.period
+        x, y = parse_numbers("--center", view.center, ",", 2)
+        window = Window((x, y), period, size)
         request = RenderRequest(scene, window, psi, edit=_compose(edits, subject.seed))
         write_picture(out, loaded, request, dask)
         message = describe_picture(out, window, _name(subject))
