@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anyres.plane.arrays import namespace, stacked
 from anyres.plane.resample import lanczos
-from anyres.plane.shapes import Float32
+from anyres.plane.shapes import Float, Float32
 from anyres.plane.window import Window
 
 # Pixels of the base that a patch covers only in part are ignored.
@@ -42,3 +42,12 @@ def warp(
         axes.append((torch.as_tensor(weights).float().to(device), torch.as_tensor(inside).float().to(device)))
     (rows, inside_y), (columns, inside_x) = axes
     return rows, columns, (inside_y[:, :, None] * inside_x[:, None, :])[:, None]
+
+
+def masked_mean(values: Float[Tensor, "b c h w"], mask: Float[Tensor, "b 1 h w"]) -> Float[Tensor, ""]:
+    """Return the mean over samples of each sample's mean under its mask; a sample whose mask is empty counts as zero.
+
+    One ratio for the whole batch would weight a sample by the area of its mask.
+    """
+    sums, areas = ((x * mask).sum(dim=(1, 2, 3)) for x in (values, torch.ones_like(values)))
+    return (sums / areas.clamp_min(1e-6)).mean()

@@ -191,7 +191,7 @@ def g_step(step: Step, logits_real: Sequence[Sequence[Tensor]], teacher: Teacher
         if teacher is not None:
             styled = mix_styles(teacher.generator, micro_batch.scene, loss.style_mixing)
             distances = [
-                teacher(batch.fake, styled, windows, mean) for batch, (_, windows) in zip(batches, micro_batch.sizes, strict=True)
+                teacher(batch.fake, styled, windows) for batch, (_, windows) in zip(batches, micro_batch.sizes, strict=True)
             ]
             terms["loss/teacher"] = step.params.stages.teacher_weight * torch.stack(distances).mean()
         if loss.consistency:
@@ -208,7 +208,7 @@ def g_step(step: Step, logits_real: Sequence[Sequence[Tensor]], teacher: Teacher
     state.d.requires_grad_(False)
     state.g_opt.zero_grad(set_to_none=True)
     # Means over the whole batch must be known before the first of several passes.
-    needs_batch_means = teacher is not None or path or loss.diversity or loss.feature_matching or loss.consistency
+    needs_batch_means = path or loss.diversity or loss.feature_matching or loss.consistency
     means = (
         two_pass_mean(losses, count, step.accelerator)
         if count > 1 and needs_batch_means

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from anyres.networks.generator import StyleGenerator
 from anyres.networks.perceptual import perceptual, perceptual_features
 from anyres.networks.scene import Scene
-from anyres.networks.warp import warp
+from anyres.networks.warp import masked_mean, warp
 from anyres.plane.window import Window
-from anyres.training.reduce import Mean, identity
 
 
 class Teacher(nn.Module):
@@ -33,11 +32,12 @@ class Teacher(nn.Module):
         self.direction = direction
         self.features = perceptual_features(perceptual)
 
-    def forward(self, fake: Tensor, scene: Scene, windows: Sequence[Window], mean: Mean = identity) -> Tensor:
+    def forward(self, fake: Tensor, scene: Scene, windows: Sequence[Window]) -> Tensor:
         """Return the mean distance of `fake` (b, 3, h, w) in [-1, 1] at `windows` to the teacher's pictures, scalar.
 
-        It is the L1 distance. In the inverse direction, with features, the distance of channel-normalised maps is added; outside
-        the patch both pictures are the teacher's.
+        It is the L1 distance. In the inverse direction it is a mean over the pixels of the frame that a patch covers, taken for
+        each sample: so all zooms have equal weight. With features, the distance of channel-normalised maps is added, under the
+        same mask; outside the patch both pictures are the teacher's.
         """
         bases = [around(window, self.base) for window in windows]
         with torch.no_grad():
@@ -47,10 +47,9 @@ class Teacher(nn.Module):
             return (fake - torch.einsum("bij,bcjk,blk->bcil", rows, target, columns)).abs().mean()
         rows, columns, mask = warp(bases, windows, fake.device)
         resampled = torch.einsum("bij,bcjk,blk->bcil", rows, fake.float(), columns)
-        # Each window covers another share of the frame: this is a mean over the covered pixels of the whole batch.
-        distance = mean(((resampled - target).abs() * mask).sum()) / mean(3 * mask.sum()).clamp_min(1.0)
+        distance = masked_mean((resampled - target).abs(), mask)
         if self.features is not None:
-            distance = distance + perceptual(self.features, torch.where(mask > 0, resampled, target), target)
+            distance = distance + perceptual(self.features, torch.where(mask > 0, resampled, target), target, mask)
         return distance
 
 

@@ -101,6 +101,65 @@ def test_the_lesson_is_small_for_the_truth_and_large_for_another_picture(directi
     assert torch.isfinite(truth.grad).all()
 
 
+class Channels(torch.nn.Module):
+    """Features of one and of two by two pixels, their channel weights one."""
+
+    channel_weights = (torch.ones(1),) * 2
+
+    def maps(self, pictures: torch.Tensor) -> list[torch.Tensor]:
+        return [pictures, torch.nn.functional.avg_pool2d(pictures, 2)]
+
+
+def slow(fake: torch.Tensor, drawn: list[Window], zoom: int) -> float:
+    """The law of one sample by boxes: the mean over the pixels that the patch covers, of the patch averaged to them."""
+    size = BASE.size[0] // zoom
+    top, left = (round((drawn[0].bounds[edge] + 1) / BASE.period) for edge in (1, 0))
+    truth = pattern(BASE)[:, top : top + size, left : left + size]
+    rows, columns, _ = warp([BASE], drawn, "cpu")
+    patch = (rows[0] @ fake @ columns[0].T)[:, top : top + size, left : left + size]
+    total = (patch - truth).abs().mean().item()
+    for cells in (1, 2):
+        a, b = (x.reshape(3, size // cells, cells, size // cells, cells).mean((2, 4)).double() for x in (patch, truth))
+        a, b = (x / (x.square().sum(0) + 1e-8).sqrt() for x in (a, b))
+        total += (a - b).square().sum(0).mean().item()
+    return total
+
+
+def on_the_grid() -> list[Window]:
+    """A patch at each of zooms 1, 2, 4 and 8 whose edges are edges of pairs of pixels of the base."""
+    return [Window((1 / zoom - 1 + 4 * BASE.period * (zoom > 1),) * 2, BASE.period / zoom, (32, 32)) for zoom in (1, 2, 4, 8)]
+
+
+def test_each_sample_has_its_own_masked_mean() -> None:
+    """L1 and features of a batch against boxes cut sample by sample, and the same from parts of the batch."""
+    drawn = on_the_grid()
+    fake = torch.stack([pattern(window) for window in drawn]) + 0.2 * torch.randn(4, 3, 32, 32)
+    teacher = Teacher(Drawn(), BASE, "inverse", "none")
+    teacher.features = Channels()
+    scene = Scene.of(range(4), 4)
+    found = teacher(fake, scene, drawn)
+    by_hand = [slow(fake[i], drawn[i : i + 1], zoom) for i, zoom in enumerate((1, 2, 4, 8))]
+    assert found.item() == pytest.approx(sum(by_hand) / 4, rel=1e-4)
+    parts = [teacher(fake[i : i + 2], scene.part(i, i + 2), drawn[i : i + 2]) for i in (0, 2)]
+    torch.testing.assert_close(torch.stack(parts).mean(), found)
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_equal_errors_weigh_alike_at_every_zoom(features: bool) -> None:
+    """One ratio over the batch gave them .75, .19, .05 and .01 of the gradient."""
+    drawn = on_the_grid()
+    error = torch.full((4, 1, 1, 1), 0.1, requires_grad=True)
+    flat = torch.nn.Module()
+    flat.forward = lambda scene, windows: torch.full((len(windows), 3, 32, 32), 0.25)  # type: ignore[method-assign]
+    teacher = Teacher(flat, BASE, "inverse", "none")  # type: ignore[arg-type]
+    teacher.features = Channels() if features else None
+    tint = torch.tensor([1.0, 0.5, 0.0])[:, None, None]
+    teacher(0.25 + error * tint * torch.ones(4, 3, 32, 32), Scene.of(range(4), 4), drawn).backward()
+    assert error.grad is not None
+    shares = error.grad.flatten() / error.grad.sum()
+    assert shares.tolist() == pytest.approx([0.25] * 4, rel=0.02)
+
+
 @pytest.fixture
 def staged(tiny: Train) -> Train:
     values = tiny.model_dump()
