@@ -7,6 +7,7 @@ plane's own pixel grid. So any two windows of one period and one pixel phase agr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from anyres.networks.generator import Edit, Generator, device_of
 from anyres.networks.pixels import to_uint8
 from anyres.networks.scene import Scene
+from anyres.plane.chart import CLOSING_SLACK
 from anyres.plane.tiling import Tile, batches, plan
 from anyres.plane.window import Window
 from anyres.synthesis.request import RenderRequest, check_request, scene_of
@@ -105,11 +107,14 @@ def render_passes(
         passes = ([aligned.crop(cell.top, cell.left, cell.size) for cell in group] for group in groups)
         return draw(generator, scene, passes, request.psi, request.edit, final)
 
-    if stitch == "grid" or len(tiles) == 1:
+    ring = stitch == "overlap" and request.edit is None and _closes(generator, window)
+    if stitch == "grid" or (len(tiles) == 1 and not ring):
         passes = _side_by_side(values_of, tiles, first)
     else:
-        tiles = plan(aligned.size, max(tile // lattice * lattice - overlap, lattice), lattice)
-        passes = _blended(values_of, aligned.size, tiles, overlap, first)
+        # The canvas of a ring ends where it begins, at a column that need not lie on the lattice.
+        size = (aligned.size[0], left + window.size[1]) if ring else aligned.size
+        tiles = plan(size, max(tile // lattice * lattice - overlap, lattice), lattice)
+        passes = _blended(values_of, Canvas(size, overlap, lattice, left if ring else None), tiles, first)
     return ([_clipped(cell, pixels, top, left, window.size) for cell, pixels in cells] for cells in passes)
 
 
@@ -130,42 +135,82 @@ def _side_by_side(values_of: ValuesOf, tiles: list[Tile], first: int) -> Iterato
         yield list(zip(group, values, strict=True))
 
 
+@dataclass(frozen=True)
+class Canvas:
+    """A canvas of tiles that fade into each other over `overlap` pixels.
+
+    `seam` is the column at which a ring begins: there the last tile of a row fades into the first one. Other canvases have none.
+    """
+
+    size: tuple[int, int]
+    overlap: int
+    lattice: int
+    seam: int | None
+
+    def faded(self, cell: Tile, wrap: int) -> tuple[int, int]:
+        """Return height and width of a tile with its overlaps: below, and to the right or over `wrap` columns beyond the end."""
+        tall, wide = (
+            side + min(self.overlap, whole - side - at)
+            for side, whole, at in zip(cell.size, self.size, (cell.top, cell.left), strict=True)
+        )
+        return tall, wide + (wrap if cell.left + cell.size[1] == self.size[1] else 0)
+
+    def drawn(self, cell: Tile, wrap: int) -> list[Tile]:
+        """Return the region to draw for a tile: whole cells of the lattice."""
+        height, width = (-(-side // self.lattice) * self.lattice for side in self.faded(cell, wrap))
+        return [Tile(cell.top, cell.left, (height, width))]
+
+
 @torch.inference_mode()
-def _blended(
-    values_of: ValuesOf, size: tuple[int, int], tiles: list[Tile], overlap: int, first: int
-) -> Iterator[list[tuple[Tile, Tensor]]]:
-    """Yield the tiles of a canvas in reading order, each drawn `overlap` pixels larger to the right and below, faded together.
+def _blended(values_of: ValuesOf, canvas: Canvas, tiles: list[Tile], first: int) -> Iterator[list[tuple[Tile, Tensor]]]:
+    """Yield the tiles of a canvas in reading order, each drawn larger by the overlap to the right and below, faded together.
 
     The overlaps with later tiles are buffered: `overlap` columns, and `overlap` rows of the whole canvas. To fill these buffers
-    the row of the tile `first` and the row above it are drawn again.
+    the row of the tile `first` and the row above it are drawn again. In each row of a ring the last tile is drawn first, because
+    it fades into the first one, and is kept until its turn.
     """
-    height, width = size
+    (height, width), overlap, seam = canvas.size, canvas.overlap, canvas.seam
+    wrap = 0 if seam is None else min(overlap, tiles[0].size[1] - seam)
     across = -(-width // tiles[0].size[1])
     start = max(first // across - 1, 0) * across
-    grown = []
-    for cell in tiles[start:]:
-        reach = (min(cell.size[0] + overlap, height - cell.top), min(cell.size[1] + overlap, width - cell.left))
-        grown.append([Tile(cell.top, cell.left, reach)])
+    rows_of_tiles = [tiles[index : index + across] for index in range(start, len(tiles), across)]
+    order = [cell for row in rows_of_tiles for cell in (row if seam is None else [row[-1], *row[:-1]])]
+    values = values_of((canvas.drawn(cell, wrap) for cell in order), False)
     below: Tensor | None = None
     beside: Tensor | None = None
-    passes = zip(tiles[start:], grown, values_of(grown, False), strict=True)
-    for index, (cell, [(_, _, reach)], [pixels]) in enumerate(passes, start):
-        rows = _ramps(reach[0], min(overlap, height - cell.top) if cell.top else 0, reach[0] - cell.size[0], pixels)
-        columns = _ramps(reach[1], min(overlap, width - cell.left) if cell.left else 0, reach[1] - cell.size[1], pixels)
-        pixels = pixels * rows[:, None] * columns
-        if below is None:
-            below = pixels.new_zeros(3, overlap, width)
-        if cell.left:
-            assert beside is not None
-            pixels[:, :, : beside.shape[2]] += beside
-        if cell.top:
-            above = below[:, : reach[0], cell.left : cell.left + cell.size[1]]
-            pixels[:, : above.shape[1], : above.shape[2]] += above
-        beside = pixels[:, :, cell.size[1] :].clone()
-        lower = pixels[:, cell.size[0] :, : cell.size[1]]
-        below[:, : lower.shape[1], cell.left : cell.left + cell.size[1]] = lower
-        if index >= first:
-            yield [(cell, pixels[:, : cell.size[0], : cell.size[1]])]
+    index = start
+    for row in rows_of_tiles:
+        last = None if seam is None else next(values)[0]
+        for cell in row:
+            pixels = next(values)[0] if last is None or cell is not row[-1] else last
+            tall, wide = canvas.faded(cell, wrap)
+            rows = _ramps(tall, min(overlap, height - cell.top) if cell.top else 0, tall - cell.size[0], pixels)[:, None]
+            columns = _ramps(wide, min(overlap, width - cell.left) if cell.left else 0, wide - cell.size[1], pixels)
+            pixels = pixels[:, :tall, :wide] * rows
+            if last is not None and seam is not None and cell.left == 0:
+                rise, end = _rise(wrap, columns), width - row[-1].left
+                columns[:seam] = 0
+                columns[seam : seam + wrap] *= rise
+                pixels = pixels * columns
+                pixels[:, :, seam : seam + wrap] += last[:, :tall, end : end + wrap] * rows * rise.flip(0)
+            else:
+                pixels = pixels * columns
+            if below is None:
+                below = pixels.new_zeros(3, overlap, width)
+            if cell.left:
+                assert beside is not None
+                pixels[:, :, : beside.shape[2]] += beside
+            if cell.top:
+                above = below[:, :tall, cell.left : cell.left + cell.size[1]]
+                pixels[:, : above.shape[1], : above.shape[2]] += above
+            beside = pixels[:, :, cell.size[1] :].clone()
+            lower = pixels[:, cell.size[0] :, : cell.size[1]]
+            below[:, : lower.shape[1], cell.left : cell.left + cell.size[1]] = lower
+            if index >= first:
+                yield [(cell, pixels[:, : cell.size[0], : cell.size[1]])]
+            index += 1
+    # The back end may have something to finish after its last pass.
+    assert next(values, None) is None
 
 
 def _ramps(length: int, rising: int, falling: int, like: Tensor) -> Tensor:
@@ -203,6 +248,12 @@ def render_many(
         pictures = generator(scene, [window.crop(0, 0, padded) for window in chunk], psi=psi)
         out.append(to_uint8(pictures[:, :, :height, :width]))
     return np.concatenate(out)
+
+
+def _closes(generator: Generator, window: Window) -> bool:
+    """Whether a window goes around the ring once, so that its right border meets its left border."""
+    circumference = generator.geometry.chart.circumference
+    return circumference is not None and abs(window.size[1] * window.period - circumference) <= CLOSING_SLACK
 
 
 def align(window: Window, lattice: int) -> tuple[Window, int, int]:

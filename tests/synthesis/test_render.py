@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from anyres.evaluation.measures import STITCHES
 from anyres.networks import Scene, build_generator
 from anyres.networks.pixels import from_uint8, to_uint8
 from anyres.params import Train
-from anyres.plane.chart import Frame
+from anyres.plane.chart import Chart, Cylinder, Frame
 from anyres.plane.geometry import Geometry
 from anyres.plane.window import Window
-from anyres.synthesis.render import align, render, render_many, render_tiles
-from anyres.synthesis.request import RenderRequest
+from anyres.synthesis.render import align, render, render_many, render_passes, render_tiles
+from anyres.synthesis.request import RenderRequest, Stitch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -125,11 +126,11 @@ class Bordered(torch.nn.Module):
 
     draws_regions = False
 
-    def __init__(self, spoil: float):
+    def __init__(self, spoil: float, chart: Chart | None = None):
         super().__init__()
         self.strength = torch.nn.Parameter(torch.tensor(spoil))
         self.z_dim = 3
-        self.geometry = Geometry(Frame((1.5, 1.0)), 4, 8, False, (0.01, 0.1), ((16, 16),))
+        self.geometry = Geometry(chart or Frame((1.5, 1.0)), 4, 8, False, (0.01, 0.1), ((16, 16),))
 
     def forward(self, scene: Scene, windows, psi: float = 1.0) -> torch.Tensor:
         coords = torch.from_numpy(np.stack([window.coords() for window in windows])).float()
@@ -138,11 +139,11 @@ class Bordered(torch.nn.Module):
             torch.minimum(torch.arange(width)[None, :], width - 1 - torch.arange(width)[None, :]),
             torch.minimum(torch.arange(height)[:, None], height - 1 - torch.arange(height)[:, None]),
         )
-        plane = torch.sin(7 * coords[..., 0]) * torch.cos(5 * coords[..., 1])
+        plane = torch.sin(2 * torch.pi * coords[..., 0]) * torch.cos(5 * coords[..., 1])
         return (plane + self.strength * torch.exp(-near / 2))[:, None].expand(-1, 3, -1, -1)
 
 
-def stitched(generator, window: Window, tile: int, stitch: str) -> np.ndarray:
+def stitched(generator, window: Window, tile: int, stitch: Stitch) -> np.ndarray:
     out = np.full((3, *window.size), np.nan, np.float32)
     for part, values in render_tiles(generator, RenderRequest(5, window, tile=tile, stitch=stitch)):
         at = out[:, part.top : part.top + part.size[0], part.left : part.left + part.size[1]]
@@ -169,8 +170,41 @@ def test_overlap_hides_the_borders_that_a_grid_shows():
         clean = stitched(Bordered(0.0), window, 512, "grid")
         return float(np.abs(np.diff((picture - clean)[:, 16:-16, 16:-16], axis=2)).max())
 
-    grid, overlap = (stitched(generator, window, 48, stitch) for stitch in ("grid", "overlap"))
+    grid, overlap = (stitched(generator, window, 48, stitch) for stitch in STITCHES)
     assert step(overlap) < 0.75 * step(grid)
     # The default of a generator that is not exact.
     by_default = render(generator, RenderRequest(5, window, tile=48))
     np.testing.assert_array_equal(by_default, to_uint8(torch.from_numpy(overlap)[None])[0])
+
+
+RING = Cylinder((1.0, 0.5), 180.0)
+
+
+@pytest.mark.parametrize("width", [120, 124, 68])
+@pytest.mark.parametrize("tile", [8, 20, 48, 512])
+def test_tiles_of_a_ring_weigh_one_and_meet_at_its_ends(width: int, tile: int) -> None:
+    """Half of 124 and of 68 is no multiple of the lattice. The border of a pass hides at the ends as it does elsewhere."""
+    window = Window((0.0, 0.0), 2 / width, (32, width))
+    clean = stitched(Bordered(0.0, RING), window, 512, "grid")
+    assert np.abs(stitched(Bordered(0.0, RING), window, tile, "overlap") - clean).max() <= 1e-5
+    error = (stitched(Bordered(0.5, RING), window, tile, "overlap") - clean)[:, 20]
+    steps = np.abs(np.roll(error, -1, axis=1) - error).max(axis=0)
+    if tile == 8:
+        # The borders of such tiles reach over the whole of them.
+        return
+    if tile < 512:
+        assert steps[-1] <= 1.05 * steps[:-1].max()
+    # Without the ramp, both ends show the border of a pass.
+    grid = (stitched(Bordered(0.5, RING), window, tile, "grid") - clean)[:, 20]
+    assert np.abs(error[:, [0, -1]]).max() < 0.75 * np.abs(grid[:, [0, -1]]).max()
+
+
+def test_the_tiles_of_a_ring_resume() -> None:
+    generator = Bordered(0.5, RING)
+    request = RenderRequest(5, Window((0.0, 0.0), 2 / 124, (62, 124)), tile=20)
+    tiles = [tile for tiles in render_passes(generator, request) for tile in tiles]
+    for first in (1, 8, len(tiles) - 1):
+        again = [tile for tiles in render_passes(generator, request, first) for tile in tiles]
+        for (cell, pixels), (expected_cell, expected) in zip(again, tiles[first:], strict=True):
+            assert cell == expected_cell
+            assert torch.equal(pixels, expected)
