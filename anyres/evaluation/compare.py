@@ -159,7 +159,7 @@ def _score(
     (sweep,) = score_sweep(generator, store, settings.sizes, base, extractor, settings, f"{title}: sizes")
     (scale_inv,) = score_scale_inv(generator, store, base, extractor, settings, f"{title}: larger canvases")
     (scales,) = score_scales(generator, settings.sizes, extractor, settings, f"{title}: scales")
-    numbers = {**patches.numbers, **sweep.numbers, **scale_inv.numbers, **scales.numbers, **consistency(generator, settings.seed)}
+    numbers = {**patches.numbers, **sweep.numbers, **scale_inv.numbers, **scales.numbers, **consistency(generator, settings)}
     zoomed = next((row for row in patches.rows if row["zoom"].endswith("-max")), None)
     if zoomed is None:
         zoomed = next((row for row in patches.rows if row["zoom"].startswith(f"{2**ZOOMED}-")), {})

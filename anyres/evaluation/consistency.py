@@ -53,9 +53,10 @@ def self_ssim(scenes: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Seams:
-    """Differences between a render in tiles and one in a single pass, in units of [-1, 1], and steps between neighbouring pixels.
+    """Differences between renders in tiles and in a single pass, in units of [-1, 1], and steps between neighbouring pixels.
 
-    `gradient_ratio` is the mean step across tile borders divided by that inside tiles: 1 where borders are invisible.
+    `gradient_ratio` is the mean step across tile borders divided by that at all other places, divided by the same ratio of the
+    single pass at the same lines: 1 where tiles add nothing. The second division removes what the scene itself shows there.
     """
 
     max: float
@@ -65,15 +66,28 @@ class Seams:
 
 def seam_error(tiled: np.ndarray, whole: np.ndarray, rows: Iterable[int], columns: Iterable[int]) -> Seams:
     """Compare a render in tiles (h, w, 3) with one in a single pass; tiles begin at `rows` and `columns` beyond 0."""
-    difference = np.abs(tiled.astype(np.float64) - whole.astype(np.float64))
-    steps = [np.abs(np.diff(tiled.astype(np.float64), axis=axis)).mean(axis=(1 - axis, 2)) for axis in (0, 1)]
     lines = [np.asarray(sorted(set(at)), dtype=int) - 1 for at in (rows, columns)]
+    if not any(len(line) for line in lines):
+        raise ValueError("a seam needs at least two tiles")
+    difference = np.abs(tiled.astype(np.float64) - whole.astype(np.float64))
+    of_tiled, of_whole = (_step_ratio(picture.astype(np.float64), lines) for picture in (tiled, whole))
+    return Seams(float(difference.max()), float(difference.mean()), of_tiled / of_whole if of_whole > 0 else 1.0)
+
+
+def mean_seams(scenes: Sequence[Seams]) -> Seams:
+    """Return the largest difference, the mean difference and the mean ratio over scenes."""
+    largest = max(scene.max for scene in scenes)
+    return Seams(
+        largest, float(np.mean([scene.mean for scene in scenes])), float(np.mean([scene.gradient_ratio for scene in scenes]))
+    )
+
+
+def _step_ratio(picture: np.ndarray, lines: Sequence[np.ndarray]) -> float:
+    """Return the mean step between neighbours at `lines`, of rows and of columns, divided by that at all other places."""
+    steps = [np.abs(np.diff(picture, axis=axis)).mean(axis=(1 - axis, 2)) for axis in (0, 1)]
     across = np.concatenate([step[line] for step, line in zip(steps, lines, strict=True)])
     inside = np.concatenate([np.delete(step, line) for step, line in zip(steps, lines, strict=True)])
-    if not len(across):
-        raise ValueError("a seam needs at least two tiles")
-    ratio = float(across.mean() / inside.mean()) if inside.mean() > 0 else 1.0
-    return Seams(float(difference.max()), float(difference.mean()), ratio)
+    return float(across.mean() / inside.mean()) if inside.mean() > 0 else 1.0
 
 
 @dataclass(frozen=True)

@@ -98,8 +98,8 @@ def evaluate(
     for name, *scores_of_space in zip(spaces, patches, sweep, scale_inv, scales, strict=True):
         prefix = f"{name}/" if metrics else ""
         metrics |= {f"{prefix}{key}": value for scores in scores_of_space for key, value in scores.numbers.items()}
-    metrics |= consistency(trained, settings.seed)
-    of_baseline = {**baseline_scales[0].numbers, **consistency(baseline, settings.seed)}
+    metrics |= consistency(trained, settings)
+    of_baseline = {**baseline_scales[0].numbers, **consistency(baseline, settings)}
     metrics |= {f"fixed/{key}": value for key, value in of_baseline.items()}
     space = next(iter(spaces.values()))
     metrics["protocol"] = {**protocol(params, snapshots.trained, store, space), "left_out": left_out}

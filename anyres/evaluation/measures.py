@@ -8,7 +8,17 @@ from dataclasses import asdict
 import numpy as np
 
 from anyres.evaluation import samples
-from anyres.evaluation.consistency import Ring, Seams, fractional_psnr, resized, ring_error, seam_error, self_ssim, shift_psnr
+from anyres.evaluation.consistency import (
+    Ring,
+    Seams,
+    fractional_psnr,
+    mean_seams,
+    resized,
+    ring_error,
+    seam_error,
+    self_ssim,
+    shift_psnr,
+)
 from anyres.evaluation.extraction import Extractor
 from anyres.evaluation.parallel import map_chunks
 from anyres.evaluation.scores import Scores
@@ -81,11 +91,12 @@ def _scale_scores(sizes: Sequence[int], similarity: np.ndarray, distance: np.nda
     return Scores(numbers, rows)
 
 
-def consistency(generator: Generator, seed: int) -> dict[str, float]:
+def consistency(generator: Generator, settings: Evaluate) -> dict[str, float]:
     """Return the metrics of seams, of the ends of a ring, and of equivariance."""
     metrics: dict[str, float] = {}
+    seed = settings.seed
     for stitch in STITCHES[:1] if generator.geometry.exact else STITCHES:
-        seams = measure_seams(generator, seed, stitch)
+        seams = measure_seams(generator, seed, settings.num_scenes, stitch)
         metrics |= {f"seam/{key}" if stitch == "grid" else f"seam_{stitch}/{key}": v for key, v in asdict(seams).items()}
     if generator.geometry.chart.wraps and not isinstance(generator, samples.UpsampledGenerator):
         metrics |= {f"ring/{key}": value for key, value in asdict(measure_ring(generator, seed)).items()}
@@ -94,13 +105,18 @@ def consistency(generator: Generator, seed: int) -> dict[str, float]:
     return metrics
 
 
-def measure_seams(generator: Generator, seed: int, stitch: Stitch | None = None) -> Seams:
-    """Compare a rectangular, off-centre window drawn in tiles with the same window drawn in one pass."""
-    scene = samples.scene_seeds(seed, "seams", 1)[0]
+def measure_seams(generator: Generator, seed: int, num_scenes: int, stitch: Stitch | None = None) -> Seams:
+    """Compare a rectangular, off-centre window of many scenes drawn in tiles with the same window drawn in one pass.
+
+    The steps of a single scene depend on its content more than on its tiles.
+    """
     window = seam_window(generator)
-    tiled, rows, columns = draw_tiled(generator, scene, window, SEAM_TILE, stitch)
-    whole, _, _ = draw_tiled(generator, scene, window, 4 * max(window.size))
-    return seam_error(tiled, whole, rows, columns)
+    scenes = []
+    for scene in samples.scene_seeds(seed, "seams", num_scenes):
+        tiled, rows, columns = draw_tiled(generator, scene, window, SEAM_TILE, stitch)
+        whole, _, _ = draw_tiled(generator, scene, window, 4 * max(window.size))
+        scenes.append(seam_error(tiled, whole, rows, columns))
+    return mean_seams(scenes)
 
 
 def seam_window(generator: Generator) -> Window:

@@ -73,6 +73,7 @@ def _pictures(params: Params, generator: Any, store: Store, trained: Path, evalu
         "neighbours": plates.neighbours(params, generator, store, _read_json(evaluation / "neighbours.json", "evaluate")),
         "training_samples": plates.training_samples(trained / "samples"),
         "seam_size": SEAM_WINDOW.size,
+        "seam_scenes": params.evaluate.num_scenes,
         "seams": seams,
         "ring": plates.ring(generator, seed),
     }

@@ -7,7 +7,7 @@ import pytest
 import skimage.data
 from skimage.metrics import structural_similarity
 
-from anyres.evaluation.consistency import fractional_psnr, resized, seam_error, self_ssim, shift_psnr, ssim
+from anyres.evaluation.consistency import Seams, fractional_psnr, mean_seams, resized, seam_error, self_ssim, shift_psnr, ssim
 from anyres.plane.resample import render_real
 from anyres.plane.window import frame_window
 
@@ -63,13 +63,37 @@ def test_a_planted_seam_is_found(photograph: np.ndarray) -> None:
     whole = photograph[:96, :140] / 127.5 - 1
     clean = seam_error(whole, whole, rows=[64], columns=[64, 128])
     assert (clean.max, clean.mean) == (0, 0)
-    assert 0.5 < clean.gradient_ratio < 2
+    assert clean.gradient_ratio == 1
     tiled = whole.copy()
     tiled[:, 64:] += 0.25
     seams = seam_error(tiled, whole, rows=[64], columns=[64, 128])
     assert seams.max == pytest.approx(0.25)
     assert seams.mean == pytest.approx(0.25 * 76 / 140)
     assert seams.gradient_ratio > 1.5 * clean.gradient_ratio
+
+
+def test_the_step_ratio_is_that_of_two_pictures_by_hand(photograph: np.ndarray) -> None:
+    """Mean steps at the lines and elsewhere, pixel by pixel; the content under the lines drops out."""
+    whole = photograph[:40, :50] / 127.5 - 1
+    # The scene itself has an edge where a tile begins.
+    whole[:, 20:] += 0.5
+    tiled = whole.copy()
+    tiled[:, 20:] += 0.25
+
+    def ratio(picture: np.ndarray) -> float:
+        at, elsewhere = [], []
+        for x in range(1, 50):
+            step = np.mean([abs(picture[y, x, c] - picture[y, x - 1, c]) for y in range(40) for c in range(3)])
+            (at if x == 20 else elsewhere).append(step)
+        for y in range(1, 40):
+            step = np.mean([abs(picture[y, x, c] - picture[y - 1, x, c]) for x in range(50) for c in range(3)])
+            (at if y == 32 else elsewhere).append(step)
+        return float(np.mean(at) / np.mean(elsewhere))
+
+    found = seam_error(tiled, whole, rows=[32], columns=[20]).gradient_ratio
+    assert found == pytest.approx(ratio(tiled) / ratio(whole))
+    scenes = [Seams(0.1, 0.01, 0.5), Seams(0.3, 0.03, 1.5)]
+    assert mean_seams(scenes) == Seams(0.3, 0.02, 1.0)
 
 
 def test_a_seam_needs_two_tiles() -> None:
