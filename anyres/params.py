@@ -183,6 +183,7 @@ class Loss(Section):
     # Missing in the params of models trained before it existed.
     consistency: Annotated[float, Field(ge=0)] = 0.0
     path_length: Annotated[float, Field(ge=0)]
+    path_norm: Literal["sum", "mean"]
     path_every: Annotated[int, Field(ge=1)]
     style_mixing: Probability
 
@@ -215,6 +216,7 @@ class Optimizer(Section):
     beta2: Annotated[float, Field(ge=0, lt=1)]
     ema_half_life_kimg: Annotated[float, Field(gt=0)]
     warmup_kimg: Annotated[float, Field(ge=0)]
+    lazy_scaling: bool
 
 
 class Monitor(Section):

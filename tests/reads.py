@@ -79,8 +79,12 @@ def members(section: str) -> frozenset[str]:
 
 
 @functools.cache
-def parsed(annotation: str) -> ast.expr:
-    return ast.parse(annotation, mode="eval").body
+def parsed(annotation: str) -> ast.expr | None:
+    """The expression of an annotation in quotes; None of the shape of an array, such as "b 3 h w"."""
+    try:
+        return ast.parse(annotation.strip(), mode="eval").body
+    except SyntaxError:
+        return None
 
 
 def elements(found: Types) -> Types:

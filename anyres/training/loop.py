@@ -18,7 +18,7 @@ from anyres.plane.window import Window
 from anyres.training.microbatch import MicroBatch, RealBatch, RealBatchPair, mixes, pass_size
 from anyres.training.reduce import process_mean
 from anyres.training.seam import draw_seam_patches
-from anyres.training.state import TrainState
+from anyres.training.state import TrainState, adam_settings
 from anyres.training.steps import Step, always, d_step, g_step, generate, make_batches
 from anyres.training.teacher import Teacher
 
@@ -106,9 +106,9 @@ def set_learning_rates(state: TrainState, params: Train) -> None:
     """Set the rates of both optimizers: linear warm-up over `warmup_kimg`, then constant."""
     warmup = params.optimizer.warmup_kimg * 1000
     factor = min(1.0, (state.nimg + params.batch) / warmup) if warmup else 1.0
-    for optimizer, lr in ((state.g_opt, params.optimizer.g_lr), (state.d_opt, params.optimizer.d_lr)):
+    for optimizer, settings in zip((state.g_opt, state.d_opt), adam_settings(params), strict=True):
         for group in optimizer.param_groups:
-            group["lr"] = lr * factor
+            group["lr"] = settings.lr * factor
 
 
 def ema_beta(params: Train, nimg: int) -> float:

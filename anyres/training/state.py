@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -140,10 +140,32 @@ def _hash(tensors: dict[str, Tensor]) -> str:
     return digest(dict(sorted(tensors.items())))
 
 
+class AdamSettings(NamedTuple):
+    """Rate and betas of one optimizer."""
+
+    lr: float
+    betas: tuple[float, float]
+
+
+def adam_settings(params: Train) -> tuple[AdamSettings, AdamSettings]:
+    """Return the settings of generator and discriminator.
+
+    With `lazy_scaling`, a player whose penalty comes once in k steps takes c = k / (k + 1) of its rate, and its betas to the
+    power of c (Karras et al., CVPR 2020, appendix B).
+    """
+    loss, optimizer = params.loss, params.optimizer
+    intervals = (loss.path_every if loss.path_length else None, loss.penalty_every if loss.r1_gamma or loss.r2_gamma else None)
+    settings = []
+    for lr, every in zip((optimizer.g_lr, optimizer.d_lr), intervals, strict=True):
+        c = every / (every + 1) if every is not None and optimizer.lazy_scaling else 1.0
+        settings.append(AdamSettings(lr * c, (optimizer.beta1**c, optimizer.beta2**c)))
+    return settings[0], settings[1]
+
+
 def optimizers(params: Train, g: nn.Module, d: nn.Module) -> tuple[Optimizer, Optimizer]:
     """Adam for both networks, all parameters in one pass."""
-    betas = (params.optimizer.beta1, params.optimizer.beta2)
-    return (
-        Adam(g.parameters(), lr=params.optimizer.g_lr, betas=betas, eps=1e-8, fused=True),
-        Adam(d.parameters(), lr=params.optimizer.d_lr, betas=betas, eps=1e-8, fused=True),
+    g_opt, d_opt = (
+        Adam(network.parameters(), lr=lr, betas=betas, eps=1e-8, fused=True)
+        for network, (lr, betas) in zip((g, d), adam_settings(params), strict=True)
     )
+    return g_opt, d_opt

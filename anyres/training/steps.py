@@ -267,8 +267,9 @@ def scale_consistency_loss(
 def path_penalty(step: Step, micro_batch: MicroBatch, path_length_mean: Float[Tensor, ""], mean: Mean) -> Float[Tensor, ""]:
     """Return the path length regularisation of half of the pictures, times its weight and its interval in steps.
 
-    Karras et al., CVPR 2020, section 3.2: a step in the style should change the picture by a constant amount. `path_mean` of the
-    state, the running mean of path lengths, is set from `path_length_mean`.
+    Karras et al., CVPR 2020, section 3.2: a step in the style should change the picture by a constant amount. With `path_norm`
+    mean, a length takes the mean over the style's channels instead of the sum: the penalty is smaller by their number.
+    `path_mean` of the state, the running mean of path lengths, is set from `path_length_mean`.
     """
     state, loss = step.state, step.params.loss
     scene, windows = micro_batch.half(step.params.batch)
@@ -277,7 +278,8 @@ def path_penalty(step: Step, micro_batch: MicroBatch, path_length_mean: Float[Te
     noise = fields.latent(fields.mix(fields.key(scene.seeds, fields.Stream.PATH_LENGTH)), pictures[0].numel())
     noise = noise.view_as(pictures).to(pictures) / math.sqrt(pictures[0, 0].numel())
     (gradient,) = torch.autograd.grad((pictures * noise).sum(), w, create_graph=True)
-    lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()
+    squares = gradient.square()
+    lengths = (squares.sum(dim=2) if loss.path_norm == "sum" else squares.mean(dim=2)).mean(dim=1).sqrt()
     state.path_mean = path_length_mean.lerp(mean(lengths.detach().mean()).to(path_length_mean), PATH_DECAY)
     return (lengths - state.path_mean.to(lengths)).square().mean() * (loss.path_length * loss.path_every)
 

@@ -6,12 +6,16 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from anyres.networks import build_discriminator
+from anyres.networks import Scene, build_discriminator
 from anyres.params import Train
+from anyres.plane import fields
 from anyres.plane.window import Window
-from anyres.training.loop import training_loop
+from anyres.training.loop import set_learning_rates, training_loop
 from anyres.training.losses import LOSSES, feature_matching, gradient_penalties
-from anyres.training.state import TrainState
+from anyres.training.microbatch import MicroBatch
+from anyres.training.reduce import identity
+from anyres.training.state import TrainState, adam_settings
+from anyres.training.steps import Step, always, path_penalty
 
 
 def softplus(x: float) -> float:
@@ -62,6 +66,54 @@ def test_one_pass_over_real_and_fake_pictures_judges_as_two_do(tiny: Train, mixe
     uneven = [part[:6] for part in parts]
     for part, (logits, _) in zip(uneven, d.forward_pairs(uneven, twice_differentiable=mixed), strict=True):
         torch.testing.assert_close(logits, d.forward_heads(part)[0])
+
+
+@pytest.mark.parametrize("norm", ["sum", "mean"])
+def test_the_path_penalty_is_that_of_the_whole_jacobian(tiny: Train, norm: str) -> None:
+    """Of each scene the slopes of every pixel by every channel of every layer, times the noise, squared and added by hand."""
+    values = tiny.model_dump()
+    values["loss"] |= {"path_length": 3.0, "path_every": 5, "path_norm": norm}
+    params = Train.model_validate(values | {"batch": 4, "patch_px": (8, 8)})
+    state = TrainState.fresh(params, (1.5, 1.0), torch.device("cpu"))
+    windows = [Window((0.1 * n, 0.0), 1 / 16, (8, 8)) for n in range(4)]
+    micro_batch = MicroBatch([(torch.zeros(4, 3, 8, 8), windows)], Scene.of(range(4), state.g.z_dim), None)
+    step = Step(state, params, Accelerator(cpu=True), [micro_batch], always([]))
+    penalty = path_penalty(step, micro_batch, torch.tensor(0.0), identity)
+
+    scene, drawn = micro_batch.half(4)
+    noise = fields.latent(fields.mix(fields.key(scene.seeds, fields.Stream.PATH_LENGTH)), 3 * 8 * 8) / 8
+    lengths = []
+    for n, window in enumerate(drawn):
+        one = scene.part(n, n + 1)
+        w = state.g.mapping(one.z)[:, None].repeat(1, state.g.num_ws, 1).detach()
+
+        def pixels(w: torch.Tensor, one: Scene = one, window: Window = window) -> torch.Tensor:
+            return state.g.synthesize(w, one, [window]).flatten()
+
+        jacobian = torch.autograd.functional.jacobian(pixels, w)[:, 0]
+        slopes = torch.einsum("p,plc->lc", noise[n], jacobian)
+        channels = slopes.shape[1] if norm == "mean" else 1
+        lengths.append(math.sqrt(sum(float(row @ row) / channels for row in slopes) / len(slopes)))
+    # The running mean moves by a hundredth of the way from zero.
+    mean = 0.01 * sum(lengths) / len(lengths)
+    expected = sum((length - mean) ** 2 for length in lengths) / len(lengths) * 3.0 * 5
+    assert penalty.item() == pytest.approx(expected, rel=1e-3)
+
+
+def test_lazy_regularisation_scales_adam(tiny: Train) -> None:
+    """By hand: k of 4 and 16 give the published .0016 and .00188; a player without a penalty keeps its settings."""
+    values = tiny.model_dump()
+    values["loss"] |= {"path_length": 2.0, "path_every": 4, "penalty_every": 16, "r1_gamma": 10.0}
+    values["optimizer"] |= {"g_lr": 0.002, "d_lr": 0.002, "beta1": 0.0, "beta2": 0.99, "lazy_scaling": True}
+    state = TrainState.fresh(Train.model_validate(values), (1.5, 1.0), torch.device("cpu"))
+    for optimizer, lr, beta in ((state.g_opt, 0.0016, 0.99**0.8), (state.d_opt, 0.00188235, 0.99 ** (16 / 17))):
+        set_learning_rates(state, Train.model_validate(values))
+        (group,) = optimizer.param_groups
+        assert group["lr"] == pytest.approx(lr, rel=1e-5)
+        assert group["betas"] == pytest.approx((0.0, beta))
+    values["loss"] |= {"path_length": 0.0, "r1_gamma": 0.0, "r2_gamma": 0.0}
+    for settings in adam_settings(Train.model_validate(values)):
+        assert settings == (0.002, (0.0, 0.99))
 
 
 def test_feature_matching_is_the_distance_of_mean_features(tiny: Train) -> None:
