@@ -164,6 +164,7 @@ class DiscriminatorNetwork(Section):
     channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=10)]
     attention_heads: Annotated[int, Field(ge=0, le=64)]
     pooled_px: Annotated[int, Field(ge=1, le=16)]
+    downsample: Literal["average", "blur"]
 
     @model_validator(mode="after")
     def _heads_divide_the_width(self) -> DiscriminatorNetwork:

@@ -55,7 +55,7 @@ TINY_NETWORK = {
     "octaves": 4,
     "features_per_octave": 6,
 }
-TINY_DISCRIMINATOR = {"channels": (8, 12, 16), "attention_heads": 2, "pooled_px": 2}
+TINY_DISCRIMINATOR = {"channels": (8, 12, 16), "attention_heads": 2, "pooled_px": 2, "downsample": "average"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -47,4 +47,10 @@ def build_discriminator(params: Train) -> Discriminator:
     """Construct the discriminator that every method shares."""
     network = params.discriminator
     reads_height = params.loss.vertical > 0
-    return Discriminator(network.channels, network.attention_heads, network.pooled_px, reads_height=reads_height)
+    return Discriminator(
+        network.channels,
+        network.attention_heads,
+        network.pooled_px,
+        blurs=network.downsample == "blur",
+        reads_height=reads_height,
+    )

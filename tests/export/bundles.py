@@ -15,7 +15,7 @@ from anyres.params import Params
 
 ROOT = Path(__file__).resolve().parents[2]
 HALF_EXTENT = (1.5, 1.0)
-TINY_DISCRIMINATOR = {"channels": (6, 8), "attention_heads": 0, "pooled_px": 2}
+TINY_DISCRIMINATOR = {"channels": (6, 8), "attention_heads": 0, "pooled_px": 2, "downsample": "average"}
 
 # A small generator of AnyRes-GAN, as changes of the section train.
 ANYRES_GAN: dict[str, Any] = {

@@ -31,7 +31,7 @@ SMALL = {
     "input_octaves": 0,
     "output": "linear",
 }
-D = {"channels": (128, 256, 512, 512, 512, 512, 512), "attention_heads": 0, "pooled_px": 4}
+D = {"channels": (128, 256, 512, 512, 512, 512, 512), "attention_heads": 0, "pooled_px": 4, "downsample": "average"}
 
 
 @pytest.fixture(scope="session")

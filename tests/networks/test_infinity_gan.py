@@ -19,7 +19,7 @@ from anyres.plane import fields
 from anyres.plane.tiling import plan
 from anyres.plane.window import Window
 
-D = {"channels": (8, 12), "attention_heads": 0, "pooled_px": 2}
+D = {"channels": (8, 12), "attention_heads": 0, "pooled_px": 2, "downsample": "average"}
 SMALL = {
     "z_dim": 8,
     "w_dim": 10,

@@ -30,7 +30,7 @@ TINY: dict[str, dict[str, Any]] = {
     "export": {"samples": 2},
 }
 NETWORK = {"z_dim": 12, "w_dim": 10, "stem_layers": 1, "channels": [16, 12, 8], "octaves": 4, "features_per_octave": 6}
-DISCRIMINATOR = {"channels": [8, 12, 16], "attention_heads": 2, "pooled_px": 2}
+DISCRIMINATOR = {"channels": [8, 12, 16], "attention_heads": 2, "pooled_px": 2, "downsample": "average"}
 
 
 def change(checkout: Path, section: str, **values: Any) -> None:
