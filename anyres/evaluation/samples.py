@@ -129,7 +129,7 @@ class UpsampledGenerator(nn.Module):
     def __init__(self, generator: Generator, px: int):
         super().__init__()
         self.inner, self.frame = generator, frame_of(generator, px)
-        self.z_dim = generator.z_dim
+        self.z_dim, self.bytes_per_px = generator.z_dim, 0
         geometry = generator.geometry
         self.geometry = Geometry(geometry.chart, 1, 0, True, geometry.periods, geometry.native_sizes)
 

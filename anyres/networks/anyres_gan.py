@@ -126,6 +126,10 @@ class ScaleMapping(nn.Module):
         return F.leaky_relu(self.second(F.leaky_relu(self.first(u), LEAK)), LEAK)
 
 
+# Maps of one layer that are in memory together while it is drawn, those of the temporary grid included: measured.
+LIVE_MAPS = 12.0
+
+
 class AnyresGan(StyleGenerator):
     """Generator: scenes and windows of one size to pictures (b, 3, h, w) in about [-1, 1].
 
@@ -147,6 +151,8 @@ class AnyresGan(StyleGenerator):
         )
         self.layers = nn.ModuleList(AliasFreeConv(layer, network.w_dim) for layer in layers)
         self.num_ws = 1 + len(layers)
+        widest = max(layer.outputs * (layer.out_rate / patch) ** 2 for layer in layers)
+        self.bytes_per_px = math.ceil(4 * LIVE_MAPS * widest)
         self.scale = ScaleMapping(params.zoom_max, network.w_dim)
         # Follows the power of activations over 20 thousand pictures.
         self.magnitude_beta = 0.5 ** (params.batch / 20_000)

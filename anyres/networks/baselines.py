@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anyres.networks.generator import Edit, StyleGenerator, places
+from anyres.networks.generator import Edit, StyleGenerator, bytes_per_px, places
 from anyres.networks.layers import LEAK, ModulatedConv, per_layer
 from anyres.networks.scene import Scene
 from anyres.networks.warp import warp
@@ -63,6 +63,7 @@ class Baseline(StyleGenerator):
         channels = network.channels
         pairs = list(itertools.pairwise(channels))
         self.num_ws = 2 * len(pairs) + 2
+        self.bytes_per_px = bytes_per_px(channels)
         self.first = Layer(inputs, channels[0], network.w_dim, zeros=self.zeros)
         self.ups = nn.ModuleList(Layer(a, b, network.w_dim, zeros=self.zeros) for a, b in pairs)
         self.convs = nn.ModuleList(Layer(b, b, network.w_dim, zeros=self.zeros) for _, b in pairs)
@@ -191,6 +192,7 @@ class Cips(StyleGenerator):
         self.to_rgb = nn.ModuleList(ModulatedConv(width, 3, network.w_dim, kernel=1, demodulates=False) for _ in network.channels)
         self.rgb_bias = nn.Parameter(torch.zeros(3))
         self.num_ws = len(widths)
+        self.bytes_per_px = bytes_per_px(widths[:1])
         base = chart.short_side / min(params.patch_px)
         self.geometry = Geometry(chart, 1, 0, True, (base / params.finest_zoom, base), params.patch_sizes)
 

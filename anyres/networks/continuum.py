@@ -137,7 +137,7 @@ class Continuum(StyleGenerator):
         features = OctaveFields if chart.is_unbounded else OctaveFeatures
         self.features = features(network.octaves, network.features_per_octave, chart)
         self.trunk = Trunk(self.features.outputs, network.channels, network.w_dim, network.stem_layers)
-        self.num_ws = self.trunk.num_ws
+        self.num_ws, self.bytes_per_px = self.trunk.num_ws, self.trunk.bytes_per_px
         cell = self.trunk.cell_px
         self.geometry = Geometry(
             chart=chart,

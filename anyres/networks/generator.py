@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -18,6 +19,8 @@ from anyres.plane.window import Window
 
 # Seeds of scenes are below this limit; those of a training start above it.
 SEED_LIMIT = 1 << 40
+# Maps of one level that are in memory together while a convolutional network draws: measured.
+LIVE_MAPS = 6.0
 # Plane positions (h, w, 2) -> the positions that are drawn there: see `anyres.synthesis.edit`.
 Edit = Callable[[np.ndarray], np.ndarray]
 
@@ -33,6 +36,8 @@ class Generator(Protocol):
     z_dim: int
     # Whether it draws scenes of several styles, regions and pinned fields.
     draws_regions: bool
+    # Memory that a pass needs for each of its pixels: the largest maps that it holds at one time.
+    bytes_per_px: int
 
     # A generator that is never edited need not take an `edit`.
     def __call__(self, scene: Scene, windows: Sequence[Window], psi: float = 1.0) -> Float[Tensor, "b 3 h w"]: ...
@@ -45,6 +50,14 @@ class Generator(Protocol):
 def device_of(generator: Generator) -> torch.device:
     """The device that holds a generator's parameters."""
     return next(iter(generator.parameters())).device
+
+
+def bytes_per_px(channels: Sequence[int]) -> int:
+    """Return the bytes of LIVE_MAPS float32 maps of the largest level, for each pixel of the finest level.
+
+    `channels` run from coarse to fine; each level doubles the resolution.
+    """
+    return math.ceil(4 * LIVE_MAPS * max(width / 4**level for level, width in enumerate(reversed(channels))))
 
 
 def places(
@@ -67,6 +80,7 @@ class StyleGenerator(nn.Module):
     w_mean: Tensor
     geometry: Geometry
     num_ws: int
+    bytes_per_px: int
     draws_regions: bool = False
 
     def __init__(self, z_dim: int, w_dim: int, mapping_layers: int):

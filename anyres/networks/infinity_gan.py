@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anyres.networks.generator import Edit, StyleGenerator
-from anyres.networks.layers import LEAK, Linear, Mixed, ModulatedConv, modulation, per_layer
+from anyres.networks.generator import Edit, StyleGenerator, bytes_per_px
+from anyres.networks.layers import LEAK, Linear, Mixed, ModulatedConv, modulation, per_layer, scaled
 from anyres.networks.scene import Box, Pin, Scene
 from anyres.params import InfinityNetwork, Train
 from anyres.plane import fields
@@ -64,10 +64,12 @@ class Up(nn.Module):
     def forward(self, x: Tensor, style: Tensor | Mixed) -> Tensor:
         weight = self.weight * self.scale
         scale, gain = modulation(self.style, style, weight.square().sum(dim=(2, 3)).T)
-        y = F.conv_transpose2d(x * scale.to(x.dtype), weight.to(x.dtype), stride=2)[:, :, 1:-1, 1:-1]
+        weight = weight.to(x.dtype).contiguous(memory_format=torch.channels_last)
+        # The padding of a transposed convolution cuts the border of its output.
+        y = F.conv_transpose2d(x * scale.to(x.dtype), weight, stride=2, padding=1)
         y = F.conv2d(y, self.get_buffer("blur").to(x.dtype).expand(y.shape[1], 1, 3, 3), groups=y.shape[1])
         assert gain is not None
-        return y * gain.to(x.dtype)
+        return scaled(y, gain)
 
 
 class Noisy(nn.Module):
@@ -80,6 +82,9 @@ class Noisy(nn.Module):
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         bias, strength = (part[:, None, None].to(x.dtype) for part in (self.bias, self.strength))
+        if torch.is_inference_mode_enabled():
+            x = x.add_(bias)
+            return F.leaky_relu_(x if noise is None else x.addcmul_(noise.to(x.dtype), strength), LEAK)
         return F.leaky_relu(x + bias if noise is None else x + (bias + noise.to(x.dtype) * strength), LEAK)
 
 
@@ -142,6 +147,7 @@ class Texture(nn.Module):
         `beyond` more than 2^level times that of the first cell.
         """
         styles = per_layer(w, self.num_ws)
+        x = x.contiguous(memory_format=torch.channels_last)
         rgb: Tensor | None = None
         first = 0
         for level in range(len(self.ups)):
@@ -150,7 +156,7 @@ class Texture(nn.Module):
             inner = [shrunk(grid, 1) for grid in finer]
             x = self.ups[level](x, styled(styles[2 * level], grids, finer))
             x = self.after_up[level](x, noise(2 * level, 2 * first + 2, finer))
-            x = self.convs[level](x, styled(styles[2 * level + 1], finer, inner))
+            x = self.convs[level](x, styled(styles[2 * level + 1], finer, inner), is_last_use=True)
             first = 2 * first + 3
             x = self.after_conv[level](x, noise(2 * level + 1, first, inner))
             colour = self.to_rgb[level](x, styled(styles[2 * level + 2], inner, inner))
@@ -183,6 +189,7 @@ class InfinityGan(StyleGenerator):
         self.structure = Structure(network)
         self.texture = Texture(network)
         self.num_ws = self.texture.num_ws
+        self.bytes_per_px = bytes_per_px(network.channels)
         period = chart.short_side / min(params.patch_px) / params.finest_zoom
         self.geometry = Geometry(
             chart=chart,

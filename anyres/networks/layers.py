@@ -115,6 +115,11 @@ def modulation(affine: Linear, style: Tensor | Mixed, power: Tensor | None) -> t
     return scale, None if gain is None else GAIN * torch.rsqrt(gain + 1e-8)
 
 
+def scaled(y: Float[Tensor, "b c h w"], gain: Float[Tensor, "b c _ _"]) -> Float[Tensor, "b c h w"]:
+    """Return y times gain. In inference mode y is overwritten: a second map of this size would be memory for nothing."""
+    return y.mul_(gain.to(y.dtype)) if torch.is_inference_mode_enabled() else y * gain.to(y.dtype)
+
+
 class ModulatedConv(nn.Module):
     """Convolution whose input channels are scaled by a style, valid (no padding), demodulated.
 
@@ -147,17 +152,18 @@ class ModulatedConv(nn.Module):
         self.demodulates = demodulates
 
     def forward(
-        self, x: Float[Tensor, "b inputs _ _"], style: Float[Tensor, "b style_dim"] | Mixed
+        self, x: Float[Tensor, "b inputs _ _"], style: Float[Tensor, "b style_dim"] | Mixed, *, is_last_use: bool = False
     ) -> Float[Tensor, "b outputs _ _"]:
+        """With `is_last_use` nobody reads x afterwards, so inference mode may overwrite it."""
         weight = self.weight * self.scale
         scale, gain = modulation(self.style, style, weight.square().sum(dim=(2, 3)) if self.demodulates else None)
-        x = x * scale.to(x.dtype)
+        x = scaled(x, scale) if is_last_use else x * scale.to(x.dtype)
         weight = weight.to(x.dtype)
         # A clamped border repeats the edge of the picture.
         x = F.pad(x, (1, 1, 1, 1), mode="replicate") if self.clamped else x
         y = doubled_conv(x, weight) if self.doubles else F.conv2d(x, weight.contiguous(memory_format=torch.channels_last))
         y = y[:, :, 1:-1, 1:-1] if self.clamped else y
-        return y if gain is None else y * gain.to(x.dtype)
+        return y if gain is None else scaled(y, gain)
 
     def per_sample(self, x: Float[Tensor, "b inputs _ _"], style: Float[Tensor, "b style_dim"]) -> Float[Tensor, "b outputs _ _"]:
         """The textbook form of `forward`, kept as its reference."""

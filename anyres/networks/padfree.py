@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anyres.networks.generator import bytes_per_px
 from anyres.networks.layers import LEAK, ModulatedConv, per_layer, upsample
 from anyres.plane import fields
 from anyres.plane.chart import Chart
@@ -74,6 +75,7 @@ class Trunk(nn.Module):
         self.noise_policy: fields.NoisePolicy = noise
         self.margin_cells = CLAMPED_MARGIN_CELLS if clamped else MARGIN_CELLS
         self.num_ws = stem_layers + 2 * self.levels + 2
+        self.bytes_per_px = bytes_per_px(channels)
         widths = [inputs] + [channels[0]] * stem_layers
         self.stem = nn.ModuleList(StyledConv(a, b, style_dim, kernel=1) for a, b in itertools.pairwise(widths))
         self.first = StyledConv(widths[-1], channels[0], style_dim)

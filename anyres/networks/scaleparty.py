@@ -36,7 +36,7 @@ class ScaleParty(StyleGenerator):
         clamped = network.npad < 4
         inputs = chart.position_channels
         self.trunk = Trunk(inputs, network.channels, network.w_dim, clamped=clamped, first_rgb=True, noise=network.noise)
-        self.num_ws = self.trunk.num_ws
+        self.num_ws, self.bytes_per_px = self.trunk.num_ws, self.trunk.bytes_per_px
         self.geometry = Geometry(
             chart=chart,
             lattice_px=self.trunk.cell_px,

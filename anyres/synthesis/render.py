@@ -6,6 +6,7 @@ plane's own pixel grid. So any two windows of one period and one pixel phase agr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,8 +25,22 @@ from anyres.synthesis.request import RenderRequest, check_request, scene_of
 
 # Tiles that fade into each other overlap by this part of their side.
 OVERLAP_SHARE = 8
-# Tiles drawn in one pass have about this many pixels together: they fit the caches of a CPU and keep an accelerator busy.
+# Tiles drawn in one pass have at most this many pixels together: they fit the caches of a CPU and keep an accelerator busy.
 BATCH_PX = 1 << 18
+# And the maps of one pass have at most this many bytes: a wide network draws smaller tiles.
+PASS_BYTES = 320 << 20
+
+
+def pixels_per_pass(generator: Generator) -> int:
+    """Return the most pixels that one pass of a generator draws, within BATCH_PX and PASS_BYTES."""
+    return min(BATCH_PX, PASS_BYTES // max(generator.bytes_per_px, 1))
+
+
+def tile_side(generator: Generator, tile: int) -> int:
+    """Return the side of the tiles of one pass: at most `tile` pixels, a multiple of the lattice, within PASS_BYTES."""
+    lattice = generator.geometry.lattice_px
+    largest = math.isqrt(PASS_BYTES // max(generator.bytes_per_px, 1))
+    return max(min(tile, largest) // lattice, 1) * lattice
 
 
 class Drawing(Protocol):
@@ -96,10 +111,10 @@ def render_passes(
     into passes does not depend on `draw`. Raises ValueError at the call, not with the first pass.
     """
     check_request(generator, request)
-    window, tile, lattice = request.window, request.tile, generator.geometry.lattice_px
+    window, lattice, tile = request.window, generator.geometry.lattice_px, tile_side(generator, request.tile)
     scene = scene_of(generator, request.scene)
     aligned, top, left = align(window, lattice)
-    tiles = plan(aligned.size, tile // lattice * lattice, lattice)
+    tiles = plan(aligned.size, tile, lattice)
     stitch = request.stitch or ("grid" if generator.geometry.exact else "overlap")
     overlap = max(tile // OVERLAP_SHARE // lattice * lattice, lattice) if stitch == "overlap" else 0
 
@@ -109,11 +124,11 @@ def render_passes(
 
     ring = stitch == "overlap" and request.edit is None and _closes(generator, window)
     if stitch == "grid" or (len(tiles) == 1 and not ring):
-        passes = _side_by_side(values_of, tiles, first)
+        passes = _side_by_side(values_of, tiles, first, pixels_per_pass(generator))
     else:
         # The canvas of a ring ends where it begins, at a column that need not lie on the lattice.
         size = (aligned.size[0], left + window.size[1]) if ring else aligned.size
-        tiles = plan(size, max(tile // lattice * lattice - overlap, lattice), lattice)
+        tiles = plan(size, max(tile - overlap, lattice), lattice)
         passes = _blended(values_of, Canvas(size, overlap, lattice, left if ring else None), tiles, first)
     return ([_clipped(cell, pixels, top, left, window.size) for cell, pixels in cells] for cells in passes)
 
@@ -123,9 +138,9 @@ ValuesOf = Callable[[Iterable[Sequence[Tile]], bool], Iterator[Tensor]]
 
 
 @torch.inference_mode()
-def _side_by_side(values_of: ValuesOf, tiles: list[Tile], first: int) -> Iterator[list[tuple[Tile, Tensor]]]:
-    """Yield tiles as they are, tiles of one size in one pass."""
-    count = max(1, BATCH_PX // (tiles[0].size[0] * tiles[0].size[1]))
+def _side_by_side(values_of: ValuesOf, tiles: list[Tile], first: int, pixels: int) -> Iterator[list[tuple[Tile, Tensor]]]:
+    """Yield tiles as they are, tiles of one size in one pass of at most `pixels` pixels."""
+    count = max(1, pixels // (tiles[0].size[0] * tiles[0].size[1]))
     groups, done = [], 0
     for group in batches(tiles, count):
         done += len(group)

@@ -22,7 +22,7 @@ class RenderRequest:
     - `scene`: the seed of a random scene, a latent, or a scene of one picture.
     - `window`: the part of the plane, of any size.
     - `psi`: truncation of styles towards their mean, from 0 (the mean) to 2; 1 is none.
-    - `tile`: side in pixels of the largest pass.
+    - `tile`: largest side of a tile in pixels; where the network is wide, memory bounds it further.
     - `stitch`: how tiles meet. "grid" sets them side by side. "overlap" draws them larger by an eighth and fades each into
       the next (AnyRes-GAN, section 3.3). None is "grid" for exact generators, "overlap" for others.
     - `edit`: a change of the geometry; see `anyres.synthesis.edit`.

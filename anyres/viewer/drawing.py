@@ -21,7 +21,7 @@ from anyres.networks.generator import device_of
 from anyres.networks.pixels import to_uint8
 from anyres.networks.scene import Scene
 from anyres.plane.window import Window
-from anyres.synthesis.render import BATCH_PX, align, render_tiles
+from anyres.synthesis.render import align, pixels_per_pass, render_tiles
 from anyres.synthesis.request import RenderRequest
 from anyres.viewer.scenes import PreparedScene, fit_method
 from anyres.viewer.tilegrid import TILE_PX, Pyramid
@@ -111,7 +111,7 @@ def draw_tiles(served: ServedModel, addresses: Sequence[TileAddress], psi: float
 
     for (size, _), run in itertools.groupby(sorted(range(len(tiles)), key=batch_key), key=batch_key):
         indices = list(run)
-        count = max(1, BATCH_PX // (size[0] * size[1]))
+        count = max(1, pixels_per_pass(generator) // (size[0] * size[1]))
         for start in range(0, len(indices), count):
             group = indices[start : start + count]
             pixels = _draw(generator, [addresses[index].scene for index in group], [padded[index][0] for index in group], psi)

@@ -27,6 +27,7 @@ class Ripples(nn.Module):
     """Smooth stripes of each scene's own direction and colour: any size, no seams, nothing below its wavelength."""
 
     draws_regions = False
+    bytes_per_px = 0
 
     def __init__(self, strength: float):
         super().__init__()

@@ -50,6 +50,27 @@ def test_tiles_of_any_size_make_the_whole(generator, size):
         assert np.abs(pixels(generator, window, tile) - whole).max() <= 1e-5
 
 
+def test_a_pass_is_bounded_by_the_bytes_of_its_maps(generator, monkeypatch):
+    """A network of twice the bytes draws half the pixels in a pass; the picture stays."""
+    window = Window((0.131, -0.077), 2 / 121, (61, 83))
+    whole = pixels(generator, window, 512)
+    lattice = generator.geometry.lattice_px
+    sizes: list[int] = []
+
+    def count(_, args) -> None:
+        sizes.append(len(args[1]) * args[1][0].size[0] * args[1][0].size[1])
+
+    handle = generator.register_forward_pre_hook(count)
+    for most in (32 * 32, 16 * 16, 12 * 12 + 1, 1):
+        monkeypatch.setattr(sys.modules["anyres.synthesis.render"], "PASS_BYTES", most * generator.bytes_per_px)
+        assert np.abs(pixels(generator, window, 512) - whole).max() <= 1e-5
+        assert max(sizes) <= max(most, lattice**2)
+        # The bound is used: four times as many tiles would fit into no pass.
+        assert max(sizes) * 4 > most
+        sizes.clear()
+    handle.remove()
+
+
 def test_windows_of_one_pixel_grid_agree_where_they_overlap(generator):
     """Access is stateless: any two windows, at any pixel of the plane, show one picture."""
     wide = Window((0.1, 0.0), 2 / 128, (60, 90))
@@ -125,6 +146,7 @@ class Bordered(torch.nn.Module):
     """Draws one function of the plane, spoilt towards the border of every pass: what an approximate generator does."""
 
     draws_regions = False
+    bytes_per_px = 0
 
     def __init__(self, spoil: float, chart: Chart | None = None):
         super().__init__()

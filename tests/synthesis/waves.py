@@ -27,6 +27,7 @@ class Waves(nn.Module):
 
     z_dim = 4
     draws_regions = False
+    bytes_per_px = 0
     geometry = Geometry(Plane((1.0, 1.0)), 8, 0, True, (1 / 64, 1 / 16), ((16, 16),))
 
     def __init__(self, pause_s: float = 0.0) -> None:
