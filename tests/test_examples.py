@@ -25,7 +25,7 @@ from anyres.data.sources.folder import records
 from anyres.networks import build_generator
 from anyres.params import Params, Train
 from anyres.registry.champion import promote
-from anyres.training.best import write_generator
+from anyres.training.best import write_weights
 from tests.conftest import TINY_DISCRIMINATOR, TINY_NETWORK
 from tests.export.bundles import INFINITY_GAN, make_bundle, tiny_params
 
@@ -73,7 +73,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (shelf / place).mkdir(parents=True)
         torch.manual_seed(len(place))
         for name in ("generator", "generator_init"):
-            write_generator(build_generator(train, (1.5, 1.0)), shelf / place / f"{name}.safetensors")
+            write_weights(build_generator(train, (1.5, 1.0)), shelf / place / f"{name}.safetensors")
         record = {"params": train.model_dump(mode="json"), "half_extent": (1.5, 1.0), "nimg": 0}
         (shelf / place / "train.json").write_text(json.dumps(record))
     make_bundle(shelf / "frame", 1, 0.5, **FRAME)

@@ -21,6 +21,8 @@ from anyres.plane.geometry import Geometry
 WEIGHTS = "generator.safetensors"
 UNTRAINED = "generator_init.safetensors"
 FIRST_STAGE = "generator_first.safetensors"  # only after a training with two stages
+# Of the step that the kept generator comes from; a later training can go on with it.
+DISCRIMINATOR = "discriminator.safetensors"
 RECORD = "train.json"
 # The description of a bundle, beside its WEIGHTS.
 META = "generator.json"

@@ -37,17 +37,18 @@ class BestCheckpoint:
             measured = {line["nimg"]: line[MONITORED] for line in lines if MONITORED in line}
         self.measured = broadcast_object_list([measured])[0] if self.accelerator.num_processes > 1 else measured
 
-    def measure(self, generator: torch.nn.Module, nimg: int) -> dict[str, float]:
-        """Run the monitor, and save the generator if it is the best so far."""
+    def measure(self, generator: torch.nn.Module, discriminator: torch.nn.Module, nimg: int) -> dict[str, float]:
+        """Run the monitor; save the generator, and the discriminator of the same step, if it is the best so far."""
         assert self.monitor is not None
         start = time.monotonic()
         values = self.monitor(generator)
         value = values[MONITORED]
         if self.accelerator.is_main_process and value < min(self.measured.values(), default=math.inf):
-            path = self._path(nimg)
-            write_generator(generator, path)
-            for old in path.parent.glob("*.safetensors"):
-                if old != path:
+            paths = self._paths(nimg)
+            for network, path in zip((generator, discriminator), paths, strict=True):
+                write_weights(network, path)
+            for old in paths[0].parent.glob("*.safetensors"):
+                if old not in paths:
                     old.unlink()
         self.measured[nimg] = value
         self.seconds += time.monotonic() - start
@@ -60,20 +61,21 @@ class BestCheckpoint:
             return False
         return sum(nimg > self._best for nimg in self.measured) >= self.patience
 
-    def checkpoint(self) -> tuple[int, Path] | None:
-        """Images seen by the best generator, and its file; None if none was measured."""
-        if not self.measured or not self._path(self._best).exists():
+    def checkpoint(self) -> tuple[int, Path, Path] | None:
+        """Images seen by the best generator, its file and that of its discriminator; None if none was measured."""
+        if not self.measured or not all(path.exists() for path in self._paths(self._best)):
             return None
-        return self._best, self._path(self._best)
+        return self._best, *self._paths(self._best)
 
     @property
     def _best(self) -> int:
         return min(self.measured, key=self.measured.__getitem__)
 
-    def _path(self, nimg: int) -> Path:
-        return self.folder / "best" / f"{nimg:012d}.safetensors"
+    def _paths(self, nimg: int) -> tuple[Path, Path]:
+        folder = self.folder / "best"
+        return folder / f"{nimg:012d}.safetensors", folder / f"{nimg:012d}-discriminator.safetensors"
 
 
-def write_generator(generator: torch.nn.Module, path: Path) -> None:
-    """Write the weights of a generator as safetensors, atomically."""
-    write_atomic(path, save({name: value.detach().cpu().contiguous() for name, value in generator.state_dict().items()}))
+def write_weights(network: torch.nn.Module, path: Path) -> None:
+    """Write the weights of a network as safetensors, atomically."""
+    write_atomic(path, save({name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}))

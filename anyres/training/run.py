@@ -18,23 +18,25 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
+from pydantic import ValidationError
 
 from anyres.data.patches import BatchSource, PatchLaw, PatchSampler, Prefetch, TwoSizeSampler
 from anyres.data.store import Store
 from anyres.files import write_atomic
 from anyres.identity import RUN_RECORD, RunFolder, find_run
-from anyres.networks import Scene, StyleGenerator
+from anyres.networks import Scene
 from anyres.networks.perceptual import perceptual_features
 from anyres.networks.pixels import from_uint8, to_uint8
-from anyres.networks.saved import FIRST_STAGE, RECORD, UNTRAINED, WEIGHTS, load_trained
-from anyres.params import Train
+from anyres.networks.saved import DISCRIMINATOR, FIRST_STAGE, RECORD, UNTRAINED, WEIGHTS, load_trained
+from anyres.networks.tensorfile import read_safetensors
+from anyres.params import Train, describe
 from anyres.plane.chart import chart_of
 from anyres.plane.window import Window
 from anyres.progress import progress_bar
-from anyres.training.best import BestCheckpoint, Monitor, write_generator
+from anyres.training.best import BestCheckpoint, Monitor, write_weights
 from anyres.training.loop import Report, training_loop
 from anyres.training.microbatch import RealBatch, RealBatchPair, pass_size
-from anyres.training.state import DamagedCheckpointError, TrainState
+from anyres.training.state import DamagedCheckpointError, FirstStage, TrainState
 
 # Checkpoints on disk: the newest one and the one before it.
 NUM_CHECKPOINTS = 2
@@ -65,11 +67,11 @@ def train(
     """Train on the pictures of `store`, or resume the interrupted run with equal settings and code.
 
     `monitor` measures the running mean of the weights at the intervals of `params.monitor`. The best generator by MONITORED is
-    kept, and training stops where patience ends. Fills `out` (generator.safetensors, generator_init.safetensors,
-    generator_first.safetensors after two stages, train.json, history.jsonl, samples/) and keeps checkpoints below `runs`, in a
-    folder named after settings and code. Where only the code changed since a run, one line on stderr says so, and training
-    starts again; with `ignore_code` it resumes that run. The number of processes and `micro_batch`, the most pictures in one
-    pass, change memory and time, not the training: a resumed run may use others.
+    kept, and training stops where patience ends. Fills `out` (generator.safetensors, discriminator.safetensors,
+    generator_init.safetensors, generator_first.safetensors after two stages, train.json, history.jsonl, samples/) and keeps
+    checkpoints below `runs`, in a folder named after settings and code. Where only the code changed since a run, one line on
+    stderr says so, and training starts again; with `ignore_code` it resumes that run. The number of processes and `micro_batch`,
+    the most pictures in one pass, change memory and time, not the training: a resumed run may use others.
 
     Raises ValueError, one line, for params that do not fit data or machine; DivergenceError where a loss is not finite; and
     InterruptedTraining after a SIGTERM or SIGINT, once its checkpoint is written.
@@ -127,6 +129,12 @@ class Run:
         if params.stages.teacher_weight:
             perceptual_features(params.stages.perceptual)
         first = first_stage(params, Path(params.stages.teacher)) if params.stages.teacher else None
+        if first is not None and first.discriminator is None and accelerator.is_main_process:
+            print(
+                f"train: {params.stages.teacher} has no discriminator that fits train.discriminator; a new one starts",
+                file=sys.stderr,
+                flush=True,
+            )
         self.reals = from_uint8(self.sampler.batch(0, STANDARD_PATCHES)[0])
         self.state = TrainState.fresh(params, half_extent, accelerator.device, self.reals, first)
         self.writes = accelerator.is_main_process
@@ -142,7 +150,7 @@ class Run:
         self.best.read_history(self.folder / "history.jsonl")
         if self.writes:
             untrained = TrainState.fresh(self.params, self._half_extent, torch.device("cpu"), self.reals).g
-            write_generator(untrained, self.out / UNTRAINED)
+            write_weights(untrained, self.out / UNTRAINED)
             if self.state.nimg == 0:
                 self._sample()
 
@@ -171,7 +179,7 @@ class Run:
                 if measures or _crosses(report.nimg, params.batch, params.report_every_kimg) or report.nimg >= total:
                     now = time.monotonic()
                     speed = (report.nimg - last_nimg) / (now - last)
-                    monitored = self.best.measure(state.g_ema, report.nimg) if measures else {}
+                    monitored = self.best.measure(state.g_ema, state.d, report.nimg) if measures else {}
                     self._report(report.nimg, monitored, speed, before + time.monotonic() - began)
                     last, last_nimg = time.monotonic(), report.nimg
                 if self.writes and _crosses(report.nimg, params.batch, params.sample_every_kimg):
@@ -193,11 +201,13 @@ class Run:
         self._sample()
         best = self.best.checkpoint() if self.params.monitor.keep == "best" else None
         if best is None:
-            write_generator(self.state.g_ema, self.out / WEIGHTS)
+            write_weights(self.state.g_ema, self.out / WEIGHTS)
+            write_weights(self.state.d, self.out / DISCRIMINATOR)
         else:
-            write_atomic(self.out / WEIGHTS, best[1].read_bytes())
+            for name, path in zip((WEIGHTS, DISCRIMINATOR), best[1:], strict=True):
+                write_atomic(self.out / name, path.read_bytes())
         if self.state.teacher is not None:
-            write_generator(self.state.teacher, self.out / FIRST_STAGE)
+            write_weights(self.state.teacher, self.out / FIRST_STAGE)
         record = {
             "method": self.params.method,
             "params": self.params.model_dump(mode="json"),
@@ -334,13 +344,21 @@ class Run:
             write_atomic(folder / "history.jsonl", history_text.encode())
 
 
-def first_stage(params: Train, folder: Path) -> StyleGenerator:
-    """Load the generator of a finished training that `params` can go on from. Raises ValueError, one line, where they cannot."""
+def first_stage(params: Train, folder: Path) -> FirstStage:
+    """Load the networks of a finished training that `params` can go on from. Raises ValueError, one line, where they cannot.
+
+    The discriminator is None where `folder` holds none, or one of other params.
+    """
     if not (folder / RECORD).is_file():
         raise ValueError(
             f"params.yaml: train.stages.teacher: {folder} holds no train.json; name the folder of a finished training"
         )
-    teacher = Train.model_validate(json.loads((folder / RECORD).read_text(encoding="utf-8"))["params"])
+    try:
+        teacher = Train.model_validate(json.loads((folder / RECORD).read_text(encoding="utf-8"))["params"])
+    except ValidationError as error:
+        raise ValueError(
+            f"params.yaml: train.stages.teacher: {folder} is of another version of anyres ({describe(error)}); train it again"
+        ) from None
     for key in ("method", "patch_px", "chart", "fov", "network"):
         other, own = getattr(teacher, key), getattr(params, key)
         if other != own:
@@ -348,7 +366,9 @@ def first_stage(params: Train, folder: Path) -> StyleGenerator:
             raise ValueError(
                 f"params.yaml: train.stages.teacher: {folder} was trained with another train.{key}{values}; make them equal"
             )
-    return load_trained(folder)
+    fits = teacher.discriminator == params.discriminator and bool(teacher.loss.vertical) == bool(params.loss.vertical)
+    path = folder / DISCRIMINATOR
+    return FirstStage(load_trained(folder), read_safetensors(path) if fits and path.is_file() else None)
 
 
 def _crosses(nimg: int, step: int, every_kimg: float) -> bool:

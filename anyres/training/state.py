@@ -27,6 +27,13 @@ class DamagedCheckpointError(ValueError):
     """A checkpoint is not what was saved: a disk or a copy has damaged it."""
 
 
+class FirstStage(NamedTuple):
+    """What a finished training leaves to a second stage: its generator, and the tensors of its discriminator if there are any."""
+
+    generator: StyleGenerator
+    discriminator: dict[str, Tensor] | None
+
+
 @dataclass
 class TrainState:
     """Everything that training changes. `nimg` is the clock: images seen, over all processes together."""
@@ -47,12 +54,12 @@ class TrainState:
         half_extent: tuple[float, float],
         device: torch.device,
         reals: Tensor | None = None,
-        first: StyleGenerator | None = None,
+        first: FirstStage | None = None,
     ) -> TrainState:
         """Build networks from `params.seed` alone, the same on every process and whatever was drawn before.
 
-        Colours and contrast of `reals`, pictures (n, 3, h, w) in [-1, 1], set them up. `first`, a generator of the same params,
-        is what a first stage has learnt.
+        Colours and contrast of `reals`, pictures (n, 3, h, w) in [-1, 1], set them up. `first` is what an earlier training of
+        the same params has learnt.
         """
         with torch.random.fork_rng():
             torch.manual_seed(params.seed)
@@ -61,7 +68,9 @@ class TrainState:
             for network in (g, d):
                 network.standardize(reals)
         if first is not None:
-            g.load_state_dict(first.state_dict())
+            g.load_state_dict(first.generator.state_dict())
+            if first.discriminator is not None:
+                d.load_state_dict(first.discriminator)
         g_ema = build_generator(params, half_extent)
         g_ema.load_state_dict(g.state_dict())
         g, d, g_ema = g.to(device), d.to(device), g_ema.to(device).eval().requires_grad_(False)

@@ -15,7 +15,7 @@ from anyres.data.store import Store
 from anyres.evaluation.compare import open_candidates
 from anyres.networks import build_generator
 from anyres.params import Params, Train
-from anyres.training.best import write_generator
+from anyres.training.best import write_weights
 from tests.conftest import TINY_NETWORK
 from tests.export.bundles import INFINITY_GAN, make_bundle
 
@@ -32,7 +32,7 @@ def models(params: Params, tmp_path_factory: pytest.TempPathFactory) -> list[Pat
     folder = root / "endless" / "train"
     folder.mkdir(parents=True)
     torch.manual_seed(1)
-    write_generator(build_generator(train, (1.5, 1.0)), folder / "generator.safetensors")
+    write_weights(build_generator(train, (1.5, 1.0)), folder / "generator.safetensors")
     record = {"params": train.model_dump(mode="json"), "half_extent": (1.5, 1.0), "nimg": 7000}
     (folder / "train.json").write_text(json.dumps(record))
     return [root / "sky", folder]

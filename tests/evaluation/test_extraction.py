@@ -27,7 +27,7 @@ from anyres.evaluation.samples import Samples
 from anyres.networks import build_generator
 from anyres.params import Params, Train
 from anyres.plane.window import frame_window
-from anyres.training.best import write_generator
+from anyres.training.best import write_weights
 from tests.conftest import TINY_DISCRIMINATOR, TINY_NETWORK
 
 from .ripples import Ripples
@@ -117,7 +117,7 @@ def work(params: Params, store: Store, tmp_path_factory: pytest.TempPathFactory)
     for seed, name in ((1, "generator"), (2, "generator_init")):
         torch.manual_seed(seed)
         (folder / "train").mkdir(exist_ok=True)
-        write_generator(build_generator(train, half_extent), folder / "train" / f"{name}.safetensors")
+        write_weights(build_generator(train, half_extent), folder / "train" / f"{name}.safetensors")
     record = {"params": train.model_dump(mode="json"), "half_extent": half_extent, "nimg": 0}
     (folder / "train" / "train.json").write_text(json.dumps(record))
     return folder

@@ -19,10 +19,11 @@ from typer.testing import CliRunner
 
 from anyres.cli import app
 from anyres.data.store import Store
+from anyres.identity import find_run
 from anyres.networks.saved import load_trained
 from anyres.params import Params, Train
 from anyres.training.loop import ema_beta, ema_update
-from anyres.training.run import DivergenceError, train
+from anyres.training.run import DivergenceError, Run, first_stage, train
 from anyres.training.state import TrainState
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +35,10 @@ def cpu() -> Accelerator:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "generator.safetensors")
+
+
+def discriminator(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "discriminator.safetensors")
 
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -210,6 +215,38 @@ def test_a_training_of_before_takes_the_place_of_a_first_stage(
     assert all("loss/teacher" in line for line in history)
 
 
+def test_a_second_stage_goes_on_with_the_discriminator(
+    tiny: Train, store: Store, uninterrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The one of the other training's last checkpoint; a new one, and a line, where it does not fit or is not there."""
+    folder = uninterrupted / "out"
+    (last,) = uninterrupted.glob("runs/*/*80.safetensors")
+    saved = {key.removeprefix("d."): value for key, value in load_file(last).items() if key.startswith("d.")}
+    assert equal(discriminator(folder), saved)
+    params = with_stages(tiny, teacher=str(folder), teacher_weight=5.0).model_copy(update={"kimg": 0.016})
+    run = Run(params, store, tmp_path / "out", find_run(tmp_path / "runs", params, store.hash, False), cpu())
+    assert equal(dict(run.state.d.state_dict()), saved)
+    assert not run.state.d_opt.state
+    assert capsys.readouterr().err == ""
+
+    other = params.model_copy(update={"discriminator": params.discriminator.model_copy(update={"downsample": "blur"})})
+    (tmp_path / "older").mkdir()
+    for name in ("train.json", "generator.safetensors"):
+        (tmp_path / "older" / name).write_bytes((folder / name).read_bytes())
+    older = with_stages(params, teacher=str(tmp_path / "older"))
+    for changed in (other, older):
+        run = Run(changed, store, tmp_path / "out", find_run(tmp_path / "runs", changed, store.hash, False), cpu())
+        assert not equal(dict(run.state.d.state_dict()), saved)
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith("has no discriminator that fits train.discriminator; a new one starts")
+
+    record = json.loads((folder / "train.json").read_text())
+    del record["params"]["discriminator"]["downsample"]
+    (tmp_path / "older" / "train.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"older is of another version of anyres \(discriminator\.downsample: missing; add it\)"):
+        first_stage(older, tmp_path / "older")
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -276,9 +313,11 @@ def test_the_best_generator_on_the_way_is_kept(tiny: Train, store: Store, tmp_pa
     short = Train.model_validate(watched(tiny).model_dump() | {"kimg": 0.032})
     train(short, store, tmp_path / "short", tmp_path / "runs", cpu(), Watched(3, 1))
     assert equal(weights(tmp_path / "out"), weights(tmp_path / "short"))
+    assert equal(discriminator(tmp_path / "out"), discriminator(tmp_path / "short"))
     last = watched(tiny, keep="last")
     train(last, store, tmp_path / "last", tmp_path / "runs", cpu(), Watched(3, 1, 2, 2, 4))
     assert not equal(weights(tmp_path / "out"), weights(tmp_path / "last"))
+    assert not equal(discriminator(tmp_path / "out"), discriminator(tmp_path / "last"))
 
 
 def test_patience_ends_a_training_and_a_second_call_does_not_go_on(tiny: Train, store: Store, tmp_path: Path):
