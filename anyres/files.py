@@ -40,6 +40,22 @@ def write_atomic(path: Path, data: bytes) -> None:
         stream.write(data)
 
 
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `folder` when the block succeeds, and is removed if the block raises.
+
+    Raises ValueError, one line, if `folder` exists and is not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder}: exists and is not empty; name a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        partial = Path(temporary) / folder.name
+        partial.mkdir()
+        yield partial
+        partial.replace(folder)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -11,17 +11,14 @@ from pipelines.services.history import git_commit
 from pipelines.services.registration import ensure_registered
 from pipelines.stage import BUNDLE, EVALUATION, INGESTED, TRAINED, atomic_directory, main
 
-# Values of train.json that the bundle repeats.
-META_KEYS = ("data_hash", "geometry", "method", "fingerprint", "code", "code_changed")
-
 
 def export(params: Params, environment: Environment) -> None:
     """Write the bundle, then register it. If the registry does not answer, print one line; the bundle stays."""
     from anyres.export.bundle import write_bundle
+    from anyres.networks.saved import meta_of_training
 
-    trained = json.loads((TRAINED / "train.json").read_text(encoding="utf-8"))
     metrics = json.loads((EVALUATION / "metrics.json").read_text(encoding="utf-8"))
-    meta = {key: trained[key] for key in META_KEYS} | {"nimg": trained["kept_nimg"]}
+    meta = meta_of_training(TRAINED)
     meta |= {"params": params.model_dump(mode="json"), "metrics": metrics, "git_commit": git_commit()}
     with atomic_directory(BUNDLE) as folder:
         half = params.export.weights == "half"

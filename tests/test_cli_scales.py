@@ -132,6 +132,116 @@ def test_a_registry_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: p
     assert not list(tmp_path.iterdir())
 
 
+# ---- folders of trainings, tiles, scales beyond the training
+
+
+@pytest.fixture(scope="module")
+def trained(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished training, of the generator of `bundle`."""
+    folder = tmp_path_factory.mktemp("out") / "train"
+    folder.mkdir()
+    shutil.copy(bundle / "generator.safetensors", folder)
+    meta = json.loads((bundle / "generator.json").read_text())
+    record = {key: meta[key] for key in ("data_hash", "geometry", "method", "fingerprint", "code", "code_changed")}
+    record |= {"params": meta["params"]["train"], "half_extent": meta["geometry"]["chart"]["half_extent"], "kept_nimg": 64}
+    (folder / "train.json").write_text(json.dumps(record))
+    return folder
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def test_a_training_is_a_model_and_becomes_a_bundle(bundle: Path, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text('{"patch_kid": 0.125}')
+    made = run("bundle", trained, tmp_path / "new", "--metrics", tmp_path / "metrics.json", "--samples", 1)
+    assert made.exit_code == 0, made.output
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {
+        "README.md", "generator.json", "generator.safetensors", "samples.png",
+    }  # fmt: skip
+    meta = json.loads((tmp_path / "new/generator.json").read_text())
+    assert (meta["metrics"], meta["nimg"]) == ({"patch_kid": 0.125}, 64)
+    assert "| patch_kid | 0.125 |" in (tmp_path / "new/README.md").read_text()
+    pictures = []
+    for number, model in enumerate((bundle, trained, tmp_path / "new")):
+        assert run("render", model, "--size", "24x32", "--seed", 3, "--out", tmp_path / f"{number}.png").exit_code == 0
+        pictures.append(pixels(tmp_path / f"{number}.png"))
+    for picture in pictures[1:]:
+        np.testing.assert_array_equal(picture, pictures[0])
+    assert json.loads(run("info", trained, "--json").stdout)["images seen"] == 64
+
+
+def test_a_folder_that_is_no_training_is_one_line(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/train.json").write_text("{}")
+    (tmp_path / "broken/generator.safetensors").write_bytes(b"")
+    (tmp_path / "bad.json").write_text("[1]")
+    for words, says in (
+        ((tmp_path, tmp_path / "new"), "no train.json in it; this is no finished training"),
+        ((tmp_path / "broken", tmp_path / "new"), "train.json: not the record of a training of this version"),
+        ((trained, trained), "exists and is not empty; name a new folder"),
+        ((trained, tmp_path / "new", "--metrics", tmp_path / "bad.json"), "not the metrics.json of an evaluation"),
+    ):
+        done = run("bundle", *words)
+        assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1), done.output
+        assert says in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_tiles_are_options_wherever_pictures_are_drawn(bundle: Path, tmp_path: Path) -> None:
+    """Any tile of an exact model gives the same picture, within a level; overlapping ones too."""
+    told = {}
+    for name, words in {
+        "whole": (),
+        "small": ("--tile", 16),
+        "faded": ("--tile", 16, "--stitch", "overlap"),
+    }.items():
+        for command in (("render", bundle, "--size", "40x56"), ("grid", bundle, "--sizes", "16,48", "--seeds", 3)):
+            out = tmp_path / f"{name}-{command[0]}.png"
+            done = run(*command, *words, "--out", out)
+            assert done.exit_code == 0, done.output
+            told[name, command[0]] = pixels(out).astype(int)
+    for (name, command), picture in told.items():
+        assert np.abs(picture - told["whole", command]).max() <= 1, name
+    for command in ("render", "panorama", "fuse", "grid", "zoom", "outpaint", "blend"):
+        assert {"--tile", "--stitch"} <= set(run(command, "--help").output.replace("\n", " ").split()), command
+    for words, says in (
+        (("--tile", 2), "--tile takes at least the lattice"),
+        (("--stitch", "glue"), "--stitch takes grid or overlap"),
+    ):
+        for command in ("render", "grid", "zoom"):
+            suffix = "webp" if command == "zoom" else "png"
+            done = run(command, bundle, *words, "--out", tmp_path / f"none.{suffix}")
+            assert done.exit_code == 2
+            assert says in done.stderr
+
+
+def test_beyond_the_trained_scales_is_a_line_and_one_scale_has_no_zoom(bundle: Path, tmp_path: Path) -> None:
+    options = ("--size", "64x64", "--out", tmp_path / "p.png")
+    # Trained on frames of 11 to 256 px: patches of 16 px at zooms to 16, of photographs one and a half times as wide as high.
+    assert run("render", bundle, *options, "--zoom", 4).stderr.count("warning") == 0
+    line = run("render", bundle, *options, "--zoom", 8).stderr.strip().splitlines()[-1]
+    assert line.startswith(
+        "warning: trained on frames of 11 to 256 px, this is of one of 512 px; at 64x64 the trained range is zoom 0.1"
+    )
+    assert "to 4, beyond it" in line
+    film = ("--to", 8, "--size", "64x64", "--seconds", 0.1, "--out", tmp_path / "f.webp")
+    assert "this is of one of 512 px" in run("zoom", bundle, *film).stderr
+    assert (
+        "this is of one of 264 px" in run("grid", bundle, "--sizes", "16,264", "--seeds", 1, "--out", tmp_path / "g.png").stderr
+    )
+    endless = make_bundle(tmp_path / "endless", 1, 0.5, **INFINITY_GAN)
+    assert run("render", endless, *options).stderr.count("warning") == 0
+    for words, says in (
+        (("render", endless, *options, "--zoom", 2), "has one scale, that of frames of"),
+        (("zoom", endless, *film), "has one scale: a zoom into it would be a still"),
+    ):
+        done = run(*words)
+        assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
+        assert says in done.stderr
+
+
 # ---- what machines are told
 
 

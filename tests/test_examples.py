@@ -73,8 +73,10 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (shelf / place).mkdir(parents=True)
         torch.manual_seed(len(place))
         for name in ("generator", "generator_init"):
-            write_weights(build_generator(train, (1.5, 1.0)), shelf / place / f"{name}.safetensors")
-        record = {"params": train.model_dump(mode="json"), "half_extent": (1.5, 1.0), "nimg": 0}
+            write_weights(generator := build_generator(train, (1.5, 1.0)), shelf / place / f"{name}.safetensors")
+        record = {"params": train.model_dump(mode="json"), "half_extent": (1.5, 1.0), "nimg": 0, "kept_nimg": 0}
+        record |= {"geometry": generator.geometry.to_json(), "method": train.method, "data_hash": "d" * 64}
+        record |= {"fingerprint": "f" * 16, "code": "c" * 64, "code_changed": []}
         (shelf / place / "train.json").write_text(json.dumps(record))
     make_bundle(shelf / "frame", 1, 0.5, **FRAME)
     make_bundle(shelf / "ring", 1, 0.5, (1.0, 0.5), chart="cylinder", fov=180.0, **FRAME)

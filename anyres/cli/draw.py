@@ -13,13 +13,14 @@ from anyres.cli.options import (
     BUNDLE,
     Bundle,
     Center,
-    Dask,
+    DrawOptions,
     Json,
     Output,
     Psi,
     SceneOptions,
     Size,
     app,
+    check_zoom,
     describe_picture,
     load_infinity_gan,
     load_model,
@@ -77,7 +78,7 @@ def render(
         ),
     ] = None,
     out: Output = Path("picture.png"),
-    dask: Dask = None,
+    drawing: DrawOptions,
     as_json: Json = False,
 ) -> None:
     """Draw a window of a scene or of a projected photograph. Edits of the geometry apply in the order of this help.
@@ -92,14 +93,15 @@ def render(
     began = time.perf_counter()
     with one_line_errors():
         loaded = load_model(model)
+        check_zoom(loaded, model, view.zoom)
         size = parse_size("--size", view.size)
         scene, psi = _scene(loaded.generator, subject, resample or [])
         pin = getattr(scene, "pin", None)
         period = loaded.geometry.chart.short_side / min(size) / view.zoom if pin is None else pin.period
         x, y = parse_numbers("--center", view.center, ",", 2)
         window = Window((x, y), period, size)
-        request = RenderRequest(scene, window, psi, edit=_compose(edits, subject.seed))
-        write_picture(out, loaded, request, dask)
+        request = RenderRequest(scene, window, psi, edit=_compose(edits, subject.seed), **drawing.of_request(loaded))
+        write_picture(out, loaded, request, drawing.dask)
         message = describe_picture(out, window, _name(subject))
         report(as_json, message, out, loaded, began, **_facts(window, subject, psi))
 
@@ -114,7 +116,7 @@ def panorama(
         int, typer.Option(min=16, max=16384, help="Height in pixels. The width follows from the model's vertical angle.")
     ] = 512,
     out: Output = Path("panorama.png"),
-    dask: Dask = None,
+    drawing: DrawOptions,
     as_json: Json = False,
 ) -> None:
     """Draw a scene as a panorama of 360 degrees whose ends meet; needs a model trained with chart cylinder.
@@ -128,7 +130,7 @@ def panorama(
         loaded = load_model(model)
         window = loaded.geometry.chart.ring_window(height, loaded.geometry.lattice_px)
         scene, psi = _scene(loaded.generator, subject, [])
-        write_picture(out, loaded, RenderRequest(scene, window, psi), dask)
+        write_picture(out, loaded, RenderRequest(scene, window, psi, **drawing.of_request(loaded)), drawing.dask)
         message = describe_picture(out, window, _name(subject))
         report(as_json, message, out, loaded, began, **_facts(window, subject, psi))
 
@@ -158,7 +160,7 @@ def fuse(
     center: Center = "0,0",
     psi: Psi = 0.7,
     out: Output = Path("fused.png"),
-    dask: Dask = None,
+    drawing: DrawOptions,
     as_json: Json = False,
 ) -> None:
     """Draw several styles over one canvas, placed by centres or by a mask; needs a model of infinity_gan.
@@ -177,7 +179,7 @@ def fuse(
         window = Window((x, y), generator.geometry.periods[0], parse_size("--size", size))
         seeds = [int(seed) for seed in parse_numbers("--seeds", styles.seeds, ",")]
         scene = fusion.fuse_styles(seeds, generator.z_dim, _shares(styles, len(seeds), window))
-        write_picture(out, loaded, RenderRequest(scene, window, psi), dask)
+        write_picture(out, loaded, RenderRequest(scene, window, psi, **drawing.of_request(loaded)), drawing.dask)
         facts = {"size": window.size, "seeds": seeds, "window": asdict(window), "psi": psi}
         report(as_json, describe_picture(out, window, f"scenes {styles.seeds}"), out, loaded, began, **facts)
 

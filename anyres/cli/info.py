@@ -21,7 +21,8 @@ def info(
         str,
         typer.Argument(
             metavar="DATASET|MODEL",
-            help="A folder that ingest or prepare wrote, a bundle, one of `anyres models`, or models:/NAME@ALIAS.",
+            help="A folder that ingest or prepare wrote, a bundle, a finished training, one of `anyres models`, or "
+            "models:/NAME@ALIAS.",
         ),
     ],
     verify: Annotated[bool, typer.Option("--verify", help="Data sets: read every picture and check its SHA-256.")] = False,
@@ -34,7 +35,8 @@ def info(
     from anyres.networks.shipped import shipped
     from anyres.registry.client import SCHEME, lineage
 
-    if source.startswith(SCHEME) or (Path(source) / "generator.json").is_file() or source in shipped():
+    is_model = any((Path(source) / name).is_file() for name in ("generator.json", "train.json"))
+    if source.startswith(SCHEME) or is_model or source in shipped():
         with one_line_errors():
             title, stats = _describe_model(source)
             if source.startswith(SCHEME):

@@ -6,7 +6,7 @@ import functools
 import inspect
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
@@ -24,8 +24,8 @@ STREAMED_MP = 64.0
 
 BUNDLE = "out/export/generator"
 MODEL_HELP = (
-    "A bundle folder, as the stage export writes it; a model that comes with anyres (`anyres models`); or models:/NAME@ALIAS of "
-    "an MLflow registry."
+    "A bundle folder, as the stage export writes it; the folder of a finished training, out/train; a model that comes with "
+    "anyres (`anyres models`); or models:/NAME@ALIAS of an MLflow registry."
 )
 Bundle = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 ModelOption = Annotated[str, typer.Option("--model", metavar="MODEL", help=MODEL_HELP)]
@@ -58,6 +58,36 @@ class SceneOptions:
     seed: Seed = 0
     latent: LatentFile = None
     psi: Psi = 0.7
+
+
+@dataclass(frozen=True)
+class TileOptions:
+    """How a picture is divided into tiles."""
+
+    tile: Annotated[int, typer.Option(min=1, help="Side in pixels of the largest tile that is drawn at once.")] = 512
+    stitch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="grid|overlap",
+            help="How tiles meet: side by side, or larger by an eighth and faded into each other. By default grid for models "
+            "whose tiles agree exactly, overlap for others.",
+        ),
+    ] = None
+
+    def of_request(self, model: Any) -> dict[str, Any]:
+        """What a `RenderRequest` takes of them. Raises ValueError, one line, for another stitch or too small a tile."""
+        if self.stitch not in (None, "grid", "overlap"):
+            raise ValueError(f"--stitch takes grid or overlap, found {self.stitch!r}")
+        if self.tile < model.geometry.lattice_px:
+            raise ValueError(f"--tile takes at least the lattice of the model, {model.geometry.lattice_px} px, found {self.tile}")
+        return {"tile": self.tile, "stitch": self.stitch}
+
+
+@dataclass(frozen=True)
+class DrawOptions(TileOptions):
+    """How a picture is divided into tiles, and where they are drawn."""
+
+    dask: Dask = None
 
 
 @app.callback()
@@ -176,6 +206,40 @@ def write_picture(out: Path, model: Any, request: Any, dask: str | None = None) 
                 pixels = render(model.generator, request, advance, draw)
             with atomic_file(out) as stream:
                 Image.fromarray(pixels).save(stream, format=PICTURES[kind])
+    warn_beyond(model, [request.window])
+
+
+def has_one_scale(geometry: Any) -> bool:
+    """Whether a model draws one scale only: a zoom changes nothing."""
+    finest, coarsest = geometry.periods
+    return coarsest <= finest * (1 + 1e-9)
+
+
+def check_zoom(model: Any, name: str, zoom: float) -> None:
+    """Raise ValueError, one line, for a --zoom of a model of one scale."""
+    if zoom != 1.0 and has_one_scale(model.geometry):
+        finest = round(model.geometry.chart.short_side / model.geometry.periods[0])
+        raise ValueError(
+            f"--zoom {zoom:g}: {name} has one scale, that of frames of {finest} px; leave --zoom out, and choose --size"
+        )
+
+
+def warn_beyond(model: Any, windows: Sequence[Any]) -> None:
+    """Print one line on stderr where windows are finer or coarser than the scales of the training."""
+    geometry = model.geometry
+    finest, coarsest = geometry.periods
+    slack = 1 + 1e-6
+    beyond = [window for window in windows if window.period * slack < finest or window.period > coarsest * slack]
+    if not beyond or has_one_scale(geometry):
+        return
+    height, width = beyond[-1].size
+    zooms = [geometry.chart.short_side / min(height, width) / period for period in (coarsest, finest)]
+    frames = [round(geometry.chart.short_side / period) for period in (coarsest, finest, beyond[-1].period)]
+    typer.echo(
+        f"warning: trained on frames of {frames[0]} to {frames[1]} px, this is of one of {frames[2]} px; at {height}x{width} "
+        f"the trained range is zoom {zooms[0]:.3g} to {zooms[1]:.3g}, beyond it detail is missing or wrong",
+        err=True,
+    )
 
 
 def describe_picture(out: Path, window: Any, subject: str) -> str:

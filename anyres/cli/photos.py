@@ -15,6 +15,7 @@ from anyres.cli.options import (
     ModelOption,
     Output,
     Photo,
+    TileOptions,
     app,
     check_output,
     describe_picture,
@@ -87,6 +88,7 @@ def outpaint(
     times: Annotated[float, typer.Option(min=1, max=64, help="Width of the canvas, in widths of the photograph.")] = 2.0,
     side: Annotated[str, typer.Option(help="Where the canvas continues: right, left or both.")] = "right",
     options: FitOptions,
+    tiles: TileOptions,
     out: Output = Path("outpainted.png"),
     as_json: Json = False,
 ) -> None:
@@ -105,10 +107,10 @@ def outpaint(
         if side != "right" and side != "left" and side != "both":
             raise ValueError(f"--side takes right, left or both, found {side!r}")
         loaded = load_infinity_gan(model)
-        generator = loaded.generator
+        tiled, generator = tiles.of_request(loaded), loaded.generator
         target = outpainting.place_photo(read_photograph(photo), generator, options.size or _frame_px(generator))
         target, canvas = outpainting.extend_canvas(target, times, side)
-        request = RenderRequest(_fit(generator, target, options, out), canvas)
+        request = RenderRequest(_fit(generator, target, options, out), canvas, **tiled)
         write_picture(out, loaded, request)
         pixels = render(generator, request)
         left = round((target.window.origin[0] - canvas.origin[0]) / canvas.period)
@@ -132,6 +134,7 @@ def blend(
     model: ModelOption = BUNDLE,
     gap: Annotated[float, typer.Option(min=0, max=64, help="Width of the gap, in widths of the left photograph.")] = 1.0,
     options: FitOptions,
+    tiles: TileOptions,
     out: Output = Path("between.png"),
     as_json: Json = False,
 ) -> None:
@@ -143,14 +146,14 @@ def blend(
     with one_line_errors():
         check_output(out)
         loaded = load_infinity_gan(model)
-        generator = loaded.generator
+        tiled, generator = tiles.of_request(loaded), loaded.generator
         short = options.size or _frame_px(generator)
         a, b = (outpainting.place_photo(read_photograph(path), generator, short) for path in (first, second))
         a, b, canvas = outpainting.side_by_side(a, b, gap)
         files = [out.with_name(f"{out.stem}.{name}{out.suffix}") for name in ("a", "b")]
         left, right = (_fit(generator, target, options, file) for target, file in zip((a, b), files, strict=True))
         span = (a.window.bounds[2], b.window.bounds[0])
-        write_picture(out, loaded, RenderRequest(outpainting.blend_scenes(left, right, span), canvas))
+        write_picture(out, loaded, RenderRequest(outpainting.blend_scenes(left, right, span), canvas, **tiled))
     facts = {"size": canvas.size, "seed": options.seed, "photos": [str(first), str(second)]}
     facts |= {"latents": [str(file.with_suffix(".safetensors")) for file in files], "window": asdict(canvas), "psi": 1.0}
     report(as_json, describe_picture(out, canvas, f"{first}, {second}"), out, loaded, began, **facts)

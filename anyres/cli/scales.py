@@ -18,12 +18,15 @@ from anyres.cli.options import (
     Psi,
     Seed,
     Size,
+    TileOptions,
     app,
+    has_one_scale,
     load_model,
     one_line_errors,
     parse_numbers,
     parse_size,
     report,
+    warn_beyond,
     with_groups,
 )
 
@@ -34,11 +37,14 @@ MAX_FRAMES = 5000
 
 
 @app.command(epilog="Example: anyres grid --seeds 3,8 --sizes 64,128,256 --out grid.png")
+@with_groups
 def grid(
+    *,
     model: Bundle = BUNDLE,
     seeds: Annotated[str, typer.Option(help="Seeds of the scenes, one per row, with commas between.")] = "0,1,2",
     sizes: Annotated[str, typer.Option(help="Short sides in pixels, one per column, with commas between.")] = "64,128,256",
     psi: Psi = 0.7,
+    tiles: TileOptions,
     out: Annotated[Path, typer.Option(help="The picture to write: .png, .jpg or .webp.")] = Path("grid.png"),
     as_json: Json = False,
 ) -> None:
@@ -65,18 +71,21 @@ def grid(
         )
         if min(columns) < 1:
             raise ValueError(f"--sizes takes whole numbers of pixels from 1 on, found {sizes!r}")
+        tiled = tiles.of_request(loaded)
+        frames = [frame_window(aspect, size, chart.short_side) for size in columns]
         height, width = frame_window(aspect, max(columns), chart.short_side).size
         canvas = np.full((len(rows) * (height + GAP_PX) - GAP_PX, len(columns) * (width + GAP_PX) - GAP_PX, 3), 24, np.uint8)
         with progress_bar("draw", len(rows) * len(columns), "pictures") as advance:
             for row, seed in enumerate(rows):
-                for column, size in enumerate(columns):
-                    pixels = render(generator, RenderRequest(seed, frame_window(aspect, size, chart.short_side), psi))
+                for column, frame in enumerate(frames):
+                    pixels = render(generator, RenderRequest(seed, frame, psi, **tiled))
                     large = Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST)
                     top, left = row * (height + GAP_PX), column * (width + GAP_PX)
                     canvas[top : top + height, left : left + width] = np.asarray(large)
                     advance(1)
         with atomic_file(out) as stream:
             Image.fromarray(canvas).save(stream, format=PICTURES[out.suffix.lower()])
+        warn_beyond(loaded, sorted(frames, key=lambda frame: -frame.period))
         facts = {"size": canvas.shape[:2], "seeds": rows, "sizes": columns, "psi": psi}
         report(as_json, f"{out}: scenes {seeds} at {sizes} px", out, loaded, began, **facts)
 
@@ -101,6 +110,7 @@ def zoom(
     model: Bundle = BUNDLE,
     seed: Seed = 0,
     film: FilmOptions,
+    tiles: TileOptions,
     psi: Psi = 0.7,
     out: Annotated[Path, typer.Option(help="The film to write: .webp or .gif, or .mp4 if ffmpeg is installed.")] = Path(
         "zoom.webp"
@@ -109,6 +119,7 @@ def zoom(
 ) -> None:
     """Draw a film that zooms from a whole frame into a point. Every film frame is drawn at its own scale."""
     from anyres.progress import progress_bar
+    from anyres.synthesis.request import RenderRequest
 
     began = time.perf_counter()
     with one_line_errors():
@@ -121,15 +132,20 @@ def zoom(
             raise ValueError(f"--seconds {film.seconds:g} at --fps {film.fps} are {count} frames; at most {MAX_FRAMES} are drawn")
         loaded = load_model(model)
         generator = loaded.generator
+        if has_one_scale(loaded.geometry):
+            raise ValueError(f"{model} has one scale: a zoom into it would be a still; draw a picture with `anyres render`")
         windows = list(_zoom_windows(generator.geometry.chart, (x, y), film.to, (height, width), count))
         generator.geometry.chart.check(windows[0])
         generator.geometry.chart.check(windows[-1])
+        tiled = tiles.of_request(loaded)
         with progress_bar("draw", count, "frames") as advance:
-            frames = _draw_frames(generator, seed, windows, psi, advance)
+            requests = [RenderRequest(seed, window, psi, **tiled) for window in windows]
+            frames = _draw_frames(generator, requests, advance)
             if out.suffix.lower() == ".mp4":
                 _write_mp4(out, frames, film.fps, (height, width))
             else:
                 _write_animation(out, frames, film.fps)
+        warn_beyond(loaded, windows)
         message = f"{out}: {count} frames of {width} x {height} px, into x {x:g}, y {y:g} of scene {seed}, zoom {film.to:g}"
         facts = {"size": (height, width), "seed": seed, "center": (x, y), "zoom": film.to, "frames": count}
         report(as_json, message, out, loaded, began, **facts, fps=film.fps, psi=psi)
@@ -147,12 +163,11 @@ def _zoom_windows(chart: Any, target: tuple[float, float], to: float, size: tupl
         yield Window(chart.clamp((share * target[0], share * target[1]), period, size), period, size)
 
 
-def _draw_frames(generator: Any, seed: int, windows: Iterable[Any], psi: float, advance: Any) -> Iterator[Any]:
+def _draw_frames(generator: Any, requests: Iterable[Any], advance: Any) -> Iterator[Any]:
     from anyres.synthesis.render import render
-    from anyres.synthesis.request import RenderRequest
 
-    for window in windows:
-        yield render(generator, RenderRequest(seed, window, psi))
+    for request in requests:
+        yield render(generator, request)
         advance(1)
 
 
