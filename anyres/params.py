@@ -12,6 +12,9 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Side = Annotated[int, Field(ge=8, le=8192)]
 Width = Annotated[int, Field(ge=1, le=4096)]
 
+# The smallest picture of which the backbone lite0 has a map at every stage.
+LITE0_PX = 32
+
 
 class ParamsError(ValueError):
     """A value in params.yaml is wrong. The message is one line: file, key, what is wrong, what to do."""
@@ -179,6 +182,7 @@ class Loss(Section):
     r2_gamma: Annotated[float, Field(ge=0)]
     penalty_every: Annotated[int, Field(ge=1)]
     feature_matching: Annotated[float, Field(ge=0)]
+    matching_features: Literal["discriminator", "lite0"]
     diversity: Annotated[float, Field(ge=0)]
     vertical: Annotated[float, Field(ge=0)]
     # Missing in the params of models trained before it existed.
@@ -307,6 +311,11 @@ class Train(Section):
             raise ValueError(
                 f"loss.consistency draws patches of {sizes} at half their size too, which must be multiples of {cell} pixels, "
                 "those of a cell of the network; set it to 0, or change patch_px or pairs.ratio"
+            )
+        if self.loss.feature_matching and self.loss.matching_features == "lite0" and min(self.patch_px) < LITE0_PX:
+            raise ValueError(
+                f"loss.matching_features lite0 takes patches from {LITE0_PX} pixels on, patch_px is {self.patch_px}; "
+                "set it to discriminator"
             )
         stages = self.stages
         if stages.teacher and (stages.global_kimg or not stages.teacher_weight):

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from anyres.networks.backbones import Lite0, lite0
 from anyres.networks.generator import StyleGenerator
 from anyres.networks.scene import Scene
 from anyres.params import Train
@@ -58,6 +59,8 @@ def training_loop(
     # A ring is drawn in frames side by side. Where the generator is not exact, it must learn that they agree.
     draw = draw_seam_patches if geometry.chart.wraps and not geometry.exact else generate
     batches_of = partial(make_batches, state.g, params, accelerator, draw)
+    backbone = matching_backbone(params)
+    matching_maps = None if backbone is None else backbone.to(accelerator.device).maps
     teacher: Teacher | None = None
     for batch in batches:
         sizes = sizes_of(batch)
@@ -73,7 +76,7 @@ def training_loop(
         # The fakes of one micro-batch are drawn once, for both players. Of several, memory holds one: the generator's step draws
         # them again.
         source = batches_of if len(micro_batches) > 1 else always(batches_of(micro_batches[0]))
-        step = Step(state, params, accelerator, micro_batches, source)
+        step = Step(state, params, accelerator, micro_batches, source, matching_maps)
         values, logits_real = d_step(step)
         values |= g_step(step, logits_real, teacher)
         state.nimg += params.batch
@@ -83,6 +86,11 @@ def training_loop(
         yield Report(state.nimg, values)
         if state.nimg >= total:
             return
+
+
+def matching_backbone(params: Train) -> Lite0 | None:
+    """Return the frozen network whose features are matched; None if none is. Raises ValueError, one line, if it is missing."""
+    return lite0() if params.loss.feature_matching and params.loss.matching_features == "lite0" else None
 
 
 def sizes_of(batch: RealBatch | RealBatchPair) -> list[RealBatch]:

@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anyres.networks.discriminator import Discriminator
 from anyres.plane.shapes import Float
 from anyres.training.reduce import Mean, identity
 
 # (logits of real, logits of fake), both (b,) -> the loss of one player, scalar.
 PairLoss = Callable[[Tensor, Tensor], Tensor]
+# Pictures (b, 3, h, w) in [-1, 1] -> feature maps (b, c, h, w), from fine to coarse.
+Maps = Callable[[Tensor], list[Tensor]]
 
 
 def relativistic_d(real: Float[Tensor, " b"], fake: Float[Tensor, " b"]) -> Float[Tensor, ""]:
@@ -57,15 +58,15 @@ def gradient_penalties(
 
 
 def feature_matching(
-    d: Discriminator, real: Float[Tensor, "b 3 h w"], fake: Float[Tensor, "b 3 h w"], mean: Mean = identity
+    maps: Maps, real: Float[Tensor, "b 3 h w"], fake: Float[Tensor, "b 3 h w"], mean: Mean = identity
 ) -> Float[Tensor, ""]:
     """Return the mean L1 distance between the mean features of real and of fake pictures (b, 3, h, w) at the same windows.
 
-    Salimans et al., NeurIPS 2016, section 3.1, averaged over the blocks of `d`. With frozen parameters of `d`, only `fake` gets
-    gradients.
+    Salimans et al., NeurIPS 2016, section 3.1, averaged over the feature maps of `maps`: the blocks of the discriminator, or the
+    stages of a frozen backbone. With frozen parameters, only `fake` gets gradients.
     """
     with torch.no_grad():
-        of_real = d.features(real)
-    of_fake = d.features(fake)
+        of_real = maps(real)
+    of_fake = maps(fake)
     gaps = [a.float().mean(dim=0) - b.float().mean(dim=0) for a, b in zip(of_fake, of_real, strict=True)]
     return torch.stack([mean(gap).abs().mean() for gap in gaps]).mean()

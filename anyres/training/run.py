@@ -34,7 +34,7 @@ from anyres.plane.chart import chart_of
 from anyres.plane.window import Window
 from anyres.progress import progress_bar
 from anyres.training.best import BestCheckpoint, Monitor, write_weights
-from anyres.training.loop import Report, training_loop
+from anyres.training.loop import Report, matching_backbone, training_loop
 from anyres.training.microbatch import RealBatch, RealBatchPair, pass_size
 from anyres.training.state import DamagedCheckpointError, FirstStage, TrainState
 
@@ -128,6 +128,7 @@ class Run:
             )
         if params.stages.teacher_weight:
             perceptual_features(params.stages.perceptual)
+        matching_backbone(params)
         first = first_stage(params, Path(params.stages.teacher)) if params.stages.teacher else None
         if first is not None and first.discriminator is None and accelerator.is_main_process:
             print(

@@ -17,7 +17,7 @@ from anyres.params import Train
 from anyres.plane import fields
 from anyres.plane.shapes import Float
 from anyres.plane.window import Window
-from anyres.training.losses import LOSSES, feature_matching, gradient_penalties
+from anyres.training.losses import LOSSES, Maps, feature_matching, gradient_penalties
 from anyres.training.microbatch import MicroBatch
 from anyres.training.reduce import Mean, all_reduce, process_mean, two_pass_mean
 from anyres.training.state import TrainState
@@ -53,13 +53,17 @@ BatchSource = Callable[[MicroBatch], list[RealFakeBatch]]
 
 @dataclass(frozen=True)
 class Step:
-    """What the steps of discriminator and generator on one batch share."""
+    """What the steps of discriminator and generator on one batch share.
+
+    `matching_maps` gives the features of `loss.feature_matching`; None: those of the discriminator.
+    """
 
     state: TrainState
     params: Train
     accelerator: Accelerator
     micro_batches: list[MicroBatch]
     source: BatchSource
+    matching_maps: Maps | None = None
 
     def is_due(self, every: int) -> bool:
         """Whether this step is one of those that come once in `every` steps."""
@@ -238,7 +242,8 @@ def adversarial_losses(
             errors = [(predicted - actual).abs().mean() for predicted, actual in heights if predicted is not None]
             losses["loss/height"] = loss.vertical * torch.stack(errors).mean()
         if loss.feature_matching:
-            distances = [feature_matching(d, batch.real, batch.fake, mean) for batch in batches]
+            maps = step.matching_maps or d.features
+            distances = [feature_matching(maps, batch.real, batch.fake, mean) for batch in batches]
             losses["loss/matching"] = loss.feature_matching * torch.stack(distances).mean()
     return losses
 

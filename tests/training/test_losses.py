@@ -2,18 +2,20 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 
 from anyres.networks import Scene, build_discriminator
+from anyres.networks.backbones import lite0
 from anyres.params import Train
 from anyres.plane import fields
 from anyres.plane.window import Window
-from anyres.training.loop import set_learning_rates, training_loop
+from anyres.training.loop import fake_scene, set_learning_rates, training_loop
 from anyres.training.losses import LOSSES, feature_matching, gradient_penalties
 from anyres.training.microbatch import MicroBatch
-from anyres.training.reduce import identity
+from anyres.training.reduce import identity, two_pass_mean
 from anyres.training.state import TrainState, adam_settings
 from anyres.training.steps import Step, always, path_penalty
 
@@ -90,7 +92,7 @@ def test_the_path_penalty_is_that_of_the_whole_jacobian(tiny: Train, norm: str) 
         def pixels(w: torch.Tensor, one: Scene = one, window: Window = window) -> torch.Tensor:
             return state.g.synthesize(w, one, [window]).flatten()
 
-        jacobian = torch.autograd.functional.jacobian(pixels, w)[:, 0]
+        jacobian = torch.autograd.functional.jacobian(pixels, w, vectorize=True)[:, 0]
         slopes = torch.einsum("p,plc->lc", noise[n], jacobian)
         channels = slopes.shape[1] if norm == "mean" else 1
         lengths.append(math.sqrt(sum(float(row @ row) / channels for row in slopes) / len(slopes)))
@@ -120,15 +122,56 @@ def test_feature_matching_is_the_distance_of_mean_features(tiny: Train) -> None:
     torch.manual_seed(0)
     d = build_discriminator(tiny)
     real = torch.rand(8, 3, 16, 24)
-    assert feature_matching(d, real, real.flip(0)) <= 1e-6
+    assert feature_matching(d.features, real, real.flip(0)) <= 1e-6
     d.requires_grad_(False)
     fake = (0.5 * real).requires_grad_()
-    distance = feature_matching(d, real, fake)
+    distance = feature_matching(d.features, real, fake)
     by_hand = [(a.mean(0) - b.mean(0)).abs().mean() for a, b in zip(d.features(real), d.features(fake), strict=True)]
     torch.testing.assert_close(distance, sum(by_hand) / len(by_hand))
     distance.backward()
     assert fake.grad is not None
     assert fake.grad.abs().max() > 0
+
+
+def test_feature_matching_of_a_backbone_is_the_distance_of_its_mean_maps() -> None:
+    """Map by map, channel by channel, position by position; only the fakes learn, and parts of a batch agree with the whole."""
+    network = lite0()
+    rng = torch.Generator().manual_seed(0)
+    real, fake = (torch.rand(4, 3, 32, 48, generator=rng) * 2 - 1 for _ in range(2))
+    fake = fake.requires_grad_()
+    distance = feature_matching(network.maps, real, fake)
+    by_hand = []
+    for a, b in zip(*([m.detach().double().numpy() for m in network.maps(x)] for x in (real, fake)), strict=True):
+        gaps = [abs(sum(a[:, *at]) / 4 - sum(b[:, *at]) / 4) for at in np.ndindex(a.shape[1:])]
+        by_hand.append(sum(gaps) / len(gaps))
+    assert len(by_hand) == 5
+    assert distance.item() == pytest.approx(sum(by_hand) / 5, rel=1e-4)
+    distance.backward()
+    assert fake.grad.abs().max() > 0
+    assert all(parameter.grad is None for parameter in network.parameters())
+    means = two_pass_mean(
+        lambda n, mean: feature_matching(network.maps, real[2 * n : 2 * n + 2], fake[2 * n : 2 * n + 2], mean),
+        2,
+        Accelerator(cpu=True),
+    )
+    for n, mean in enumerate(means):
+        part = feature_matching(network.maps, real[2 * n : 2 * n + 2], fake[2 * n : 2 * n + 2], mean)
+        torch.testing.assert_close(part, distance, rtol=1e-4, atol=1e-5)
+
+
+def test_features_of_a_backbone_are_matched_in_training(tiny: Train) -> None:
+    values = tiny.model_dump()
+    values["loss"] |= {"feature_matching": 2.0, "matching_features": "lite0"}
+    with pytest.raises(ValueError, match=r"matching_features lite0 takes patches from 32 pixels on, patch_px is \(16, 24\)"):
+        Train.model_validate(values)
+    params = Train.model_validate(values | {"kimg": 0.008, "patch_px": (32, 32)})
+    state = TrainState.fresh(params, (1.5, 1.0), torch.device("cpu"))
+    real, windows = torch.rand(8, 3, 32, 32), [Window((0.0, 0.0), 1 / 16, (32, 32))] * 8
+    with torch.no_grad():
+        fakes = state.g(fake_scene(params, 0, Accelerator(cpu=True), state.g), windows)
+        expected = 2.0 * feature_matching(lite0().maps, real, fakes)
+    (report,) = training_loop(state, params, [(real, windows)], Accelerator(cpu=True))
+    assert report.values["loss/matching"].item() == pytest.approx(expected.item(), rel=1e-3)
 
 
 def test_feature_matching_joins_the_generator_s_loss(tiny: Train) -> None:
