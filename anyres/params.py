@@ -123,6 +123,9 @@ class InfinityNetwork(Section):
     structure_channels: Width
     structure_layers: Annotated[int, Field(ge=1, le=8)]
     structure_kernel: Literal[3, 5, 7]
+    structure_z: Literal["normalized", "raw"]
+    output: Literal["linear", "tanh"]
+    rgb_doubling: Literal["smooth", "linear"]
     channels: Annotated[tuple[Width, ...], Field(min_length=1, max_length=8)]
 
     @property
@@ -185,6 +188,7 @@ class Loss(Section):
     matching_features: Literal["discriminator", "lite0"]
     diversity: Annotated[float, Field(ge=0)]
     vertical: Annotated[float, Field(ge=0)]
+    vertical_head: Literal["shared", "separate"]
     # Missing in the params of models trained before it existed.
     consistency: Annotated[float, Field(ge=0)] = 0.0
     path_length: Annotated[float, Field(ge=0)]

@@ -53,4 +53,5 @@ def build_discriminator(params: Train) -> Discriminator:
         network.pooled_px,
         blurs=network.downsample == "blur",
         reads_height=reads_height,
+        own_height_layers=params.loss.vertical_head == "separate",
     )

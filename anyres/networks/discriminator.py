@@ -54,14 +54,22 @@ class Discriminator(nn.Module):
     The coarsest map is pooled to `pooled` pixels a side. With `heads` it attends to itself; a caller that differentiates
     logits by pictures twice says so.
     Pictures are standardised first, by `mean` and `spread` of the training data: see `standardize`. With `reads_height` a second
-    head tells where the picture's middle lies, for `forward_heads` (Lin et al., ICLR 2022, section 3.4).
+    head tells where the picture's middle lies, for `forward_heads` (Lin et al., ICLR 2022, section 3.4). It reads the last hidden
+    layer of the logit, or with `own_height_layers` a hidden layer of its own on the flattened map, as published.
     """
 
     mean: Tensor
     spread: Tensor
 
     def __init__(
-        self, channels: Sequence[int], heads: int = 0, pooled: int = 2, *, blurs: bool = False, reads_height: bool = False
+        self,
+        channels: Sequence[int],
+        heads: int = 0,
+        pooled: int = 2,
+        *,
+        blurs: bool = False,
+        reads_height: bool = False,
+        own_height_layers: bool = False,
     ):
         super().__init__()
         self.register_buffer("mean", torch.zeros(()))
@@ -75,6 +83,7 @@ class Discriminator(nn.Module):
         self.hidden = Linear(last * pooled**2, last, gain=GAIN)
         self.logit = Linear(last, 1)
         self.height = Linear(last, 1) if reads_height else None
+        self.height_hidden = Linear(last * pooled**2, last, gain=GAIN) if reads_height and own_height_layers else None
 
     def standardize(self, pictures: Float[Tensor, "n 3 h w"]) -> None:
         """Take mean and spread from real pictures (n, 3, h, w).
@@ -92,7 +101,7 @@ class Discriminator(nn.Module):
         return [x := block(x) for block in self.blocks]
 
     def forward(self, pictures: Float[Tensor, "b 3 h w"], *, twice_differentiable: bool = False) -> Float[Tensor, " b"]:
-        return self.logit(self._seen(pictures, twice_differentiable)).squeeze(1).float()
+        return self._heads(self._seen(pictures, twice_differentiable))[0]
 
     def forward_heads(
         self, pictures: Float[Tensor, "b 3 h w"], *, twice_differentiable: bool = False
@@ -115,16 +124,21 @@ class Discriminator(nn.Module):
         return [self._heads(part) for part in seen.split(count)]
 
     def _heads(self, seen: Tensor) -> tuple[Tensor, Tensor | None]:
-        logits = self.logit(seen).squeeze(1).float()
-        return logits, None if self.height is None else self.height(seen).squeeze(1).float()
+        last = self.logit.weight.shape[1]
+        logits = self.logit(seen[:, :last]).squeeze(1).float()
+        return logits, None if self.height is None else self.height(seen[:, -last:]).squeeze(1).float()
 
     def _seen(self, pictures: Tensor, twice_differentiable: bool) -> Tensor:
+        """The last hidden layer of the logit, (b, last), and after it that of the height if it has its own."""
         x = self.features(pictures)[-1]
         if self.attention is not None:
             x = self.attention(x, twice_differentiable=twice_differentiable)
         x = torch.cat([x, deviation(x)], dim=1)
-        x = F.adaptive_avg_pool2d(F.leaky_relu(self.conv(x), LEAK), self.pooled)
-        return F.leaky_relu(self.hidden(x.flatten(1)), LEAK)
+        x = F.adaptive_avg_pool2d(F.leaky_relu(self.conv(x), LEAK), self.pooled).flatten(1)
+        hidden = F.leaky_relu(self.hidden(x), LEAK)
+        if self.height_hidden is None:
+            return hidden
+        return torch.cat([hidden, F.leaky_relu(self.height_hidden(x), LEAK)], dim=1)
 
 
 def deviation(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 h w"]:

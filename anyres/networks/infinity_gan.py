@@ -99,6 +99,7 @@ class Structure(nn.Module):
         widths = [network.local_dim] + [network.structure_channels] * network.structure_layers
         kernel = network.structure_kernel
         self.margin = (kernel - 1) // 2
+        self.normalizes = network.structure_z == "normalized"
         self.convs = nn.ModuleList(
             ModulatedConv(a + COORDINATES, b, network.z_dim, kernel) for a, b in itertools.pairwise(widths)
         )
@@ -112,13 +113,28 @@ class Structure(nn.Module):
     def forward(self, local: Tensor, coordinates: Tensor, z: Tensor, grids: Sequence[Window], styled: StyleAt) -> Tensor:
         """z (b, z_dim), or (k, z_dim) of a blend, which `styled` spreads over the grids of the cells."""
         x = local
-        z = z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8)
+        if self.normalizes:
+            z = z * torch.rsqrt(z.square().mean(dim=1, keepdim=True) + 1e-8)
         for conv, after in zip(self.convs, self.after, strict=True):
             inner = [shrunk(grid, self.margin) for grid in grids]
             x = after(conv(torch.cat([x, coordinates], dim=1), styled(z, grids, inner)))
             coordinates = coordinates[:, :, self.margin : -self.margin, self.margin : -self.margin]
             grids = inner
         return x
+
+
+def doubled_smoothly(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h-1 2*w-1"]:
+    """Double by half-pixel bilinear interpolation, then shift by half a pixel: [1, 6, 1] / 8 on every other pixel."""
+    return F.avg_pool2d(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False), 2, stride=1)
+
+
+def doubled_linearly(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c 2*h-1 2*w-1"]:
+    """Double as published: every other pixel is one of x, those between are means of their neighbours."""
+    return F.interpolate(x, size=[2 * side - 1 for side in x.shape[2:]], mode="bilinear", align_corners=True)
+
+
+# How the colours of a level are doubled, n -> 2 n - 1; four more pixels are cut off.
+RGB_DOUBLING = {"smooth": doubled_smoothly, "linear": doubled_linearly}
 
 
 class Texture(nn.Module):
@@ -133,6 +149,7 @@ class Texture(nn.Module):
         self.after_conv = nn.ModuleList(Noisy(b) for _, b in pairs)
         self.to_rgb = nn.ModuleList(ModulatedConv(b, 3, network.w_dim, kernel=1, demodulates=False) for _, b in pairs)
         self.rgb_bias = nn.Parameter(torch.zeros(3))
+        self.doubled = RGB_DOUBLING[network.rgb_doubling]
         self.num_ws = 2 * len(pairs) + 1
 
     def forward(
@@ -161,16 +178,14 @@ class Texture(nn.Module):
             x = self.after_conv[level](x, noise(2 * level + 1, first, inner))
             colour = self.to_rgb[level](x, styled(styles[2 * level + 2], inner, inner))
             if rgb is not None:
-                # 2 n to 2 n - 5 is an odd border: the doubled map is shifted by half a pixel first.
-                doubled = F.interpolate(rgb, scale_factor=2, mode="bilinear", align_corners=False)
-                colour = colour + F.avg_pool2d(doubled, 2, stride=1)[:, :, 2:-2, 2:-2]
+                colour = colour + self.doubled(rgb)[:, :, 2:-2, 2:-2]
             rgb, grids = colour, inner
         assert rgb is not None
         return rgb.float() + self.rgb_bias[:, None, None]
 
 
 class InfinityGan(StyleGenerator):
-    """Generator: scenes and windows of one size to pictures (b, 3, h, w) in [-1, 1]; sides may be any.
+    """Generator: scenes and windows of one size to pictures (b, 3, h, w) in about [-1, 1]; sides may be any.
 
     Windows of one period whose origins are a multiple of 2^L pixels apart show one picture. Another period shows another picture:
     cells are counted in pixels, as published. Windows of one picture in one batch share the structure's map.
@@ -183,6 +198,7 @@ class InfinityGan(StyleGenerator):
         network = params.network
         super().__init__(network.z_dim, network.w_dim, network.mapping_layers)
         chart = chart_of(params.chart, half_extent, params.fov)
+        self.limits = network.output == "tanh"
         self.local_dim = network.local_dim
         self.blocks = len(network.channels)
         self.cell_px = network.cell_px
@@ -215,10 +231,10 @@ class InfinityGan(StyleGenerator):
             level = stream // 2 + 1
             return self._field(f"noise{stream}", stream, 1, (first << level) + beyond, grids, scene, level, turns)
 
-        # Black and white are limits, as in every network here: no value leaves the range.
         map_ = self.map_of(scene, windows, edit)
         drawn = self.texture(map_, w, [self.cells(window) for window in windows], self._styled(scene), noise)
-        return torch.tanh(drawn)[:, :, :height, :width]
+        # Tanh makes black and white limits: no value leaves the range.
+        return (torch.tanh(drawn) if self.limits else drawn)[:, :, :height, :width]
 
     def map_of(self, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Float[Tensor, "b channels n_y n_x"]:
         """Return the structure's map of windows; windows of one picture share one computation."""
@@ -289,7 +305,8 @@ class InfinityGan(StyleGenerator):
     @torch.no_grad()
     def standardize(self, pictures: Float[Tensor, "n 3 h w"]) -> None:
         """Take the mean colour of real pictures (n, 3, h, w) as that of the output."""
-        self.texture.rgb_bias.copy_(torch.atanh(pictures.mean(dim=(0, 2, 3)).clamp(-0.9, 0.9)))
+        mean = pictures.mean(dim=(0, 2, 3))
+        self.texture.rgb_bias.copy_(torch.atanh(mean.clamp(-0.9, 0.9)) if self.limits else mean)
 
     def _map(self, scene: Scene, windows: Sequence[Window], edit: Edit | None = None) -> Tensor:
         grids = [self.cells(window, self.structure.halo) for window in windows]

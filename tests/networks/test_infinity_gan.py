@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from ruamel.yaml import YAML
 
 from anyres.networks import InfinityGan, Scene, build_discriminator
-from anyres.networks.infinity_gan import LOCAL, Up, cells_for, output_px
+from anyres.networks.infinity_gan import LOCAL, RGB_DOUBLING, Up, cells_for, output_px
 from anyres.networks.layers import GAIN, Mixed, ModulatedConv
 from anyres.networks.scene import Blend, Box, Pin, Region
 from anyres.params import Train
@@ -19,6 +21,7 @@ from anyres.plane import fields
 from anyres.plane.tiling import plan
 from anyres.plane.window import Window
 
+ROOT = Path(__file__).resolve().parents[2]
 D = {"channels": (8, 12), "attention_heads": 0, "pooled_px": 2, "downsample": "average"}
 SMALL = {
     "z_dim": 8,
@@ -28,6 +31,9 @@ SMALL = {
     "structure_channels": 12,
     "structure_layers": 2,
     "structure_kernel": 5,
+    "structure_z": "normalized",
+    "output": "tanh",
+    "rgb_doubling": "smooth",
     "channels": (12, 10, 8, 6),
 }
 PAPER = {
@@ -38,6 +44,9 @@ PAPER = {
     "structure_channels": 256,
     "structure_layers": 4,
     "structure_kernel": 7,
+    "structure_z": "normalized",
+    "output": "tanh",
+    "rgb_doubling": "smooth",
     "channels": (512,) * 4,
 }
 
@@ -96,6 +105,82 @@ def test_parameters_are_the_papers(section) -> None:
     ]
     assert counts[0] == pytest.approx(13.5, abs=0.05)
     assert counts[1] == pytest.approx(22.8, abs=0.05)
+
+
+def test_colours_are_doubled_as_published(section) -> None:
+    """By hand: zeros between the pixels, then [1, 2, 1] / 2 along each axis; what the border would see of zeros is cut."""
+    x = torch.randn(2, 3, 5, 7)
+    spread = torch.zeros(2, 3, 9, 13)
+    spread[:, :, ::2, ::2] = x
+    taps = torch.tensor([0.5, 1.0, 0.5])
+    by_hand = F.conv2d(F.pad(spread, (1, 1, 1, 1)).flatten(0, 1)[:, None], torch.outer(taps, taps)[None, None])
+    published, smooth = RGB_DOUBLING["linear"](x), RGB_DOUBLING["smooth"](x)
+    torch.testing.assert_close(published, by_hand[:, 0].unflatten(0, (2, 3)), atol=1e-6, rtol=0)
+    # The smooth one filters the pixels that the published one keeps; both are linear between them.
+    kept = torch.tensor([1.0, 6.0, 1.0]) / 8
+    filtered = F.conv2d(x.flatten(0, 1)[:, None], torch.outer(kept, kept)[None, None])[:, 0].unflatten(0, (2, 3))
+    torch.testing.assert_close(smooth[:, :, 2:-2:2, 2:-2:2], filtered, atol=1e-6, rtol=0)
+    torch.testing.assert_close(published[:, :, ::2, ::2], x, atol=1e-6, rtol=0)
+
+
+def test_the_options_of_the_published_generator_by_a_slow_one(section) -> None:
+    """Textbook layers, colours of each level doubled by hand, a raw latent and no limit at the end."""
+    torch.manual_seed(6)
+    published = {"structure_z": "raw", "output": "linear", "rgb_doubling": "linear"}
+    generator = InfinityGan(section(SMALL | published)).eval().requires_grad_(False)
+    generator.standardize(torch.full((1, 3, 2, 2), 0.25))
+    window = Window((0.3, -0.2), 2 / 197, (101, 101))
+    scene = scene_of(generator, 4)
+    scene = replace(scene, z=3 * scene.z)
+    w, texture = generator.styles(scene.z), generator.texture
+    x, place = generator.local(scene, [window]), generator.coordinates([window])
+    for conv in generator.structure.convs:
+        x = F.leaky_relu(conv.per_sample(torch.cat([x, place], dim=1), scene.z), 0.2)
+        place = place[:, :, 2:-2, 2:-2]
+    rgb = None
+    for up, conv, to_rgb in zip(texture.ups, texture.convs, texture.to_rgb, strict=True):
+        x = F.leaky_relu(conv.per_sample(F.leaky_relu(up(x, w), 0.2), w), 0.2)
+        colour = to_rgb.per_sample(x, w)
+        if rgb is not None:
+            b, c, height, width = rgb.shape
+            doubled = torch.zeros(b, c, 2 * height - 1, 2 * width - 1)
+            doubled[:, :, ::2, ::2] = rgb
+            doubled[:, :, 1::2] = (doubled[:, :, :-1:2] + doubled[:, :, 2::2]) / 2
+            doubled[:, :, :, 1::2] = (doubled[:, :, :, :-1:2] + doubled[:, :, :, 2::2]) / 2
+            colour = colour + doubled[:, :, 2:-2, 2:-2]
+        rgb = colour
+    assert rgb is not None
+    torch.testing.assert_close(generator(scene, [window]), rgb + 0.25, atol=1e-4, rtol=1e-4)
+    assert rgb.abs().max() > 1
+    # Each of the three changes the picture.
+    for key, other in (("structure_z", "normalized"), ("output", "tanh"), ("rgb_doubling", "smooth")):
+        changed = InfinityGan(section(SMALL | published | {key: other})).eval().requires_grad_(False)
+        changed.load_state_dict(generator.state_dict())
+        assert (changed(scene, [window]) - rgb).abs().mean() > 0.05 * rgb.std()
+
+
+def test_the_discriminator_of_the_preset_reads_all_of_its_last_map(params) -> None:
+    """101 pixels halve to a map of 3 x 3, which is flattened as it is: 4608 inputs, for logit and height each."""
+    values = YAML(typ="safe", pure=True).load((ROOT / "anyres/presets/infinity_gan-101.yaml").read_text(encoding="utf-8"))[
+        "train"
+    ]
+    dumped = params.train.model_dump()
+    merged = {
+        key: dumped[key] | value if isinstance(value, dict) and key != "network" else value for key, value in values.items()
+    }
+    d = build_discriminator(Train.model_validate(dumped | merged)).requires_grad_(False)
+    pictures = torch.randn(4, 3, 101, 101)
+    logits, heights = d.forward_heads(pictures)
+    x = d.features(pictures)[-1]
+    assert x.shape == (4, 512, 3, 3)
+    assert d.hidden.weight.shape == (512, 4608)
+    spread = (x.var(dim=0, unbiased=False) + 1e-8).sqrt().mean().expand(4, 1, 3, 3)
+    x = F.leaky_relu(d.conv(torch.cat([x, spread], dim=1)), 0.2).flatten(1)
+    logit = d.logit(F.leaky_relu(d.hidden(x), 0.2))[:, 0]
+    height = d.height(F.leaky_relu(d.height_hidden(x), 0.2))[:, 0]
+    torch.testing.assert_close(logits, logit, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(heights, height, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(d.forward_pairs([pictures, pictures])[1][1], height, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("blocks", "pixels"), [(4, 101), (5, 197), (6, 389), (7, 773), (8, 1541)])

@@ -45,6 +45,9 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "structure_channels": 8,
         "structure_layers": 1,
         "structure_kernel": 3,
+        "structure_z": "normalized",
+        "output": "tanh",
+        "rgb_doubling": "smooth",
         "channels": (48, 48),
     },
 }
