@@ -216,6 +216,7 @@ class Pairs(Section):
     large_share: Probability
     cutmix: bool
     channelmix: bool
+    mix_reals: bool
 
 
 class Optimizer(Section):

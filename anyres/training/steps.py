@@ -42,7 +42,7 @@ class RealFakeBatch:
 
     @property
     def mixed(self) -> bool:
-        return self.d_input_real is not self.real
+        return self.d_input_fake is not self.fake
 
 
 # Draws windows of one size, (b, 3, h, w).
@@ -93,7 +93,8 @@ def make_batches(
     ]
     d_inputs = [reals, fakes]
     if micro_batch.mixes is not None:
-        d_inputs = [list(mix(small, large)) for mix, (small, large) in zip(micro_batch.mixes, d_inputs, strict=True)]
+        mixed = [list(mix(*pair)) for mix, pair in zip(micro_batch.mixes, d_inputs, strict=True)]
+        d_inputs = mixed if params.pairs.mix_reals else [reals, mixed[1]]
     return [RealFakeBatch(*values) for values in zip(reals, fakes, *d_inputs, heights, strict=True)]
 
 

@@ -15,13 +15,13 @@ from anyres.networks import Scene, build_generator
 from anyres.params import Train
 from anyres.plane.window import Window
 from anyres.training import steps
-from anyres.training.loop import training_loop
-from anyres.training.microbatch import RealBatchPair
+from anyres.training.loop import fake_scene, training_loop
+from anyres.training.microbatch import MicroBatch, RealBatchPair, mixes
 from anyres.training.mixing import Mix
 from anyres.training.state import TrainState
 from anyres.training.steps import mix_styles
 
-PAIRS = {"ratio": 1.5, "share": 1.0, "large_share": 0.5, "cutmix": True, "channelmix": True}
+PAIRS = {"ratio": 1.5, "share": 1.0, "large_share": 0.5, "cutmix": True, "channelmix": True, "mix_reals": True}
 
 
 def pictures(count: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -206,3 +206,34 @@ def test_the_data_of_a_training_bear_its_pairs(tiny: Train, store: Store, tmp_pa
     values = tiny.model_dump() | {"pairs": PAIRS | {"share": 0.5}, "kimg": 0.064, "zoom_max": 2.0}
     train(Train.model_validate(values), store, tmp_path / "out", tmp_path / "runs", Accelerator(cpu=True))
     assert (tmp_path / "out" / "generator.safetensors").exists()
+
+
+@pytest.mark.parametrize("mix_reals", [True, False])
+def test_the_published_recipe_mixes_generated_pictures_alone(tiny: Train, mix_reals: bool) -> None:
+    """Pixel by pixel: what the discriminator sees of both sizes of a pair."""
+    params, accelerator = paired(tiny, mix_reals=mix_reals), Accelerator(cpu=True)
+    g = TrainState.fresh(params, (1.5, 1.0), torch.device("cpu")).g.requires_grad_(False)
+    mixed = mixes(params, 0, accelerator, 2)
+    assert mixed is not None
+    pair = MicroBatch(list(batch(params)), fake_scene(params, 0, accelerator, g), mixed)
+    sizes = steps.make_batches(g, params, accelerator, steps.generate, pair)
+    for index, (own, other) in enumerate(zip(sizes, sizes[::-1], strict=True)):
+        assert own.mixed
+        for mix, pictures_of_own, pictures_of_other, seen in (
+            (mixed[0], own.real, other.real, own.d_input_real),
+            (mixed[1], own.fake, other.fake, own.d_input_fake),
+        ):
+            expected = pictures_of_own.clone()
+            height, width = expected.shape[2:]
+            resized = torch.nn.functional.interpolate(pictures_of_other, (height, width), mode="bilinear", antialias=True)
+            for n, channel in np.ndindex(8, 3):
+                top, bottom, left, right = mix.boxes[index][n].tolist()
+                for row, column in np.ndindex(height, width):
+                    y, x = (row + 0.5) / height, (column + 0.5) / width
+                    if mix.channels[n, channel] or (top <= y < bottom and left <= x < right):
+                        expected[n, channel, row, column] = resized[n, channel, row, column]
+            if pictures_of_own is own.real and not mix_reals:
+                assert seen is own.real
+            else:
+                assert torch.equal(seen, expected)
+                assert not torch.equal(seen, pictures_of_own)
