@@ -36,8 +36,6 @@ def train(
 ) -> None:
     """Train a generator, or resume an interrupted training."""
     from anyres.data.store import Store
-    from anyres.evaluation.monitor import Monitor
-    from anyres.evaluation.parallel import ProcessGroup
     from anyres.params import Params
     from anyres.training.run import InterruptedTraining
     from anyres.training.run import train as train_on
@@ -46,9 +44,13 @@ def train(
         section = Params.load(params).train
         pictures = Store.open(store)
         accelerator = _accelerator(mixed_precision(section.precision))
-        monitor = (
-            Monitor(section, pictures, accelerator.device, ProcessGroup.of(accelerator)) if section.monitor.every_kimg else None
-        )
+        monitor = None
+        if section.monitor.every_kimg:
+            # Here: a training without a monitor starts 1.5 s sooner.
+            from anyres.evaluation.monitor import Monitor
+            from anyres.evaluation.parallel import ProcessGroup
+
+            monitor = Monitor(section, pictures, accelerator.device, ProcessGroup.of(accelerator))
         try:
             train_on(section, pictures, out, runs, accelerator, monitor, micro_batch, ignore_code)
         except InterruptedTraining:

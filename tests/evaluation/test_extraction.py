@@ -111,7 +111,7 @@ def work(params: Params, store: Store, tmp_path_factory: pytest.TempPathFactory)
     values["loss"]["consistency"] = 0.0
     train = Train.model_validate(values | {"discriminator": TINY_DISCRIMINATOR})
     values = params.model_copy(update={"train": train}).model_dump(mode="json")
-    values["evaluate"] |= {"num_samples": 90, "num_sweep_samples": 60, "sizes": [24, 40], "num_scenes": 3, "bootstrap": 4}
+    values["evaluate"] |= {"num_samples": 40, "num_sweep_samples": 24, "sizes": [24, 40], "num_scenes": 2, "bootstrap": 3}
     YAML(typ="safe", pure=True).dump(values, folder / "params.yaml")
     half_extent = (1.5, 1.0)
     for seed, name in ((1, "generator"), (2, "generator_init")):

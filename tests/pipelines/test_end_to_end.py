@@ -27,26 +27,30 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout with a folder of pictures and params of seconds."""
     folder = hand_out(tmp_path_factory.mktemp("checkout"))
     add_pictures(folder)
+    # Long enough to be killed between the first checkpoint and the end.
+    change(folder, "train", kimg=0.56, report_every_kimg=0.08, sample_every_kimg=0.28, checkpoint_every_kimg=0.12)
     return folder
 
 
-def environ(checkout: Path) -> dict[str, str]:
+def environ(checkout: Path, **variables: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ANYRES_", "MLFLOW_", "PREFECT_", "DVC_"))}
     path = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
+    # Every process would compile the checkout's modules anew.
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
     # DVC writes outside of the checkout otherwise.
-    pinned = {"ANYRES_DEVICE": "cpu", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    return kept | pinned | {"PATH": path, "DVC_SITE_CACHE_DIR": str(checkout / ".anyres/dvc")}
+    pinned = {"ANYRES_DEVICE": "cpu", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "ANYRES_NUM_WORKERS": "1"}
+    return kept | pinned | {"PATH": path, "DVC_SITE_CACHE_DIR": str(checkout / ".anyres/dvc")} | variables
 
 
 def checkpoints(checkout: Path) -> list[Path]:
     return list((checkout / "out/runs").glob("*/*.safetensors"))
 
 
-def run(checkout: Path, *command: str) -> tuple[str, float]:
+def run(checkout: Path, *command: str, **variables: str) -> tuple[str, float]:
     """Run python with `command`; return what it printed and its seconds."""
-    start = time.monotonic()
+    start, values = time.monotonic(), environ(checkout, **variables)
     done = subprocess.run(
-        [sys.executable, *command], cwd=checkout, env=environ(checkout), capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, *command], cwd=checkout, env=values, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout, time.monotonic() - start
@@ -83,10 +87,10 @@ def test_killed_in_training_then_run_again_equals_an_uninterrupted_training(chec
     shutil.rmtree(checkout / "again")
 
 
-def test_folder_without_a_picture_is_said_in_a_line(tmp_path: Path) -> None:
+def test_folder_without_a_picture_is_said_in_a_line(tmp_path: Path, prefect_api: str) -> None:
     empty = hand_out(tmp_path)
-    command = [sys.executable, "-m", "pipelines.flow"]
-    done = subprocess.run(command, cwd=empty, env=environ(empty), capture_output=True, text=True, check=False, timeout=120)
+    command, values = [sys.executable, "-m", "pipelines.flow"], environ(empty, PREFECT_API_URL=prefect_api)
+    done = subprocess.run(command, cwd=empty, env=values, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode != 0
     first, *rest = done.stderr.strip().splitlines()
     assert re.match(r"ingest: .*picture", first), done.stderr
@@ -109,9 +113,9 @@ def test_empty_registry_is_filled_without_running_anything(checkout: Path) -> No
     assert "anyres-generator 1 is champion" in said
 
 
-def test_changed_evaluation_reruns_from_there_by_plain_dvc(checkout: Path) -> None:
+def test_changed_evaluation_reruns_from_there_by_plain_dvc(checkout: Path, prefect_api: str) -> None:
     weights = (checkout / "out/train/generator.safetensors").stat().st_mtime_ns
     change(checkout, "evaluate", num_scenes=3)
-    said, _ = run(checkout, "-m", "dvc", "repro")
+    said, _ = run(checkout, "-m", "dvc", "repro", PREFECT_API_URL=prefect_api)
     assert re.findall(r"Running stage '(\w+)'", said) == ["evaluate", "export"]
     assert (checkout / "out/train/generator.safetensors").stat().st_mtime_ns == weights

@@ -1,5 +1,4 @@
-"""Ingest and prepare over shards: the same bytes for one process, for several, for a Dask cluster with an object store, and
-after a kill."""
+"""Ingest and prepare over shards: the bytes of one process, by several after a kill, and by a Dask cluster with an object store."""
 
 from __future__ import annotations
 
@@ -22,6 +21,11 @@ import pytest
 from moto.server import ThreadedMotoServer
 from PIL import Image
 from ruamel.yaml import YAML
+
+from anyres.data.intake import intake
+from anyres.data.pyramid import prepare
+from anyres.data.sources import Access, open_source
+from anyres.params import Params
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.timeout(300)
@@ -59,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             archive.writestr(f"{index}.png", encoded(photograph(110, 130, index), "PNG"))
     yaml = YAML()
     params = yaml.load(ROOT / "params.yaml")
-    params["ingest"] |= {"source": "folder", "shard_files": 4, "near_duplicates": "keep"}
+    params["ingest"] |= {"source": "folder", "shard_files": 7, "near_duplicates": "keep"}
     yaml.dump(params, folder / "params.yaml")
     return folder
 
@@ -92,40 +96,37 @@ def bytes_of(copy: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> dict[str, str]:
+    """What the library writes, in one process and without stages."""
     copy = working_copy(folder, "one")
-    for name in ("ingest", "prepare"):
-        stage(copy, name, ANYRES_NUM_WORKERS="1")
+    params, access = Params.load(copy / "params.yaml"), Access(copy / "cache")
+    records = open_source(params.ingest.model_copy(update={"folder": str(copy / "pictures")}), access)
+    intake(records, params.ingest, access, copy / "data/ingested", workers=1, progress=False)
+    prepare(copy / "data/ingested", params.prepare, copy / "data/store", workers=1, progress=False)
     found = bytes_of(copy)
     assert sum(name.startswith("data/store/shards/") for name in found) >= 6
     return found
 
 
-def test_three_processes_give_the_same_bytes(folder: Path, expected: dict[str, str]) -> None:
-    copy = working_copy(folder, "three")
-    for name in ("ingest", "prepare"):
-        stage(copy, name, ANYRES_NUM_WORKERS="3")
-    assert bytes_of(copy) == expected
-
-
-@pytest.mark.parametrize(("name", "shards"), [("ingest", 2), ("prepare", 3)])
-def test_killed_and_run_again_gives_the_same_bytes(folder: Path, expected: dict[str, str], name: str, shards: int) -> None:
-    copy = working_copy(folder, f"killed-{name}")
-    if name == "prepare":
-        stage(copy, "ingest", ANYRES_NUM_WORKERS="2")
+def killed(copy: Path, name: str, shards: int, **variables: str) -> None:
+    """Run a stage and kill its processes when so many shards are in the scratch."""
     scratch = copy / ".anyres" / "scratch"
     command = [sys.executable, "-m", f"pipelines.{name}"]
-    running = subprocess.Popen(
-        command, cwd=copy, env=environ(ANYRES_NUM_WORKERS="2"), stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    running = subprocess.Popen(command, cwd=copy, env=environ(**variables), stderr=subprocess.DEVNULL, start_new_session=True)
     end = time.monotonic() + 100
     while len(list(scratch.rglob("*.tar"))) < shards and running.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
     assert not (copy / "data" / {"ingest": "ingested", "prepare": "store"}[name]).exists(), "ended before the kill"
-    for again in ("ingest", "prepare"):
-        stage(copy, again, ANYRES_NUM_WORKERS="2")
-    assert bytes_of(copy) == expected
+
+
+def test_three_processes_give_the_same_bytes_after_a_kill(folder: Path, expected: dict[str, str], prefect_api: str) -> None:
+    copy = working_copy(folder, "three")
+    ingested = {name: digest for name, digest in expected.items() if name.startswith("data/ingested/")}
+    for name, shards, bytes_then in (("ingest", 2, ingested), ("prepare", 3, expected)):
+        killed(copy, name, shards, ANYRES_NUM_WORKERS="2", PREFECT_API_URL=prefect_api)
+        stage(copy, name, ANYRES_NUM_WORKERS="3", PREFECT_API_URL=prefect_api)
+        assert bytes_of(copy) == bytes_then
 
 
 @pytest.fixture
@@ -166,9 +167,9 @@ def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 @pytest.mark.filterwarnings("default")
 def test_a_dask_cluster_with_an_object_store_gives_the_same_bytes(
-    folder: Path, expected: dict[str, str], cluster: dict[str, str]
+    folder: Path, expected: dict[str, str], cluster: dict[str, str], prefect_api: str
 ) -> None:
     copy = working_copy(folder, "cluster")
     for name in ("ingest", "prepare"):
-        stage(copy, name, **cluster)
+        stage(copy, name, **cluster, PREFECT_API_URL=prefect_api)
     assert bytes_of(copy) == expected

@@ -30,7 +30,7 @@ from pipelines.process.launch import launch_command
 from tests.export.bundles import ANYRES_GAN, GRID_NETWORK, INFINITY_GAN, TINY_DISCRIMINATOR
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 50
+STEPS = 24
 CLOSE, SLOPES_CLOSE = 1e-4, 1e-2
 ENVIRON = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
@@ -62,7 +62,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def section(tiny: Train, name: str) -> Train:
-    """Fifty steps of a method, penalties in every second of them, each step reported by itself, a checkpoint half way."""
+    """So many steps of a method, penalties in every second of them, each step reported by itself, a checkpoint half way."""
     batch = RECIPES[name].get("batch", 8)
     values = tiny.model_dump() | {"batch": batch, "kimg": STEPS * batch / 1000}
     values |= {"report_every_kimg": batch / 1000, "sample_every_kimg": 9.0, "checkpoint_every_kimg": values["kimg"] / 2}
