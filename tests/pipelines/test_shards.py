@@ -1,4 +1,4 @@
-"""Ingest and prepare over shards: the bytes of one process, by several after a kill, and by a Dask cluster with an object store."""
+"""Ingest and prepare over shards: the bytes of one process, from several after a kill and from a Dask cluster with S3."""
 
 from __future__ import annotations
 
