@@ -106,6 +106,7 @@ class GridNetwork(Section):
     channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=8)]
     npad: Literal[3, 4]
     noise: Literal["grid_sample", "constant", "random"]
+    noise_maps: Literal["level", "layer"]
 
     @property
     def cell_px(self) -> int:

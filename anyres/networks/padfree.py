@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -32,13 +33,21 @@ class StyledConv(nn.Module):
     """Modulated convolution, plane-anchored noise (b, h', w'), bias, leaky ReLU."""
 
     def __init__(
-        self, inputs: int, outputs: int, style_dim: int, kernel: int = 3, *, doubles: bool = False, clamped: bool = False
+        self,
+        inputs: int,
+        outputs: int,
+        style_dim: int,
+        kernel: int = 3,
+        *,
+        doubles: bool = False,
+        clamped: bool = False,
+        one_strength: bool = False,
     ):
         super().__init__()
         self.conv = ModulatedConv(inputs, outputs, style_dim, kernel, doubles=doubles, clamped=clamped)
         self.bias = nn.Parameter(torch.zeros(outputs))
-        # Noise starts silent and is learned per channel.
-        self.noise_strength = nn.Parameter(torch.zeros(outputs))
+        # Noise starts silent. Its strength is learned for each channel, or one for all.
+        self.noise_strength = nn.Parameter(torch.zeros(1 if one_strength else outputs))
 
     def forward(
         self, x: Float[Tensor, "b inputs _ _"], style: Float[Tensor, "b style_dim"], noise: Float[Tensor, "b h w"]
@@ -55,7 +64,9 @@ class Trunk(nn.Module):
     style_dim) with one for each layer; colours take that of the layer after theirs. `stem_layers` pointwise layers come
     first: they need no margin, so shape is made where pixels are fewest.
     `clamped` is the published form, whose tiles differ from the whole within 2^L - 3 pixels of their borders: kept to show it.
-    With `first_rgb` level 0 has colours too. Only noise of policy "grid_sample" is a function of the plane.
+    With `first_rgb` level 0 has colours too. Only noise of policy "grid_sample" is a function of the plane. The two layers of a
+    level share a map of noise, with a strength for each channel; with `layer_noise` each has a map and one strength of its own,
+    as published.
     """
 
     def __init__(
@@ -68,20 +79,23 @@ class Trunk(nn.Module):
         clamped: bool = False,
         first_rgb: bool = False,
         noise: fields.NoisePolicy = "grid_sample",
+        layer_noise: bool = False,
     ):
         super().__init__()
         self.levels = len(channels) - 1
         self.clamped = clamped
         self.noise_policy: fields.NoisePolicy = noise
+        self.layer_noise = layer_noise
+        styled = partial(StyledConv, style_dim=style_dim, one_strength=layer_noise)
         self.margin_cells = CLAMPED_MARGIN_CELLS if clamped else MARGIN_CELLS
         self.num_ws = stem_layers + 2 * self.levels + 2
         self.bytes_per_px = bytes_per_px(channels)
         widths = [inputs] + [channels[0]] * stem_layers
-        self.stem = nn.ModuleList(StyledConv(a, b, style_dim, kernel=1) for a, b in itertools.pairwise(widths))
-        self.first = StyledConv(widths[-1], channels[0], style_dim)
+        self.stem = nn.ModuleList(styled(a, b, kernel=1) for a, b in itertools.pairwise(widths))
+        self.first = styled(widths[-1], channels[0])
         pairs = list(itertools.pairwise(channels))
-        self.ups = nn.ModuleList(StyledConv(a, b, style_dim, doubles=True, clamped=clamped) for a, b in pairs)
-        self.convs = nn.ModuleList(StyledConv(b, b, style_dim) for _, b in pairs)
+        self.ups = nn.ModuleList(styled(a, b, doubles=True, clamped=clamped) for a, b in pairs)
+        self.convs = nn.ModuleList(styled(b, b) for _, b in pairs)
         self.to_rgb = nn.ModuleList(ModulatedConv(b, 3, style_dim, kernel=1, demodulates=False) for _, b in pairs)
         self.first_rgb = ModulatedConv(channels[0], 3, style_dim, kernel=1, demodulates=False) if first_rgb else None
         self.rgb_bias = nn.Parameter(torch.zeros(3))
@@ -109,12 +123,15 @@ class Trunk(nn.Module):
         after = next(styles)
         rgb = None if self.first_rgb is None else self.first_rgb(x, after)
         for level, (up, conv, to_rgb) in enumerate(zip(self.ups, self.convs, self.to_rgb, strict=True), start=1):
-            noise = self._noise(level, seeds, windows, chart)
+            stream = 2 * level - 1 if self.layer_noise else level
+            noise = self._noise(level, seeds, windows, chart, stream)
+            second = self._noise(level, seeds, windows, chart, stream + 1) if self.layer_noise else noise
             if level == self.levels and not self.clamped:
                 # Nothing follows the last level, so one cell of its margin is not needed.
-                x, rgb, noise = x[:, :, 1:-1, 1:-1], rgb if rgb is None else rgb[:, :, 1:-1, 1:-1], noise[:, 2:-2, 2:-2]
+                x, rgb = x[:, :, 1:-1, 1:-1], rgb if rgb is None else rgb[:, :, 1:-1, 1:-1]
+                noise, second = noise[:, 2:-2, 2:-2], second[:, 2:-2, 2:-2]
             x = up(x, after, noise)
-            x = conv(x, next(styles), noise[:, 1:-1, 1:-1])
+            x = conv(x, next(styles), second[:, 1:-1, 1:-1])
             after = next(styles)
             colour = to_rgb(x, after)
             rgb = colour if rgb is None else colour + upsample(rgb, clamped=self.clamped)[:, :, 2:-2, 2:-2]
@@ -122,12 +139,12 @@ class Trunk(nn.Module):
         rest = 2 if self.clamped else 1
         return rgb[:, :, rest:-rest, rest:-rest].float() + self.rgb_bias[:, None, None]
 
-    def _noise(self, level: int, seeds: Tensor, windows: Sequence[Window], chart: Chart) -> Tensor:
-        """Return the noise of a level, (b, h, w), over the level's largest map, with its margin."""
+    def _noise(self, level: int, seeds: Tensor, windows: Sequence[Window], chart: Chart, stream: int | None = None) -> Tensor:
+        """Return a map of noise, (b, h, w), over the largest map of a level, with its margin."""
         factor = 2 ** (self.levels - level)
         margin = 2 * self.margin_cells
         grids = [
             replace(w, period=w.period * factor, size=(w.size[0] // factor + margin, w.size[1] // factor + margin))
             for w in windows
         ]
-        return fields.noise(self.noise_policy, seeds, fields.Stream.NOISE + level, grids, chart)
+        return fields.noise(self.noise_policy, seeds, fields.Stream.NOISE + (level if stream is None else stream), grids, chart)

@@ -35,7 +35,15 @@ class ScaleParty(StyleGenerator):
         base_period = chart.short_side / min(params.patch_px)
         clamped = network.npad < 4
         inputs = chart.position_channels
-        self.trunk = Trunk(inputs, network.channels, network.w_dim, clamped=clamped, first_rgb=True, noise=network.noise)
+        self.trunk = Trunk(
+            inputs,
+            network.channels,
+            network.w_dim,
+            clamped=clamped,
+            first_rgb=True,
+            noise=network.noise,
+            layer_noise=network.noise_maps == "layer",
+        )
         self.num_ws, self.bytes_per_px = self.trunk.num_ws, self.trunk.bytes_per_px
         self.geometry = Geometry(
             chart=chart,

@@ -65,6 +65,7 @@ GRID_NETWORK: dict[str, Any] = {
     "channels": (10, 8, 6),
     "npad": 4,
     "noise": "grid_sample",
+    "noise_maps": "level",
 }
 
 

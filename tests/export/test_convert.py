@@ -202,7 +202,7 @@ def test_another_suffix_and_a_graph_that_cannot_be_are_one_line(tmp_path: Path):
     run = CliRunner().invoke(app, ["export", str(bundle), str(tmp_path / "generator.tflite")])
     assert (run.exit_code, run.stderr.count("\n")) == (2, 1)
     assert "end its name with .onnx or .pt2" in run.stderr
-    network = {"channels": (10, 8, 6), "npad": 4, "noise": "random"}
+    network = {"channels": (10, 8, 6), "npad": 4, "noise": "random", "noise_maps": "level"}
     grid = {"z_dim": 8, "w_dim": 12, "mapping_layers": 1}
     random = make_bundle(tmp_path / "random", 4, 0.25, method="scaleparty", network=network | grid)
     run = CliRunner().invoke(app, ["export", str(random), str(tmp_path / "generator.pt2")])

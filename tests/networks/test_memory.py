@@ -13,7 +13,15 @@ from anyres.networks import Scene, build_generator
 from anyres.params import Params, Train
 from anyres.plane.window import Window
 
-GRID = {"z_dim": 8, "w_dim": 8, "mapping_layers": 1, "channels": (48, 48, 48), "npad": 4, "noise": "grid_sample"}
+GRID = {
+    "z_dim": 8,
+    "w_dim": 8,
+    "mapping_layers": 1,
+    "channels": (48, 48, 48),
+    "npad": 4,
+    "noise": "grid_sample",
+    "noise_maps": "level",
+}
 NETWORKS: dict[str, dict[str, Any]] = {
     "continuum": {
         "z_dim": 8,

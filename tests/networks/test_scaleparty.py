@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from anyres.networks import ScaleParty, Scene, build_generator
+from anyres.networks.layers import upsample
+from anyres.networks.padfree import StyledConv
 from anyres.params import Train
+from anyres.plane import fields
 from anyres.plane.window import Window
 
-SMALL = {"z_dim": 8, "w_dim": 10, "mapping_layers": 2, "npad": 4, "noise": "grid_sample"}
+SMALL = {"z_dim": 8, "w_dim": 10, "mapping_layers": 2, "npad": 4, "noise": "grid_sample", "noise_maps": "level"}
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +104,37 @@ def test_noise_policies(section) -> None:
         assert abs(big.mean().item()) < 0.02
 
 
+@pytest.mark.parametrize("maps", ["level", "layer"])
+def test_the_maps_of_noise_by_a_slow_trunk(section, maps: str) -> None:
+    """Each layer by hand, with the map and the strength that it takes; published: a map and one strength for each layer."""
+    torch.manual_seed(7)
+    generator = loud(ScaleParty(section(levels=2, channels=(10, 9, 8), noise_maps=maps)))
+    trunk, chart = generator.trunk, generator.geometry.chart
+    window, scene = Window((0.1, -0.2), 2 / 12, (8, 12)), Scene.of([3], 8)
+    w = generator.styles(scene.z)
+    streams = iter(range(5)) if maps == "layer" else iter((0, 1, 1, 2, 2))
+    strengths = [layer.noise_strength.shape for layer in (trunk.first, *trunk.ups, *trunk.convs)]
+    assert strengths == ([(1,)] * 5 if maps == "layer" else [(10,), (9,), (8,), (9,), (8,)])
+
+    def layer(x: torch.Tensor, styled: StyledConv, level: int) -> torch.Tensor:
+        x = styled.conv.per_sample(x, w)
+        # The map is that of the window, a pixel of the level apart, continued on all sides.
+        grid = replace(window, period=window.period * 2 ** (2 - level), size=(x.shape[2], x.shape[3]))
+        noise = fields.sample(scene.seeds, next(streams), [grid], chart)
+        return F.leaky_relu(x + noise[:, None] * styled.noise_strength[:, None, None] + styled.bias[:, None, None], 0.2)
+
+    cells = replace(window, period=window.period * 4, size=(2 + 8, 3 + 8))
+    x = torch.from_numpy(cells.coords()).permute(2, 0, 1)[None].float()
+    x = layer(x, trunk.first, 0)
+    rgb = trunk.first_rgb.per_sample(x, w)
+    for level, (up, conv, to_rgb) in enumerate(zip(trunk.ups, trunk.convs, trunk.to_rgb, strict=True), start=1):
+        x = layer(layer(x, up, level), conv, level)
+        rgb = to_rgb.per_sample(x, w) + upsample(rgb)[:, :, 2:-2, 2:-2]
+    height, width = ((side - size) // 2 for side, size in zip(rgb.shape[2:], window.size, strict=True))
+    by_hand = rgb[:, :, height : height + 8, width : width + 12]
+    torch.testing.assert_close(generator(scene, [window]), by_hand, atol=1e-5, rtol=1e-5)
+
+
 def test_a_style_for_each_layer(section) -> None:
     torch.manual_seed(2)
     generator = loud(ScaleParty(section()))
@@ -135,7 +171,7 @@ def test_a_ring_closes(section) -> None:
 
 
 def test_sizes_of_pairs_are_declared(section) -> None:
-    pairs = {"ratio": 1.5, "share": 0.2, "large_share": 0.5, "cutmix": True, "channelmix": True}
+    pairs = {"ratio": 1.5, "share": 0.2, "large_share": 0.5, "cutmix": True, "channelmix": True, "mix_reals": True}
     generator = build_generator(section(pairs=pairs, zoom_max=5 / 3))
     assert generator.geometry.native_sizes == ((16, 16), (24, 24))
     finest, coarsest = generator.geometry.periods
