@@ -218,6 +218,7 @@ class Pairs(Section):
     cutmix: bool
     channelmix: bool
     mix_reals: bool
+    l1: Annotated[float, Field(ge=0)]
 
 
 class Optimizer(Section):

@@ -46,7 +46,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "continuum": ("continuum-small", {}),
     "continuum, every loss": (
         "continuum-small",
-        {"zoom_max": 8.0, "pairs": {"share": 0.5, "large_share": 0.3}, "loss": {**STATISTICS, "vertical": 0.5}},
+        {"zoom_max": 8.0, "pairs": {"share": 0.5, "large_share": 0.3, "l1": 1.0}, "loss": {**STATISTICS, "vertical": 0.5}},
     ),
     "continuum on the plane": ("continuum-small", {"chart": "plane"}),
     "continuum on the cylinder": ("continuum-panorama", {}),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
@@ -199,6 +200,8 @@ def g_step(step: Step, logits_real: Sequence[Sequence[Tensor]], teacher: Teacher
                 teacher(batch.fake, styled, windows) for batch, (_, windows) in zip(batches, micro_batch.sizes, strict=True)
             ]
             terms["loss/teacher"] = step.params.stages.teacher_weight * torch.stack(distances).mean()
+        if step.params.pairs.l1 and len(batches) > 1:
+            terms["loss/pair"] = step.params.pairs.l1 * pair_distance(*(batch.fake for batch in batches))
         if loss.consistency:
             styled = mix_styles(state.g, micro_batch.scene, loss.style_mixing)
             terms["loss/consistency"] = loss.consistency * scale_consistency_loss(
@@ -247,6 +250,12 @@ def adversarial_losses(
             distances = [feature_matching(maps, batch.real, batch.fake, mean) for batch in batches]
             losses["loss/matching"] = loss.feature_matching * torch.stack(distances).mean()
     return losses
+
+
+def pair_distance(small: Float[Tensor, "b 3 h w"], large: Float[Tensor, "b 3 _ _"]) -> Float[Tensor, ""]:
+    """Return the mean L1 distance of the same windows at two sizes, the larger one resized: Ntavelis et al. 2022, figure 4."""
+    resized = F.interpolate(large.float(), size=small.shape[2:], mode="bilinear", align_corners=False, antialias=True)
+    return (resized - small.float()).abs().mean()
 
 
 def scale_consistency_loss(

@@ -171,7 +171,7 @@ def test_a_ring_closes(section) -> None:
 
 
 def test_sizes_of_pairs_are_declared(section) -> None:
-    pairs = {"ratio": 1.5, "share": 0.2, "large_share": 0.5, "cutmix": True, "channelmix": True, "mix_reals": True}
+    pairs = {"ratio": 1.5, "share": 0.2, "large_share": 0.5, "cutmix": True, "channelmix": True, "mix_reals": True, "l1": 0.0}
     generator = build_generator(section(pairs=pairs, zoom_max=5 / 3))
     assert generator.geometry.native_sizes == ((16, 16), (24, 24))
     finest, coarsest = generator.geometry.periods

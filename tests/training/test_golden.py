@@ -51,7 +51,7 @@ def test_every_case_has_its_losses() -> None:
         "nimg",
         "logits/real",
         "logits/fake",
-        *(f"loss/{key}" for key in ("d", "g", "d_height", "height", "matching", "teacher", "consistency", "diversity")),
+        *(f"loss/{key}" for key in ("d", "g", "d_height", "height", "matching", "teacher", "consistency", "diversity", "pair")),
         *(f"penalty/{key}" for key in ("r1", "r2", "path")),
     }
 

@@ -21,7 +21,7 @@ from anyres.training.mixing import Mix
 from anyres.training.state import TrainState
 from anyres.training.steps import mix_styles
 
-PAIRS = {"ratio": 1.5, "share": 1.0, "large_share": 0.5, "cutmix": True, "channelmix": True, "mix_reals": True}
+PAIRS = {"ratio": 1.5, "share": 1.0, "large_share": 0.5, "cutmix": True, "channelmix": True, "mix_reals": True, "l1": 0.0}
 
 
 def pictures(count: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
@@ -237,3 +237,28 @@ def test_the_published_recipe_mixes_generated_pictures_alone(tiny: Train, mix_re
             else:
                 assert torch.equal(seen, expected)
                 assert not torch.equal(seen, pictures_of_own)
+
+
+def test_the_l1_distance_of_a_pair_by_hand(tiny: Train) -> None:
+    """The larger picture averaged under triangles, one output pixel after the other; only a pair reports it."""
+    generator = torch.Generator().manual_seed(0)
+    small, large = (torch.rand(2, 3, height, width, generator=generator) for height, width in ((4, 6), (6, 9)))
+
+    def weights(count: int, wide: int) -> np.ndarray:
+        centres = (np.arange(count) + 0.5) * wide / count
+        tent = np.maximum(0, 1 - np.abs(np.arange(wide) + 0.5 - centres[:, None]) / (wide / count))
+        return tent / tent.sum(axis=1, keepdims=True)
+
+    resized = np.einsum("ij,ncjk,lk->ncil", weights(4, 6), large.numpy(), weights(6, 9))
+    assert steps.pair_distance(small, large).item() == pytest.approx(np.abs(resized - small.numpy()).mean(), abs=1e-6)
+
+    params, accelerator = paired(tiny, l1=3.0), Accelerator(cpu=True)
+    state = TrainState.fresh(params, (1.5, 1.0), torch.device("cpu"))
+    both = batch(params)
+    reports = list(training_loop(state, params, [both, both[0]], accelerator))
+    assert ["loss/pair" in report.values for report in reports] == [True, False]
+    again = TrainState.fresh(params, (1.5, 1.0), torch.device("cpu"))
+    scene = fake_scene(params, 0, accelerator, again.g)
+    with torch.no_grad():
+        fakes = [again.g(scene, windows) for _, windows in both]
+    assert reports[0].values["loss/pair"].item() == pytest.approx(3 * steps.pair_distance(*fakes).item(), rel=1e-4)

@@ -35,7 +35,7 @@ CLOSE, SLOPES_CLOSE = 1e-4, 1e-2
 ENVIRON = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
 
 # Everything that looks at more than one picture at a time, or at a picture's number in the batch.
-PAIRED = {"ratio": 1.5, "share": 0.5, "large_share": 0.3, "cutmix": True, "channelmix": True}
+PAIRED = {"ratio": 1.5, "share": 0.5, "large_share": 0.3, "cutmix": True, "channelmix": True, "mix_reals": True, "l1": 0.5}
 STATISTICS = {"path_length": 2.0, "path_every": 2, "style_mixing": 0.5, "feature_matching": 1.0}
 # Where several scales of one scene magnify more.
 SLOWER = {"g_lr": 2.5e-4, "d_lr": 2.5e-4}
