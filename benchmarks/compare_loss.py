@@ -46,7 +46,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "continuum": ("continuum-small", {}),
     "continuum, every loss": (
         "continuum-small",
-        {"zoom_max": 8.0, "pairs": {"share": 0.5, "large_share": 0.3, "l1": 1.0}, "loss": {**STATISTICS, "vertical": 0.5}},
+        {"zoom_max": 8.0, "pairs": {"share": 0.5, "large_share": 0.3}, "loss": {**STATISTICS, "vertical": 0.5}},
     ),
     "continuum on the plane": ("continuum-small", {"chart": "plane"}),
     "continuum on the cylinder": ("continuum-panorama", {}),
@@ -58,7 +58,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "anyres_gan-small",
         {"chart": "cylinder", "fov": 180.0, "zoom_max": 8.0, "stages": {"global_kimg": 0.016}},
     ),
-    "scaleparty": ("scaleparty-small", {"stages": {"global_kimg": 0.016}}),
+    "scaleparty": ("scaleparty-small", {"stages": {"global_kimg": 0.016}, "pairs": {"share": 1.0, "l1": 1.0}}),
     "infinity_gan": ("infinity_gan-small", {"loss": STATISTICS}),
     "ms_pie": ("scaleparty-small", {"method": "ms_pie", **GRID}),
     "ms_pe": ("scaleparty-small", {"method": "ms_pe", **GRID}),
