@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -75,8 +76,12 @@ class ExactNetwork(Section):
     mapping_layers: Annotated[int, Field(ge=1, le=16)]
     stem_layers: Annotated[int, Field(ge=0, le=16)]
     channels: Annotated[tuple[Width, ...], Field(min_length=2, max_length=8)]
-    octaves: Annotated[int, Field(ge=1, le=24)]
+    octaves: Literal["auto"] | Annotated[int, Field(ge=1, le=24)]
     features_per_octave: Annotated[int, Field(ge=2, le=256, multiple_of=2)]
+    # Missing in the params of models trained before they existed.
+    noise: Literal["shared", "levels"] = "levels"
+    noise_strength: Annotated[float, Field(ge=0, le=1)] = 0.0
+    phases: Literal["scene", "common"] = "common"
 
     @property
     def cell_px(self) -> int:
@@ -180,6 +185,21 @@ class DiscriminatorNetwork(Section):
         return self
 
 
+class Projected(Section):
+    """Discriminator heads on the features of a frozen network."""
+
+    weight: Annotated[float, Field(ge=0)]
+    taps: Annotated[tuple[Literal[2, 4, 8, 16, 32], ...], Field(min_length=1)]
+    width: Annotated[int, Field(ge=1, le=1024)]
+    lr: Annotated[float, Field(gt=0, le=1)]
+
+    @model_validator(mode="after")
+    def _taps_run_from_fine_to_coarse(self) -> Projected:
+        if list(self.taps) != sorted(set(self.taps)):
+            raise ValueError(f"taps {list(self.taps)} must run from fine to coarse, each once, like [4, 8, 16]")
+        return self
+
+
 class Loss(Section):
     name: Literal["relativistic", "non_saturating"]
     r1_gamma: Annotated[float, Field(ge=0)]
@@ -196,6 +216,8 @@ class Loss(Section):
     path_norm: Literal["sum", "mean"]
     path_every: Annotated[int, Field(ge=1)]
     style_mixing: Probability
+    # Missing in the params of models trained before it existed.
+    projected: Projected = Projected(weight=0.0, taps=(4, 8, 16), width=64, lr=0.002)
 
 
 class Stages(Section):
@@ -229,6 +251,8 @@ class Optimizer(Section):
     ema_half_life_kimg: Annotated[float, Field(gt=0)]
     warmup_kimg: Annotated[float, Field(ge=0)]
     lazy_scaling: bool
+    # Missing in the params of models trained before it existed.
+    final_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
 class Monitor(Section):
@@ -252,6 +276,8 @@ class Train(Section):
     zoom_max: Annotated[float, Field(ge=1, le=2**16)]
     period_law: Literal["log_uniform", "uniform_size", "uniform_extent", "fixed"]
     flip: Probability
+    # Missing in the params of models trained before it existed.
+    symmetry: Literal["square", "mirror"] = "mirror"
     network: Network
     discriminator: DiscriminatorNetwork
     stages: Stages
@@ -283,6 +309,17 @@ class Train(Section):
     def finest_zoom(self) -> float:
         """Largest zoom that training draws at."""
         return self.zoom_max * (self.pairs.ratio if self.two_sizes else 1)
+
+    @property
+    def octaves(self) -> int:
+        """Octave bands of continuum's input: `auto` takes those that are heard at the finest period of the training."""
+        assert isinstance(self.network, ExactNetwork)
+        if self.network.octaves != "auto":
+            return self.network.octaves
+        # Band k of waves begins at 2^(k-1) cycles over a short side. It is heard up to half of the rate of cells, which are
+        # this many over a short side.
+        cells = self.finest_zoom * min(self.patch_px) / self.network.cell_px
+        return max(math.ceil(math.log2(cells) - 1e-9), 1)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Train:
@@ -324,6 +361,14 @@ class Train(Section):
                 f"loss.matching_features lite0 takes patches from {LITE0_PX} pixels on, patch_px is {self.patch_px}; "
                 "set it to discriminator"
             )
+        coarsest = self.loss.projected.taps[-1]
+        if self.loss.projected.weight and min(self.patch_px) < coarsest:
+            raise ValueError(
+                f"loss.projected.taps {coarsest} needs patches of {coarsest} pixels or more a side; "
+                f"leave it out, or raise patch_px {self.patch_px}"
+            )
+        if self.symmetry == "square" and (self.chart == "cylinder" or self.patch_px[0] != self.patch_px[1]):
+            raise ValueError("symmetry square turns pictures by 90 degrees: patch_px must be square and chart no cylinder")
         stages = self.stages
         if stages.teacher and (stages.global_kimg or not stages.teacher_weight):
             raise ValueError(

@@ -7,7 +7,7 @@ change of names or of structure must leave every number bit-identical on one mac
 the first step that differs. Each checkout runs with its own code and its own presets, so only the command line and the keys in
 CASES must exist in both. Exits with 1 where anything differs.
 
-    python benchmarks/compare_loss.py . --steps 3 --write tests/training/golden.json
+    python benchmarks/compare_loss.py . --write tests/training/golden.json
 
 writes the losses of one checkout to a file, which tests/training/test_golden.py compares with a tolerance for other machines.
 """

@@ -9,6 +9,7 @@ training that was stopped goes on where it was; one that is done is not done aga
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -78,7 +79,7 @@ def main(
         generator = load_trained(folder)
         if policy is not None:
             assert isinstance(generator, ScaleParty)
-            generator.trunk.noise_policy = policy
+            generator.trunk.noise = replace(generator.trunk.noise, policy=policy)
         rows.append({"name": name, **score(generator, pictures, [int(s) for s in sizes.split(",")], samples)})
         write(rows, out)
 

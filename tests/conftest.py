@@ -78,6 +78,8 @@ def tiny(params: Params) -> Train:
     values |= {"patch_px": (16, 24), "batch": 8, "kimg": 0.08, "zoom_max": 4.0}
     values |= {"report_every_kimg": 0.016, "sample_every_kimg": 0.04, "checkpoint_every_kimg": 0.032}
     values["loss"] |= {"penalty_every": 2, "consistency": 0.0}
+    values["loss"]["projected"]["weight"] = 0.0
+    values["optimizer"]["final_rate"] = 1.0
     values["monitor"] |= {"samples": 20}
     return Train.model_validate(values)
 

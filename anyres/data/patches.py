@@ -27,15 +27,18 @@ FIT_SLACK = 1e-9
 
 @dataclass(frozen=True)
 class PatchDraw:
-    """One sample: `window` of picture number `picture` of the store. With `flip`, of its mirror image (x -> -x).
+    """One sample: `window` of picture number `picture` of the store, which may be changed first.
 
-    On a cylinder the picture is rotated: its centre is at x = `turn`.
+    With `transpose` rows and columns change places (x <-> y), then with `upturn` up and down (y -> -y), then with `flip` left and
+    right (x -> -x). On a cylinder the picture is rotated: its centre is at x = `turn`.
     """
 
     picture: int
     window: Window
     flip: bool
     turn: float = 0.0
+    upturn: bool = False
+    transpose: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class PatchLaw:
     - "uniform_extent": uniform in the visible part of the frame (Ntavelis et al. 2022, section 3.4)
     - "fixed": every window at zoom_max (Lin et al. 2022); pictures that do not reach it are skipped
 
-    A window is mirrored with probability `flip`. Samples before number `whole_until`, and later samples with probability
+    A window is mirrored with probability `flip`; with `square`, each of the eight symmetries of the square is as probable as the
+    others. Samples before number `whole_until`, and later samples with probability
     `whole_share`, have the coarsest period: the whole frame, as far as the aspects agree. `reach` is the factor by which
     every window can also be read at a finer period.
     """
@@ -62,6 +66,7 @@ class PatchLaw:
     whole_until: int = 0
     whole_share: float = 0.0
     reach: float = 1.0
+    square: bool = False
 
 
 class PatchSampler:
@@ -91,7 +96,8 @@ class PatchSampler:
     @property
     def half_extent(self) -> tuple[float, float]:
         """(half width, half height) of the region of the plane that the usable pictures cover."""
-        return self.chart.half_extent_over([self.store.frame(index).size for index in self.usable])
+        width, height = self.chart.half_extent_over([self.store.frame(index).size for index in self.usable])
+        return (max(width, height),) * 2 if self.law.square else (width, height)
 
     def periods(self, picture: PictureSize) -> tuple[float, float]:
         """Return the finest and the coarsest period of a picture's windows. If it has no window, finest > coarsest."""
@@ -112,25 +118,35 @@ class PatchSampler:
         # The lowest word of the counter counts the blocks of one sample. n is the next word, so samples share no block.
         rng = np.random.Generator(np.random.Philox(key=self.seed, counter=n << 64))
         # All numbers are drawn at once, so that the others do not depend on how many of them a law uses.
-        which, scale, x, y, mirrored, whole, turn = rng.random(7)
+        which, scale, x, y, mirrored, whole, turn, upturned, transposed = rng.random(9)
         index = self.usable[int(which * len(self.usable))]
+        flip, upturn, transpose = bool(mirrored < self.law.flip), False, False
+        if self.law.square:
+            flip, upturn, transpose = mirrored < 0.5, upturned < 0.5, transposed < 0.5
         picture = self.store.frame(index)
+        if transpose:
+            picture = PictureSize(width=picture.height, height=picture.width)
         is_whole = n < self.law.whole_until or whole < self.law.whole_share
         period = self.periods(picture)[1] if is_whole else self._period(picture, scale)
         half_width, half_height = self.chart.half_extent_of(picture.size)
         height, width = self.patch_px
         slack = max(half_width - period * width / 2, 0.0), max(half_height - period * height / 2, 0.0)
         center, turn = self.chart.random_center(picture.size, slack, (x, y), turn)
-        return PatchDraw(index, Window(center, period, self.patch_px), bool(mirrored < self.law.flip), turn)
+        return PatchDraw(index, Window(center, period, self.patch_px), bool(flip), turn, bool(upturn), bool(transpose))
 
     def read(self, draw: PatchDraw) -> np.ndarray:
         """Return the pixels of a sample, uint8 (h, w, 3), sRGB."""
         window = draw.window
         x, y = window.center
         x = self.chart.wrap(x - draw.turn)
-        window = Window((-x if draw.flip else x, y), window.period, window.size)
+        x, y, size = -x if draw.flip else x, -y if draw.upturn else y, window.size
+        if draw.transpose:
+            x, y, size = y, x, (size[1], size[0])
+        window = Window((x, y), window.period, size)
         pixels = np.clip(np.rint(self.store.read(draw.picture, window, self.chart)), 0, 255).astype(np.uint8)
-        return np.ascontiguousarray(pixels[:, ::-1]) if draw.flip else pixels
+        pixels = pixels.transpose(1, 0, 2) if draw.transpose else pixels
+        pixels = pixels[::-1] if draw.upturn else pixels
+        return np.ascontiguousarray(pixels[:, ::-1] if draw.flip else pixels)
 
     def batch(self, n0: int, count: int) -> PatchBatch:
         """Return samples n0 to n0 + count - 1: uint8 (count, h, w, 3) and their windows."""

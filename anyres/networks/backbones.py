@@ -81,9 +81,12 @@ class Lite0(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         return self.network.forward_head(self.network.forward_features(pictures), pre_logits=True)
 
-    def maps(self, pictures: Tensor) -> list[Tensor]:
-        """Feature maps after each stage that halves the resolution: 16 to 320 channels at 1/2 to 1/32."""
-        features = self.network.forward_intermediates(pictures, intermediates_only=True)
+    def maps(self, pictures: Tensor, indices: list[int] | None = None) -> list[Tensor]:
+        """Feature maps after each stage that halves the resolution: 16 to 320 channels at 1/2 to 1/32.
+
+        With `indices`, those alone, and no stage beyond the last one is computed.
+        """
+        features = self.network.forward_intermediates(pictures, indices, stop_early=indices is not None, intermediates_only=True)
         assert isinstance(features, list)
         return features
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from anyres.networks.generator import Edit, StyleGenerator, places
 from anyres.networks.layers import LEAK, Linear
-from anyres.networks.padfree import MARGIN_CELLS, Trunk
+from anyres.networks.padfree import MARGIN_CELLS, NoiseInput, Trunk
 from anyres.networks.scene import Scene
 from anyres.params import ExactNetwork, Train
 from anyres.plane import fields
@@ -33,6 +33,8 @@ from anyres.plane.window import Window
 SCALE_FEATURES = 4
 # Cycles of the coarsest octave over the short side of a frame.
 LOWEST_CYCLES = 0.5
+# Bands whose phases all scenes share, where each scene has phases of its own.
+COMMON_BANDS = 2
 
 
 class OctaveFeatures(nn.Module):
@@ -40,14 +42,19 @@ class OctaveFeatures(nn.Module):
 
     Band k holds frequencies in [2^k, 2^(k+1)) x LOWEST_CYCLES over a short side, in random directions. At sampling rate r a
     band of frequency f has amplitude clamp(2 - 4 f / r, 0, 1): whole up to a quarter of r, nothing from half of it on, so
-    the finest band always matches the period and an octave fades in as one zooms.
+    the finest band always matches the period and an octave fades in as one zooms. Below the period `finest` amplitudes stay as
+    they are there: the network never learned to hear a band at more. With `scene_phases` each scene has phases of its own from
+    band COMMON_BANDS on, so that scenes share their composition alone.
     """
 
     frequencies: Tensor
+    has_phase: Tensor
 
-    def __init__(self, octaves: int, features: int, chart: Chart, seed: int = 0):
+    def __init__(
+        self, octaves: int, features: int, chart: Chart, finest: float = 0.0, *, scene_phases: bool = False, seed: int = 0
+    ):
         super().__init__()
-        self.chart = chart
+        self.chart, self.finest = chart, finest
         index = torch.arange(octaves * features // 2)
         # Two uniforms a feature from the same counter-based generator as everything else.
         bits = fields.mix(fields.key(torch.tensor([seed]), fields.Stream.FREQUENCIES) + index * fields.GAMMA_X)
@@ -59,20 +66,27 @@ class OctaveFeatures(nn.Module):
         frequencies = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1).numpy()
         self.register_buffer("frequencies", torch.from_numpy(chart.snap_frequencies(frequencies)), persistent=False)
         self.outputs = octaves * features
+        self.scene_phases = scene_phases
+        has_phase = (band >= COMMON_BANDS).float() if scene_phases else torch.zeros(len(band))
+        self.register_buffer("has_phase", has_phase, persistent=False)
 
     def forward(
         self, windows: Sequence[Window], seeds: Int64[Tensor, " b"], edit: Edit | None = None
     ) -> Float32[Tensor, "b {self.outputs} h w"]:
-        """Return features at the windows' pixel grids, or at the positions that `edit` maps them to; seeds do not change them."""
+        """Return features at the windows' pixel grids, or at the positions that `edit` maps them to."""
         device = self.frequencies.device
         x, y = places(windows, edit, device)
         fx, fy = (part[:, None, None] for part in self.frequencies.unbind(dim=1))
         # Whole turns are dropped along each axis in float64, then the sum of both is one outer sum in float32.
         turns = (x * fx).frac().float() + (y * fy).frac().float()
+        if self.scene_phases:
+            index = torch.arange(len(self.has_phase), device=device)
+            bits = fields.mix(fields.key(seeds, fields.Stream.PHASES)[:, None] + index * fields.GAMMA_X)
+            turns = turns + ((bits & 0xFFFFFF).float() / 2**24 * self.has_phase)[:, :, None, None]
         phase = 2 * math.pi * (turns - turns.round())
         period = numbers([window.period for window in windows], torch.float32, device)
         magnitude = self.frequencies.norm(dim=1).float()
-        amplitude = (2 - 4 * magnitude[None] * period[:, None]).clamp(0, 1) * math.sqrt(2)
+        amplitude = (2 - 4 * magnitude[None] * period.clamp_min(self.finest)[:, None]).clamp(0, 1) * math.sqrt(2)
         return torch.cat([phase.sin() * amplitude[:, :, None, None], phase.cos() * amplitude[:, :, None, None]], dim=1)
 
 
@@ -81,12 +95,12 @@ class OctaveFields(nn.Module):
 
     Band k is normals on a lattice of half the period of its highest frequency, 2^(k+1) x LOWEST_CYCLES over a short side, joined
     by cubic B-splines and brought back to unit variance. It fades out before the input grid's Nyquist rate as waves of that
-    frequency do.
+    frequency do. Below the period `finest` amplitudes stay as they are there.
     """
 
-    def __init__(self, octaves: int, features: int, chart: Chart):
+    def __init__(self, octaves: int, features: int, chart: Chart, finest: float = 0.0):
         super().__init__()
-        self.chart, self.octaves, self.features = chart, octaves, features
+        self.chart, self.octaves, self.features, self.finest = chart, octaves, features, finest
         self.outputs = octaves * features
         # No parameter: the buffer only holds the device.
         self.register_buffer("anchor", torch.zeros(()), persistent=False)
@@ -95,7 +109,7 @@ class OctaveFields(nn.Module):
         self, windows: Sequence[Window], seeds: Int64[Tensor, " b"], edit: Edit | None = None
     ) -> Float32[Tensor, "b {self.outputs} h w"]:
         """Return features at the windows' pixel grids, or at the positions that `edit` maps them to."""
-        period = stacked([window.period for window in windows])
+        period = stacked([window.period for window in windows]).clip(self.finest, None)
         parts = []
         for octave in range(self.octaves):
             side = self.chart.short_side / (LOWEST_CYCLES * 2.0 ** (octave + 2))
@@ -134,17 +148,29 @@ class Continuum(StyleGenerator):
         self.scale = ScaleEmbedding(params.zoom_max, network.w_dim)
         # Zero at first: training starts from a network that ignores scale.
         self.scale_style = Linear(network.w_dim, network.w_dim, zero=True)
-        features = OctaveFields if chart.is_unbounded else OctaveFeatures
-        self.features = features(network.octaves, network.features_per_octave, chart)
-        self.trunk = Trunk(self.features.outputs, network.channels, network.w_dim, network.stem_layers)
+        cell = network.cell_px
+        finest = self.base_period / params.finest_zoom
+        self.features = (
+            OctaveFields(params.octaves, network.features_per_octave, chart, finest * cell)
+            if chart.is_unbounded
+            else OctaveFeatures(
+                params.octaves, network.features_per_octave, chart, finest * cell, scene_phases=network.phases == "scene"
+            )
+        )
+        self.trunk = Trunk(
+            self.features.outputs,
+            network.channels,
+            network.w_dim,
+            network.stem_layers,
+            noise=NoiseInput(shared=network.noise == "shared", strength=network.noise_strength),
+        )
         self.num_ws, self.bytes_per_px = self.trunk.num_ws, self.trunk.bytes_per_px
-        cell = self.trunk.cell_px
         self.geometry = Geometry(
             chart=chart,
             lattice_px=cell,
             halo_px=MARGIN_CELLS * cell,
             exact=True,
-            periods=(self.base_period / params.finest_zoom, chart.coarsest_side / min(params.patch_px)),
+            periods=(finest, chart.coarsest_side / min(params.patch_px)),
             native_sizes=params.patch_sizes,
         )
 
@@ -155,6 +181,7 @@ class Continuum(StyleGenerator):
         cell = self.trunk.cell_px
         height, width = self.check_size(windows)
         zoom = numbers([window.zoom(self.base_period) for window in windows], torch.float32, w.device)
+        zoom = zoom.clamp_max(self.base_period / self.geometry.periods[0])
         scale = self.scale_style(self.scale(zoom))
         style = w + (scale if w.ndim == 2 else scale[:, None])
         margin = 2 * MARGIN_CELLS

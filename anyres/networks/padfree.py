@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -57,6 +57,21 @@ class StyledConv(nn.Module):
         return F.leaky_relu(x + added.contiguous(memory_format=torch.channels_last), LEAK)
 
 
+@dataclass(frozen=True)
+class NoiseInput:
+    """The noise that a trunk reads, and the strength of each layer at first.
+
+    The two layers of a level share a map, with a strength for each channel; `per_layer` gives each layer a map and one strength of
+    its own, as published. Where the noise is `shared`, all levels read one field: an octave of the plane has one noise, whichever
+    level reads it. Else each level has a field of its own.
+    """
+
+    policy: fields.NoisePolicy = "grid_sample"
+    shared: bool = False
+    strength: float = 0.0
+    per_layer: bool = False
+
+
 class Trunk(nn.Module):
     """Cells to colours: features (b, inputs, n_y + 2 m, n_x + 2 m) -> (b, 3, n_y 2^L, n_x 2^L), m = `margin_cells`.
 
@@ -64,9 +79,7 @@ class Trunk(nn.Module):
     style_dim) with one for each layer; colours take that of the layer after theirs. `stem_layers` pointwise layers come
     first: they need no margin, so shape is made where pixels are fewest.
     `clamped` is the published form, whose tiles differ from the whole within 2^L - 3 pixels of their borders: kept to show it.
-    With `first_rgb` level 0 has colours too. Only noise of policy "grid_sample" is a function of the plane. The two layers of a
-    level share a map of noise, with a strength for each channel; with `layer_noise` each has a map and one strength of its own,
-    as published.
+    With `first_rgb` level 0 has colours too. Only noise of policy "grid_sample" is a function of the plane.
     """
 
     def __init__(
@@ -78,15 +91,13 @@ class Trunk(nn.Module):
         *,
         clamped: bool = False,
         first_rgb: bool = False,
-        noise: fields.NoisePolicy = "grid_sample",
-        layer_noise: bool = False,
+        noise: NoiseInput | None = None,
     ):
         super().__init__()
         self.levels = len(channels) - 1
         self.clamped = clamped
-        self.noise_policy: fields.NoisePolicy = noise
-        self.layer_noise = layer_noise
-        styled = partial(StyledConv, style_dim=style_dim, one_strength=layer_noise)
+        self.noise = noise or NoiseInput()
+        styled = partial(StyledConv, style_dim=style_dim, one_strength=self.noise.per_layer)
         self.margin_cells = CLAMPED_MARGIN_CELLS if clamped else MARGIN_CELLS
         self.num_ws = stem_layers + 2 * self.levels + 2
         self.bytes_per_px = bytes_per_px(channels)
@@ -99,6 +110,9 @@ class Trunk(nn.Module):
         self.to_rgb = nn.ModuleList(ModulatedConv(b, 3, style_dim, kernel=1, demodulates=False) for _, b in pairs)
         self.first_rgb = ModulatedConv(channels[0], 3, style_dim, kernel=1, demodulates=False) if first_rgb else None
         self.rgb_bias = nn.Parameter(torch.zeros(3))
+        for module in self.modules():
+            if isinstance(module, StyledConv):
+                nn.init.constant_(module.noise_strength, self.noise.strength)
 
     @property
     def cell_px(self) -> int:
@@ -123,9 +137,8 @@ class Trunk(nn.Module):
         after = next(styles)
         rgb = None if self.first_rgb is None else self.first_rgb(x, after)
         for level, (up, conv, to_rgb) in enumerate(zip(self.ups, self.convs, self.to_rgb, strict=True), start=1):
-            stream = 2 * level - 1 if self.layer_noise else level
-            noise = self._noise(level, seeds, windows, chart, stream)
-            second = self._noise(level, seeds, windows, chart, stream + 1) if self.layer_noise else noise
+            noise = self._noise(level, seeds, windows, chart)
+            second = self._noise(level, seeds, windows, chart, 1) if self.noise.per_layer else noise
             if level == self.levels and not self.clamped:
                 # Nothing follows the last level, so one cell of its margin is not needed.
                 x, rgb = x[:, :, 1:-1, 1:-1], rgb if rgb is None else rgb[:, :, 1:-1, 1:-1]
@@ -139,12 +152,13 @@ class Trunk(nn.Module):
         rest = 2 if self.clamped else 1
         return rgb[:, :, rest:-rest, rest:-rest].float() + self.rgb_bias[:, None, None]
 
-    def _noise(self, level: int, seeds: Tensor, windows: Sequence[Window], chart: Chart, stream: int | None = None) -> Tensor:
-        """Return a map of noise, (b, h, w), over the largest map of a level, with its margin."""
+    def _noise(self, level: int, seeds: Tensor, windows: Sequence[Window], chart: Chart, layer: int = 0) -> Tensor:
+        """Return a map of noise, (b, h, w), over the largest map of a level, with its margin; `layer` is that of the level."""
         factor = 2 ** (self.levels - level)
         margin = 2 * self.margin_cells
         grids = [
             replace(w, period=w.period * factor, size=(w.size[0] // factor + margin, w.size[1] // factor + margin))
             for w in windows
         ]
-        return fields.noise(self.noise_policy, seeds, fields.Stream.NOISE + (level if stream is None else stream), grids, chart)
+        stream = 0 if self.noise.shared else max(2 * level - 1 + layer, 0) if self.noise.per_layer else level
+        return fields.noise(self.noise.policy, seeds, fields.Stream.NOISE + stream, grids, chart)

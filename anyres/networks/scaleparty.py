@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from anyres.networks.generator import Edit, StyleGenerator, places
-from anyres.networks.padfree import Trunk
+from anyres.networks.padfree import NoiseInput, Trunk
 from anyres.networks.scene import Scene
 from anyres.params import GridNetwork, Train
 from anyres.plane.chart import chart_of
@@ -41,8 +41,7 @@ class ScaleParty(StyleGenerator):
             network.w_dim,
             clamped=clamped,
             first_rgb=True,
-            noise=network.noise,
-            layer_noise=network.noise_maps == "layer",
+            noise=NoiseInput(network.noise, per_layer=network.noise_maps == "layer"),
         )
         self.num_ws, self.bytes_per_px = self.trunk.num_ws, self.trunk.bytes_per_px
         self.geometry = Geometry(

@@ -47,6 +47,8 @@ class Stream(enum.IntEnum):
     A stream with a count takes the numbers from its own up to the next one: noise of level k is NOISE + k.
     """
 
+    # Phases of Fourier features, of a scene.
+    PHASES = -9
     # Fields of the diversity loss's second local latents.
     DIVERSITY = -8
     # The second z of style mixing, and the layer from which it applies.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -111,12 +112,18 @@ def fake_scene(params: Train, nimg: int, accelerator: Accelerator, g: StyleGener
 
 
 def set_learning_rates(state: TrainState, params: Train) -> None:
-    """Set the rates of both optimizers: linear warm-up over `warmup_kimg`, then constant."""
-    warmup = params.optimizer.warmup_kimg * 1000
+    """Set the rates of all optimizers: linear warm-up over `warmup_kimg`, times half a cosine from 1 down to `final_rate`."""
+    settings = params.optimizer
+    warmup = settings.warmup_kimg * 1000
     factor = min(1.0, (state.nimg + params.batch) / warmup) if warmup else 1.0
-    for optimizer, settings in zip((state.g_opt, state.d_opt), adam_settings(params), strict=True):
+    done = min(state.nimg / (params.kimg * 1000), 1.0)
+    factor *= settings.final_rate + (1 - settings.final_rate) * 0.5 * (1 + math.cos(math.pi * done))
+    rates = [(o, adam.lr) for o, adam in zip((state.g_opt, state.d_opt), adam_settings(params), strict=True)]
+    if state.projected_opt is not None:
+        rates.append((state.projected_opt, params.loss.projected.lr))
+    for optimizer, lr in rates:
         for group in optimizer.param_groups:
-            group["lr"] = settings.lr * factor
+            group["lr"] = lr * factor
 
 
 def ema_beta(params: Train, nimg: int) -> float:

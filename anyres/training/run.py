@@ -113,6 +113,7 @@ class Run:
             whole_until=round(params.stages.global_kimg * 1000),
             whole_share=params.stages.global_share,
             reach=params.pairs.ratio if params.two_sizes else 1.0,
+            square=params.symmetry == "square",
         )
         self.sampler = PatchSampler(store, law, params.seed, self.chart)
         self.batches: BatchSource = self.sampler

@@ -18,6 +18,7 @@ from torch.optim import Adam, Optimizer
 from anyres.files import write_atomic
 from anyres.identity import digest
 from anyres.networks import Discriminator, StyleGenerator, build_discriminator, build_generator
+from anyres.networks.projected import ProjectedHeads
 from anyres.params import Train
 
 FORMAT = "anyres-train-state-2"
@@ -45,6 +46,8 @@ class TrainState:
     d_opt: Optimizer
     nimg: int = 0
     teacher: StyleGenerator | None = None  # of the second stage: a generator, frozen
+    projected: ProjectedHeads | None = None
+    projected_opt: Optimizer | None = None
     path_mean: Tensor = field(default_factory=lambda: torch.zeros(()))  # of path lengths, running
 
     @classmethod
@@ -75,6 +78,14 @@ class TrainState:
         g_ema.load_state_dict(g.state_dict())
         g, d, g_ema = g.to(device), d.to(device), g_ema.to(device).eval().requires_grad_(False)
         state = cls(g, d, g_ema, *optimizers(params, g, d))
+        if params.loss.projected.weight:
+            settings = params.loss.projected
+            with torch.random.fork_rng():
+                torch.manual_seed(params.seed)
+                state.projected = ProjectedHeads(settings.taps, settings.width).to(device)
+            state.projected_opt = Adam(
+                state.projected.heads.parameters(), lr=settings.lr, betas=(0.0, params.optimizer.beta2), eps=1e-8, fused=True
+            )
         state.start_stage(params)
         return state
 
@@ -129,9 +140,13 @@ class TrainState:
         yield from (("g", self.g), ("d", self.d), ("g_ema", self.g_ema))
         if self.teacher is not None:
             yield "teacher", self.teacher
+        if self.projected is not None:
+            yield "projected", self.projected.heads
 
     def _optimizers(self) -> Iterator[tuple[str, Optimizer, nn.Module]]:
         yield from (("g_opt", self.g_opt, self.g), ("d_opt", self.d_opt, self.d))
+        if self.projected is not None and self.projected_opt is not None:
+            yield "projected_opt", self.projected_opt, self.projected.heads
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         yield "path_mean", self.path_mean

@@ -127,13 +127,17 @@ def mix_styles(g: StyleGenerator, scene: Scene, probability: float) -> Scene:
 
 
 def d_step(step: Step) -> tuple[dict[str, Tensor], list[list[Tensor]]]:
-    """Take one step of the discriminator: main loss and lazy penalties of all sizes, one backward pass per micro-batch.
+    """Take one step of the discriminator and the projected heads: main losses and lazy penalties of all sizes, one backward pass
+    per micro-batch.
 
     Returns the values to report, means over micro-batches and sizes, and for each micro-batch and size the logits of the real
     pictures (b,), detached.
     """
     state, count = step.state, len(step.micro_batches)
     state.d_opt.zero_grad(set_to_none=True)
+    if state.projected is not None and state.projected_opt is not None:
+        state.projected_opt.zero_grad(set_to_none=True)
+        state.projected.update_norms()
     values, logits_real = [], []
     for micro_batch in step.micro_batches:
         with torch.no_grad():
@@ -143,6 +147,8 @@ def d_step(step: Step) -> tuple[dict[str, Tensor], list[list[Tensor]]]:
         values += [values_of_size for _, values_of_size, _ in results]
         logits_real.append([logits for _, _, logits in results])
     optimize(state.d, state.d_opt, step.accelerator)
+    if state.projected is not None and state.projected_opt is not None:
+        optimize(state.projected.heads, state.projected_opt, step.accelerator)
     return _means(values), logits_real
 
 
@@ -164,6 +170,11 @@ def d_losses(step: Step, batch: RealFakeBatch) -> tuple[Float[Tensor, ""], dict[
         errors = [(height - batch.height).abs().mean() for _, height in heads if height is not None]
         values["loss/d_height"] = torch.stack(errors).sum()
         total = total + loss.vertical * values["loss/d_height"]
+    if step.state.projected is not None:
+        with autocast():
+            values["loss/d_projected"] = step.state.projected.d_loss(batch.real, batch.fake)
+        # No weight: the heads share no parameters with the discriminator, and Adam ignores the scale of a loss.
+        total = total + values["loss/d_projected"]
     gammas = {"penalty/r1": loss.r1_gamma, "penalty/r2": loss.r2_gamma}
     if penalize and any(gammas.values()):
         if batch.mixed:
@@ -213,7 +224,7 @@ def g_step(step: Step, logits_real: Sequence[Sequence[Tensor]], teacher: Teacher
             terms["penalty/path"] = path_penalty(step, micro_batch, path_length_mean, mean)
         return terms
 
-    state.d.requires_grad_(False)
+    _train_discriminators(state, enabled=False)
     state.g_opt.zero_grad(set_to_none=True)
     # Means over the whole batch must be known before the first of several passes.
     needs_batch_means = path or loss.diversity or loss.feature_matching or loss.consistency
@@ -228,8 +239,14 @@ def g_step(step: Step, logits_real: Sequence[Sequence[Tensor]], teacher: Teacher
         (torch.stack(list(terms.values())).sum() / count).backward()
         values.append({name: value.detach() for name, value in terms.items()})
     optimize(state.g, state.g_opt, step.accelerator)
-    state.d.requires_grad_(True)
+    _train_discriminators(state, enabled=True)
     return _means(values)
+
+
+def _train_discriminators(state: TrainState, *, enabled: bool) -> None:
+    state.d.requires_grad_(enabled)
+    if state.projected is not None:
+        state.projected.heads.requires_grad_(enabled)
 
 
 def adversarial_losses(
@@ -249,6 +266,9 @@ def adversarial_losses(
             maps = step.matching_maps or d.features
             distances = [feature_matching(maps, batch.real, batch.fake, mean) for batch in batches]
             losses["loss/matching"] = loss.feature_matching * torch.stack(distances).mean()
+        if step.state.projected is not None:
+            of_sizes = [step.state.projected.g_loss(batch.fake) for batch in batches]
+            losses["loss/projected"] = loss.projected.weight * torch.stack(of_sizes).mean()
     return losses
 
 

@@ -138,6 +138,23 @@ def test_a_flipped_draw_is_the_window_of_the_mirrored_photograph(store: Store) -
         assert (plain.picture, plain.window) == (draw.picture, draw.window)
 
 
+def test_a_draw_by_a_symmetry_of_the_square_is_the_window_of_the_turned_photograph(store: Store) -> None:
+    drawn = sampler(store, patch_px=(18, 18), square=True)
+    assert drawn.half_extent[0] == drawn.half_extent[1]
+    kinds = set()
+    for n in range(60):
+        draw = drawn.draw(n)
+        kinds.add((draw.flip, draw.upturn, draw.transpose))
+        # Three steps from the photograph: rows and columns change places, up and down, left and right.
+        turned = PICTURES["abcde"[draw.picture]]
+        turned = turned.transpose(1, 0, 2) if draw.transpose else turned
+        turned = turned[::-1] if draw.upturn else turned
+        turned = turned[:, ::-1] if draw.flip else turned
+        expected = np.clip(render_real(np.ascontiguousarray(turned), draw.window), 0, 255)
+        assert np.abs(drawn.read(draw) - expected).mean() < 1.0
+    assert len(kinds) == 8
+
+
 def test_draws_depend_on_seed_and_number_alone(store: Store) -> None:
     one, other = sampler(store), sampler(store)
     forward = [one.draw(n) for n in range(50)]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from anyres.networks import Scene, build_discriminator, build_generator
 from anyres.networks.continuum import LOWEST_CYCLES, OctaveFeatures, OctaveFields, ScaleEmbedding
 from anyres.networks.discriminator import deviation
-from anyres.networks.padfree import MARGIN_CELLS, Trunk
+from anyres.networks.padfree import MARGIN_CELLS, NoiseInput, Trunk
 from anyres.params import Train
 from anyres.plane import fields
 from anyres.plane.chart import Plane
@@ -224,3 +225,53 @@ def test_minibatch_deviation_is_that_of_each_group():
     x = torch.randn(8, 5, 2, 3)
     expected = torch.stack([part.var(dim=0, unbiased=False).add(1e-8).sqrt().mean() for part in x.split(4)])
     assert torch.allclose(deviation(x)[:, 0, 0, 0], expected.repeat_interleave(4))
+
+
+@pytest.mark.parametrize("chart", ["frame", "plane"])
+def test_beyond_the_trained_zoom_no_band_is_louder_and_the_style_stays(tiny: Train, chart: str) -> None:
+    torch.manual_seed(1)
+    generator = loud(build_generator(tiny.model_copy(update={"chart": chart})))
+    finest = generator.geometry.periods[0]
+    styles: list[torch.Tensor] = []
+    generator.scale.register_forward_pre_hook(lambda _, zoom: styles.append(zoom[0]))
+    levels = []
+    for period in (finest, finest / 2, finest / 32):
+        draw(generator, Window((0.1, 0.2), period, (16, 24)))
+        # Over windows of one extent, so that both measure the same waves.
+        size = round(finest / period) * 16
+        grid = Window((0.1, 0.2), period * generator.geometry.lattice_px, (size, size))
+        features = generator.features([grid], SEED)[0]
+        levels.append(features.square().mean(dim=(1, 2)))
+    assert styles[0] == styles[1] == styles[2]
+    silent = levels[0] < 1e-8
+    assert silent.equal(levels[2] < 1e-8)
+    torch.testing.assert_close(levels[1], levels[2], atol=0.05, rtol=0.1)
+
+
+def test_scenes_share_the_phases_of_coarse_bands_alone(tiny: Train) -> None:
+    chart = build_generator(tiny).geometry.chart
+    grid = Window((0.2, -0.1), 2 / 256, (8, 8))
+    features = OctaveFeatures(4, 6, chart, scene_phases=True)
+    first, second = features([grid, grid], torch.tensor([3, 4]))
+    # Sines of all bands, then cosines: three of each a band.
+    band = torch.arange(24) % 12 // 3
+    same = (first == second).flatten(1).all(dim=1)
+    assert same.tolist() == (band < 2).tolist()
+    torch.testing.assert_close(first[:12].square() + first[12:].square(), second[:12].square() + second[12:].square())
+    common = OctaveFeatures(4, 6, chart)
+    assert torch.equal(*common([grid, grid], torch.tensor([3, 4])))
+
+
+def test_an_octave_of_the_plane_has_one_noise_where_levels_share_it() -> None:
+    windows = [Window((0.1, 0.2), 2 / 64, (16, 16))]
+    chart = Plane()
+    for shared in (True, False):
+        trunk = Trunk(5, (8, 6, 4), style_dim=3, noise=NoiseInput(shared=shared, strength=0.1))
+        # Level 1 at twice the rate has the period of level 2.
+        doubled = [Window((0.1, 0.2), 2 / 32, (32, 32)), *windows]
+        fine, coarse = (
+            trunk._noise(2, SEED, [replace(doubled[0], size=(16, 16))], chart),
+            trunk._noise(1, SEED, [replace(windows[0], size=(32, 32))], chart),
+        )
+        assert torch.equal(fine, coarse) == shared
+        assert all(torch.all(layer.noise_strength == 0.1) for layer in (*trunk.ups, *trunk.convs, trunk.first))

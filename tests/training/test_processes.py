@@ -41,7 +41,10 @@ STATISTICS = {"path_length": 2.0, "path_every": 2, "style_mixing": 0.5, "feature
 SLOWER = {"g_lr": 2.5e-4, "d_lr": 2.5e-4}
 RECIPES: dict[str, dict[str, Any]] = {
     "continuum": {"pairs": PAIRED, "zoom_max": 2.0, "loss": {"vertical": 0.5}},
-    "continuum, consistent": {"loss": {"consistency": 2.0}, "optimizer": SLOWER},
+    "continuum, consistent": {
+        "loss": {"consistency": 2.0, "projected": {"weight": 1.0, "taps": (4, 8), "width": 8, "lr": 5e-4}},
+        "optimizer": {**SLOWER, "final_rate": 0.1},
+    },
     "anyres_gan": {
         **ANYRES_GAN,
         "stages": {"global_kimg": 0.12, "global_share": 0.5, "teacher_weight": 2.0},
