@@ -97,7 +97,8 @@ class PatchSampler:
     def half_extent(self) -> tuple[float, float]:
         """(half width, half height) of the region of the plane that the usable pictures cover."""
         width, height = self.chart.half_extent_over([self.store.frame(index).size for index in self.usable])
-        return (max(width, height),) * 2 if self.law.square else (width, height)
+        longest = max(width, height)
+        return (longest, longest) if self.law.square else (width, height)
 
     def periods(self, picture: PictureSize) -> tuple[float, float]:
         """Return the finest and the coarsest period of a picture's windows. If it has no window, finest > coarsest."""
