@@ -139,6 +139,9 @@ def section(checkout: Path, name: str, steps: int) -> dict[str, Any]:
     for overrides in (of_preset, length, changes):
         for key, value in overrides.items():
             train[key] = train[key] | value if isinstance(value, dict) and key != "network" else value
+    if "final_rate" in train["optimizer"]:
+        # Rates that fall would make the first steps depend on how many there are.
+        train["optimizer"]["final_rate"] = 1.0
     return values
 
 
