@@ -61,7 +61,7 @@ class StyledConv(nn.Module):
 class NoiseInput:
     """The noise that a trunk reads, and the strength of each layer at first.
 
-    The two layers of a level share a map, with a strength for each channel; `per_layer` gives each layer a map and one strength of
+    The two layers of a level share a map, with a strength for each channel; `per_layer` gives each a map and one strength of
     its own, as published. Where the noise is `shared`, all levels read one field: an octave of the plane has one noise, whichever
     level reads it. Else each level has a field of its own.
     """
