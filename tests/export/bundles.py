@@ -71,7 +71,7 @@ GRID_NETWORK: dict[str, Any] = {
 
 def tiny_params(**train: Any) -> Params:
     values = Params.load(ROOT / "params.yaml").model_dump()
-    values["train"]["network"] |= {"z_dim": 8, "w_dim": 12, "mapping_layers": 1, "channels": (10, 8, 6)}
+    values["train"]["network"] |= {"z_dim": 8, "w_dim": 12, "mapping_layers": 1, "channels": (10, 8, 6), "noise_strength": 0.0}
     values["train"]["discriminator"]["channels"] = (6, 8)
     values["train"]["patch_px"] = (16, 24)
     values["train"] |= train

@@ -27,6 +27,7 @@ def section(params):
         network = SMALL | {"channels": channels or (10,) * (levels + 1)} | changes
         values = params.train.model_dump()
         values["loss"]["consistency"] = 0.0
+        values["loss"]["projected"]["weight"] = 0.0
         values |= {"method": "scaleparty", "batch": 8, "patch_px": patch or (2 * 2**levels,) * 2}
         return Train.model_validate(values | {"network": network} | top)
 
