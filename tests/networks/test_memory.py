@@ -12,16 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from anyres.networks import Scene, build_generator
 from anyres.params import Params, Train
 from anyres.plane.window import Window
+from tests.export.bundles import GRID_NETWORK
 
-GRID = {
-    "z_dim": 8,
-    "w_dim": 8,
-    "mapping_layers": 1,
-    "channels": (48, 48, 48),
-    "npad": 4,
-    "noise": "grid_sample",
-    "noise_maps": "level",
-}
+GRID = GRID_NETWORK | {"channels": (48, 48, 48)}
 NETWORKS: dict[str, dict[str, Any]] = {
     "continuum": {
         "z_dim": 8,
